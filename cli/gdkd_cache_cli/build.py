@@ -1,0 +1,88 @@
+"""`gdkd-cache build`."""
+
+from pathlib import Path
+
+import click
+
+from gdkd_cache_cli.options import MODEL_HELP, data_options, machine_options
+
+
+@click.command(short_help="Run a teacher over seeded views of a dataset and keep its logits.")
+@data_options
+@click.option("--teacher", required=True, metavar="MODEL", help=MODEL_HELP)
+@click.option(
+    "--weights",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The teacher's .safetensors (or torch) file.",
+)
+@click.option("--views", required=True, type=int, help="Views of each image: training uses one an epoch, in turn.")
+@click.option("--recipe", default="crop-flip", show_default=True, help="none, or crop-flip[:size=N,padding=N].")
+@click.option("--seed", default=0, show_default=True, help="Seed of the views.")
+@click.option("--codec", default="topk", show_default=True, help="topk[:k=N,step=X], or dense[:k=N,dtype=float32].")
+@click.option(
+    "--temperature", "temperatures", type=float, multiple=True, default=(4.0,), show_default=True,
+    help="A temperature that a topk cache shall serve; may be repeated.",
+)  # fmt: skip
+@click.option(
+    "--batch-size",
+    default=256,
+    show_default=True,
+    help="Images the teacher sees at once; part of the digest.",
+)
+@click.option("--precision", default="auto", show_default=True, help="auto, float32, float16 or bfloat16.")
+@machine_options
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The cache folder.")
+@click.option("--force", is_flag=True, help="Replace another cache in that folder.")
+def build(
+    data: str,
+    download: bool,
+    teacher: str,
+    weights: Path,
+    views: int,
+    recipe: str,
+    seed: int,
+    codec: str,
+    temperatures: tuple[float, ...],
+    batch_size: int,
+    precision: str,
+    device: str,
+    workers: int | None,
+    out: Path,
+    force: bool,
+) -> None:
+    """Run a teacher once over seeded views of a dataset and keep its logits in a cache.
+
+    An interrupted build goes on where it stopped when the same command is run again; the result is the
+    same to the byte.
+
+    \b
+    Example:
+      gdkd-cache build --data digits --teacher cnn-l --weights teacher/best.safetensors \\
+          --views 4 --recipe crop-flip --seed 0 --out digits.zarr
+    """
+
+    from gdkd_cache import open_source
+    from gdkd_cache.pipeline.build import BuildOptions
+    from gdkd_cache.pipeline.build import build as run_build
+    from gdkd_cache.pipeline.teacher import open_teacher
+    from gdkd_cache_cli.report import cache_lines
+
+    options = BuildOptions(
+        out=out,
+        num_views=views,
+        recipe=recipe,
+        seed=seed,
+        codec=codec,
+        temperatures=temperatures,
+        batch_size=batch_size,
+        num_workers=workers,
+        force=force,
+    )
+    source = open_source(data, download=download)
+    result = run_build(options, source, open_teacher(teacher, weights, source, device=device, precision=precision))
+    if result.rows_computed:
+        rate = result.rows_computed / result.seconds
+        click.echo(f"built {out}: {result.rows_computed} views in {result.seconds:.1f} s, {rate:,.0f} images/s")
+    for line in cache_lines(result.manifest):
+        click.echo(line)

@@ -1,0 +1,59 @@
+"""`gdkd-cache eval`."""
+
+import json
+from pathlib import Path
+
+import click
+
+from gdkd_cache_cli.options import MODEL_HELP, data_options, machine_options
+
+
+@click.command("eval", short_help="Top-1 accuracy of trained weights.")
+@data_options
+@click.option(
+    "--split",
+    type=click.Choice(["train", "test"]),
+    default="test",
+    show_default=True,
+    help="Which part of the data.",
+)
+@click.option("--weights", required=True, type=click.Path(path_type=Path), help="A .safetensors (or torch) file.")
+@click.option(
+    "--model",
+    default=None,
+    metavar="MODEL",
+    help=f"Needed where no .json lies beside the weights. {MODEL_HELP}",
+)
+@machine_options
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, for machines.")
+def evaluate(
+    data: str,
+    download: bool,
+    split: str,
+    weights: Path,
+    model: str | None,
+    device: str,
+    workers: int | None,
+    as_json: bool,
+) -> None:
+    """Evaluate trained weights on a dataset, without augmentation.
+
+    \b
+    Example:
+      gdkd-cache eval --data digits --weights student/best.safetensors
+    """
+    from gdkd_cache import open_source
+    from gdkd_cache.data import default_num_workers
+    from gdkd_cache.pipeline.evaluate import Evaluator
+    from gdkd_cache.pipeline.teacher import open_teacher
+
+    source = open_source(data, split=split, download=download)
+    teacher = open_teacher(model, weights, source, device=device, precision="float32")
+    if workers is None:
+        workers = default_num_workers(source)
+    evaluator = Evaluator(source, mean=teacher.mean, std=teacher.std, device=teacher.device, num_workers=workers)
+    result = evaluator(teacher.model)
+    if as_json:
+        click.echo(json.dumps(vars(result)))
+    else:
+        click.echo(f"accuracy {result.accuracy:.2%}, loss {result.loss:.4f} on {result.num_rows} images")

@@ -1,0 +1,78 @@
+"""`gdkd-cache`: the group of commands, and how their errors reach the user."""
+
+import logging
+
+import click
+
+from gdkd_cache_cli.build import build
+from gdkd_cache_cli.demo import demo
+from gdkd_cache_cli.evaluate import evaluate
+from gdkd_cache_cli.inspect import inspect
+from gdkd_cache_cli.train import train
+from gdkd_cache_cli.verify import verify
+
+
+class _Failure(click.ClickException):
+    """One line on stderr, then exit code 1."""
+
+
+class _UsageFailure(_Failure):
+    exit_code = 2
+
+
+class _Interrupted(_Failure):
+    exit_code = 130
+
+
+class _Group(click.Group):
+    """Turns what a user or a machine did wrong into one line and an exit code: 2 for usage, 1 for the rest."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except KeyboardInterrupt:
+            raise _Interrupted("interrupted; a build goes on when the same command is run again") from None
+        except Exception as error:
+            failure = _failure(error)
+            if failure is None:
+                raise
+            raise failure from None
+
+
+def _failure(error: Exception) -> _Failure | None:
+    """How an exception is told to the user; None for a fault of our own, which deserves its traceback."""
+    import torch
+
+    from gdkd_cache.errors import GdkdCacheError, UsageError
+
+    if isinstance(error, GdkdCacheError):
+        return _UsageFailure(str(error)) if isinstance(error, UsageError) else _Failure(str(error))
+    if isinstance(error, torch.OutOfMemoryError):
+        return _Failure("the GPU's memory is full; try a smaller --batch-size")
+    if isinstance(error, OSError) and error.strerror:
+        return _Failure(f"{error.filename or 'a file'}: {error.strerror}")
+    return None
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="gdkd-cache")
+def main() -> None:
+    """Run a teacher once, keep its logits, and train students from them with no teacher.
+
+    \b
+    Try it on real images, without a download or a GPU:
+      gdkd-cache demo
+
+    \b
+    The main job:
+      gdkd-cache train --loss ce --data digits --student cnn-l --epochs 8 --out teacher
+      gdkd-cache build --data digits --teacher cnn-l --weights teacher/best.safetensors --views 4 --out digits.zarr
+      gdkd-cache train --loss gdkd --data digits --cache digits.zarr --student cnn-s --epochs 8 --out student
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+
+
+for command in (build, train, evaluate, inspect, verify, demo):
+    main.add_command(command)

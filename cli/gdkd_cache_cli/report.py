@@ -1,0 +1,48 @@
+"""How a cache is described to a person and to a machine."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gdkd_cache.store import Manifest
+
+
+def cache_json(manifest: "Manifest") -> dict[str, Any]:
+    """The facts of a cache for `--json`."""
+    identity = manifest.identity
+    return {
+        "digest": manifest.digest,
+        "views": identity.num_views,
+        "rows": identity.num_rows,
+        "classes": len(identity.classes),
+        "codec": identity.codec["name"],
+        "bytes": manifest.num_bytes,
+        "bytes_per_view": manifest.num_bytes / (identity.num_views * identity.num_rows),
+        "objects": len(manifest.objects),
+        "identity": identity.to_json(),
+    }
+
+
+def cache_lines(manifest: "Manifest") -> list[str]:
+    """The facts of a cache as aligned lines."""
+    identity, facts = manifest.identity, cache_json(manifest)
+    teacher = [str(identity.teacher.get("name", "unknown"))]
+    if identity.teacher.get("accuracy") is not None:
+        teacher.append(f"accuracy {identity.teacher['accuracy']:.2%}")
+    codec = " ".join(f"{k}={v}" for k, v in identity.codec.items() if k not in ("name", "num_classes"))
+    rows = {
+        "data": f"{identity.data['name']}: {identity.num_rows} rows, {len(identity.classes)} classes",
+        "teacher": ", ".join(teacher),
+        "views": _views(identity.num_views, identity.views),
+        "codec": f"{facts['codec']} ({codec})",
+        "size": f"{facts['bytes_per_view']:.1f} bytes a view, {facts['bytes']:,} bytes in {facts['objects']} objects",
+        "made with": ", ".join(f"{name} {number}" for name, number in identity.build.get("software", {}).items()),
+        "digest": facts["digest"],
+    }
+    return [f"{name:>10}  {text}" for name, text in rows.items()]
+
+
+def _views(count: int, views: dict[str, Any] | None) -> str:
+    if views is None:
+        return f"{count}, of logits computed elsewhere"
+    height, width = views["size"]
+    return f"{count} of {height}x{width}, recipe {views['recipe']['name']}, seed {views['seed']}"

@@ -1,0 +1,168 @@
+"""`gdkd-cache train`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gdkd_cache_cli.options import MODEL_HELP, data_options, machine_options
+
+# Which options belong to which loss: an option that a loss does not have is an error, not ignored.
+_LOSS_OPTIONS = {
+    "ce": (),
+    "kd": ("temperature", "standardize"),
+    "dkd": ("temperature", "standardize", "alpha", "beta"),
+    "gdkd": ("temperature", "standardize", "k", "w0", "w1", "w2", "kl"),
+    "gdkd3": ("temperature", "standardize", "k", "w0", "w1", "w2", "kl"),
+}
+
+
+@click.command(short_help="Train a student from a cache, or a teacher with cross-entropy.")
+@click.option(
+    "--loss",
+    required=True,
+    type=click.Choice(list(_LOSS_OPTIONS)),
+    help="ce needs no cache: it makes teachers.",
+)
+@data_options
+@click.option("--eval-data", default=None, metavar="SPEC", help="Evaluate on this. [default: the test split of --data]")
+@click.option("--cache", default=None, type=click.Path(path_type=Path), help="What the distillation loss reads.")
+@click.option("--digest", default=None, metavar="sha256:...", help="Refuse any other cache.")
+@click.option("--student", required=True, metavar="MODEL", help=MODEL_HELP)
+@click.option(
+    "--epochs",
+    required=True,
+    type=int,
+    help="Passes over the images; epoch e uses view e of the cache, in turn.",
+)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for checkpoints and metrics.jsonl.")
+@click.option("--force", is_flag=True, help="Replace an earlier training in that folder.")
+@click.option("--batch-size", default=64, show_default=True, help="Images a step.")
+@click.option("--optimizer", default="sgd", show_default=True, help="sgd (momentum 0.9) or adamw.")
+@click.option("--lr", default=0.05, show_default=True, help="Learning rate.")
+@click.option("--weight-decay", default=5e-4, show_default=True, help="Weight decay.")
+@click.option(
+    "--milestones",
+    default="",
+    metavar="E,E,...",
+    help="Epochs after which lr falls to a tenth. [default: cosine]",
+)
+@click.option("--lr-warmup", default=0, show_default=True, help="Epochs over which lr rises.")
+@click.option("--temperature", type=float, default=None, help="T of the distillation loss. [default: 4]")
+@click.option("--k", type=int, default=None, help="Size of gdkd's top group. [default: 5; gdkd3: 4]")
+@click.option("--w0", type=float, default=None, help="gdkd's weight of the top level. [default: 1]")
+@click.option("--w1", type=float, default=None, help="gdkd's weight inside the top group. [default: 1]")
+@click.option("--w2", type=float, default=None, help="gdkd's weight inside the rest. [default: 8]")
+@click.option(
+    "--kl",
+    default=None,
+    help="gdkd's divergence inside the groups: forward, reverse or both. [default: forward]",
+)
+@click.option("--alpha", type=float, default=None, help="dkd's weight of the target level. [default: 1]")
+@click.option("--beta", type=float, default=None, help="dkd's weight of the other classes. [default: 8]")
+@click.option("--standardize", is_flag=True, default=None, help="Standardize the logits first (LSKD, LS-GDKD).")
+@click.option("--ce-weight", default=1.0, show_default=True, help="Weight of the cross-entropy.")
+@click.option("--distillation-weight", default=1.0, show_default=True, help="Weight of the distillation loss.")
+@click.option("--warmup", default=0, show_default=True, help="Epochs over which the distillation loss ramps up.")
+@click.option("--recipe", default=None, help="Views for ce [default: crop-flip]; with a cache it must be the cache's.")
+@click.option(
+    "--view-seed",
+    type=int,
+    default=None,
+    help="Seed of ce's views [default: 0]; with a cache it must be the cache's.",
+)
+@click.option("--strict-replay", is_flag=True, help="Refuse views that differ from the teacher's by rounding.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the initial weights and of the order.")
+@click.option("--precision", default="float32", show_default=True, help="float32, or bfloat16 autocast.")
+@machine_options
+def train(
+    loss: str,
+    data: str,
+    download: bool,
+    eval_data: str | None,
+    cache: Path | None,
+    digest: str | None,
+    student: str,
+    epochs: int,
+    out: Path,
+    force: bool,
+    batch_size: int,
+    optimizer: str,
+    lr: float,
+    weight_decay: float,
+    milestones: str,
+    lr_warmup: int,
+    ce_weight: float,
+    distillation_weight: float,
+    warmup: int,
+    recipe: str | None,
+    view_seed: int | None,
+    strict_replay: bool,
+    seed: int,
+    precision: str,
+    device: str,
+    workers: int | None,
+    **loss_options: Any,
+) -> None:
+    """Train a network: with cross-entropy alone, or also from a cache's teacher logits, with no teacher.
+
+    Writes best.safetensors and last.safetensors (each with a .json of how to rebuild it) and metrics.jsonl.
+
+    \b
+    Examples:
+      gdkd-cache train --loss ce --data digits --student cnn-l --epochs 8 --out teacher
+      gdkd-cache train --loss gdkd --data digits --cache digits.zarr --student cnn-s --epochs 8 --out student
+    """
+    given = {name: value for name, value in loss_options.items() if value is not None}
+    if foreign := sorted(given.keys() - set(_LOSS_OPTIONS[loss])):
+        raise click.UsageError(f"--{foreign[0].replace('_', '-')} is no option of --loss {loss}")
+    if loss == "ce" and cache is not None:
+        raise click.UsageError("--loss ce uses no cache; name a distillation loss, or leave --cache out")
+    if loss != "ce" and cache is None:
+        raise click.UsageError(f"--loss {loss} needs --cache; build one with: gdkd-cache build")
+    if cache is None and (digest is not None or strict_replay):
+        raise click.UsageError("--digest and --strict-replay go with --cache")
+    if eval_data is None and data.startswith("wds:"):
+        raise click.UsageError("wds shards have no test split: name some with --eval-data wds:PATTERN")
+    try:
+        milestone_epochs = tuple(int(text) for text in milestones.split(",") if text)
+    except ValueError:
+        raise click.UsageError(f"--milestones is {milestones!r}; it must be epochs such as 150,180,210") from None
+
+    from gdkd_cache import LossSettings, open_cache, open_source
+    from gdkd_cache.pipeline.train import TrainOptions, Views, check_views
+    from gdkd_cache.pipeline.train import train as run_train
+
+    options = TrainOptions(
+        out=out,
+        student=student,
+        epochs=epochs,
+        distillation=None if loss == "ce" else LossSettings(loss=loss, **given),
+        ce_weight=ce_weight,
+        distillation_weight=distillation_weight,
+        warmup=warmup,
+        optimizer=optimizer,
+        lr=lr,
+        weight_decay=weight_decay,
+        milestones=milestone_epochs,
+        lr_warmup=lr_warmup,
+        batch_size=batch_size,
+        seed=seed,
+        device=device,
+        num_workers=workers,
+        precision=precision,
+        force=force,
+    )
+    opened = None if cache is None else open_cache(cache, digest=digest)
+    source = open_source(data, download=download)
+    eval_source = open_source(eval_data or data, split="test", download=download and eval_data is None)
+    if opened is None:
+        views = Views(recipe="crop-flip" if recipe is None else recipe, seed=view_seed or 0)
+        result = run_train(options, source, eval_source, views=views)
+    else:
+        check_views(opened, source, recipe=recipe, seed=view_seed)
+        result = run_train(options, source, eval_source, cache=opened, strict_replay=strict_replay)
+    click.echo(
+        f"{student}: best accuracy {result.best_accuracy:.2%} (epoch {result.best_epoch}), last "
+        f"{result.last_accuracy:.2%}, {result.images_per_second:,.0f} images/s; {out / 'best.safetensors'}"
+    )

@@ -1,0 +1,111 @@
+"""The read side that users see: open a cache, look at its views, join it with its source."""
+
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from gdkd_cache.cache.dataset import CachedDataset as CachedDataset
+from gdkd_cache.cache.dataset import TeacherBatch as TeacherBatch
+from gdkd_cache.cache.dataset import match_rows as match_rows
+from gdkd_cache.cache.replay import Replay as Replay
+from gdkd_cache.cache.replay import check_replay as check_replay
+from gdkd_cache.cache.view import View as View
+from gdkd_cache.codec import Codec
+from gdkd_cache.data import Source
+from gdkd_cache.errors import MismatchError, NotServedError, UsageError
+from gdkd_cache.losses import LossSettings
+from gdkd_cache.store import CacheReader, Manifest
+
+
+class Cache:
+    """A finished cache, read-only. Made by `open_cache`."""
+
+    def __init__(self, reader: CacheReader) -> None:
+        self.reader = reader
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the cache is: `identity`, `objects` and `digest`."""
+        return self.reader.manifest
+
+    @property
+    def codec(self) -> Codec:
+        return self.reader.codec
+
+    @property
+    def num_views(self) -> int:
+        return self.manifest.identity.num_views
+
+    @property
+    def num_rows(self) -> int:
+        return self.manifest.identity.num_rows
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.manifest.identity.classes)
+
+    @cached_property
+    def keys(self) -> list[str]:
+        """Key strings in row order."""
+        return self.reader.keys()
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """Class ids, int64 [row]."""
+        return self.reader.labels()
+
+    def view(self, number: int) -> View:
+        """Load one view, every byte checked.
+
+        Raises:
+            UsageError: no such view.
+            CacheError: its data is damaged.
+        """
+        if not 0 <= number < self.num_views:
+            raise UsageError(f"view {number} does not exist; {self.reader.path} has views 0 to {self.num_views - 1}")
+        return View(self.reader, number, self.labels)
+
+    def dataset(
+        self, source: Source, *, temperature: float | None = None, strict_replay: bool = False
+    ) -> CachedDataset:
+        """Join with the images: rows are found by key, so another order or a subset of the rows is fine.
+
+        Args:
+            source: what `open_source` gives, or an object of your own with the `Source` protocol.
+            temperature: of the loss, for a `topk` cache with several declared temperatures; None is the first.
+            strict_replay: also refuse pixels that differ from the teacher's by rounding.
+
+        Raises:
+            MismatchError: other classes, an unknown key, another label, or other pixels in a probed view.
+        """
+        return CachedDataset(
+            self.reader, source, self.keys, self.labels, temperature=temperature, strict_replay=strict_replay
+        )
+
+    def require(self, settings: LossSettings) -> None:
+        """Refuse a loss that this cache cannot serve.
+
+        Raises:
+            NotServedError: it says why, and what the cache serves.
+        """
+        if reason := self.codec.refusal(settings):
+            name = self.manifest.identity.codec["name"]
+            raise NotServedError(f"{self.reader.path} (codec {name}) cannot serve {settings}: {reason}")
+
+
+def open_cache(path: str | Path, *, digest: str | None = None) -> Cache:
+    """Open a cache: reads its manifest, nothing else.
+
+    Args:
+        path: the cache folder.
+        digest: `sha256:...`; refuse any other cache.
+
+    Raises:
+        CacheError: no cache, an unfinished build, or a damaged manifest.
+        MismatchError: another digest.
+    """
+    cache = Cache(CacheReader(Path(path)))
+    if digest is not None and digest != cache.manifest.digest:
+        raise MismatchError(f"{path} has digest {cache.manifest.digest}, not the {digest} asked for")
+    return cache

@@ -1,0 +1,185 @@
+"""A cache joined with the source it was built from: what a training loop iterates over."""
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from gdkd_cache.cache.replay import Replay, check_replay
+from gdkd_cache.cache.view import View
+from gdkd_cache.data import (
+    Recipe,
+    Source,
+    ViewLoader,
+    ViewRenderer,
+    check_source,
+    labels_of,
+    name_of,
+    normalization_of,
+    normalize_pixels,
+    requests_for,
+)
+from gdkd_cache.errors import CacheError, MismatchError, UsageError
+from gdkd_cache.seeding import permutation
+from gdkd_cache.store import CacheReader
+
+Normalization = tuple[tuple[float, ...], tuple[float, ...]]
+
+_PROBES_AT_START = 512
+
+
+@dataclass(frozen=True)
+class TeacherBatch:
+    """What the teacher said about one batch.
+
+    Attributes:
+        logits: float32 [batch, class], reconstructed, up to a constant per row.
+        top: int64 [batch, k], the exact top classes in rank order.
+        rows: int64 [batch], rows of the cache.
+        view: the view that the images are.
+    """
+
+    logits: Float[Tensor, "batch class"]
+    top: Int[Tensor, "batch k"]
+    rows: Int[Tensor, " batch"]
+    view: int
+
+
+class CachedDataset:
+    """Images, labels and the teacher's logits, view by view. Made by `Cache.dataset`.
+
+    Attributes:
+        replay: what the probes said when it was made.
+    """
+
+    def __init__(
+        self,
+        reader: CacheReader,
+        source: Source,
+        keys: list[str],
+        labels: np.ndarray,
+        *,
+        temperature: float | None,
+        strict_replay: bool,
+    ) -> None:
+        identity = reader.manifest.identity
+        if identity.views is None:
+            raise CacheError(
+                f"{reader.path} was packed from logits computed elsewhere and names no recipe: "
+                "replay its views yourself and read them with Cache.view"
+            )
+        check_source(source)
+        self.cache_rows = match_rows(reader, source, keys, labels)
+        self.replay: Replay = check_replay(
+            reader, source, self.cache_rows, keys, [0], limit=_PROBES_AT_START, strict=strict_replay
+        )
+        self._reader, self._source, self._labels, self._temperature = reader, source, labels, temperature
+        recipe = Recipe.from_json(identity.views["recipe"])
+        self._renderer = ViewRenderer(source, recipe, identity.views["seed"])
+        self._loaders: dict[tuple[int, bool], ViewLoader] = {}
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch-view")
+        self._resident: dict[int, Future[View]] = {}
+
+    def __len__(self) -> int:
+        return len(self.cache_rows)
+
+    def _load(self, view: int) -> Future[View]:
+        if view not in self._resident:
+            self._resident[view] = self._executor.submit(View, self._reader, view, self._labels)
+        return self._resident[view]
+
+    def _view(self, number: int) -> View:
+        """This view, with the next one on its way; all others are dropped."""
+        upcoming = (number + 1) % self._reader.manifest.identity.num_views
+        self._resident = {view: future for view, future in self._resident.items() if view in (number, upcoming)}
+        view = self._load(number).result()
+        self._load(upcoming)
+        return view
+
+    def loader(
+        self,
+        epoch: int,
+        *,
+        batch_size: int,
+        shuffle: bool = False,
+        seed: int = 0,
+        normalize: Normalization | str | None = "source",
+        num_workers: int = 0,
+        device: str | torch.device = "cpu",
+    ) -> Iterator[tuple[Tensor, Tensor, TeacherBatch]]:
+        """One epoch: every row of the source once, as view `epoch % num_views`.
+
+        Args:
+            epoch: from 0; decides the view and, with `seed`, the order.
+            batch_size: rows a batch; the last one may be smaller.
+            shuffle: draw the order from (seed, epoch); otherwise the source's order.
+            seed: for the order only; the views' seed is the cache's.
+            normalize: (mean, std) of the channels for pixels in [0, 1]; `source` takes the source's own; None
+                yields uint8.
+            num_workers: processes that render; 0 is fastest for images in memory.
+            device: where batches are put, and decoded.
+
+        Yields:
+            images [batch, channel, height, width] (float32, or uint8 without normalisation), labels int64
+            [batch], and a `TeacherBatch`.
+
+        Raises:
+            UsageError: a batch size or an epoch out of range.
+            CacheError: the view's data is damaged.
+        """
+        if batch_size < 1 or epoch < 0:
+            raise UsageError(f"batch_size is {batch_size}, epoch is {epoch}; at least 1 and 0")
+        if isinstance(normalize, str):
+            if normalize != "source":
+                raise UsageError(f"normalize is {normalize!r}; give (mean, std), 'source' or None")
+            normalize = normalization_of(self._source)
+        pin_memory = torch.device(device).type == "cuda"
+        loader = self._loaders.setdefault(
+            (num_workers, pin_memory),
+            ViewLoader(self._renderer, num_workers=num_workers, pin_memory=pin_memory),
+        )
+        number = epoch % self._reader.manifest.identity.num_views
+        view = self._view(number)
+        order = permutation(seed, "order", epoch, len(self)) if shuffle else np.arange(len(self))
+        for batch in loader.stream(requests_for(number, order, batch_size)):
+            rows = self.cache_rows[batch.rows]
+            pixels = batch.pixels.to(device, non_blocking=True)
+            images = pixels if normalize is None else normalize_pixels(pixels, *normalize)
+            logits, top = view.decode(rows, device, temperature=self._temperature)
+            teacher = TeacherBatch(logits, top.classes, torch.from_numpy(rows), number)
+            yield images, batch.labels.to(device, non_blocking=True), teacher
+
+
+def match_rows(reader: CacheReader, source: Source, keys: list[str], labels: np.ndarray) -> np.ndarray:
+    """Find each of the source's rows in the cache by its key: int64 [source row].
+
+    Raises:
+        MismatchError: another number of classes, a key that the cache lacks, or another label.
+    """
+    num_classes = len(reader.manifest.identity.classes)
+    if len(source.classes) != num_classes:
+        raise MismatchError(
+            f"{reader.path} has {num_classes} classes, source {name_of(source)} has {len(source.classes)}; "
+            "use the data that the cache was built from"
+        )
+    positions = {key: row for row, key in enumerate(keys)}
+    rows = np.array([positions.get(key, -1) for key in source.keys], np.int64)
+    unknown = np.flatnonzero(rows < 0)
+    if len(unknown):
+        raise MismatchError(
+            f"key {source.keys[int(unknown[0])]!r} of source {name_of(source)} is not in {reader.path} "
+            f"({len(unknown)} of {len(rows)} are not); build a cache of this data, or train on the cached part"
+        )
+    source_labels = labels_of(source)
+    wrong = np.flatnonzero(labels[rows] != source_labels)
+    if len(wrong):
+        row = int(wrong[0])
+        raise MismatchError(
+            f"key {source.keys[row]!r} has label {source_labels[row]} in source {name_of(source)} and "
+            f"{labels[rows[row]]} in {reader.path} ({len(wrong)} labels differ); use the data it was built from"
+        )
+    return rows

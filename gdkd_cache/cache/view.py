@@ -1,0 +1,83 @@
+"""One view of a cache: its columns resident as compact integers, decoded a batch at a time."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gdkd_cache.codec import TopK
+from gdkd_cache.errors import CacheError, UsageError
+from gdkd_cache.store import PROBE, CacheReader
+
+Rows = Sequence[int] | np.ndarray | Tensor
+
+
+class View:
+    """The teacher's logits for one view of every row. Made by `Cache.view`."""
+
+    def __init__(self, reader: CacheReader, number: int, labels: np.ndarray) -> None:
+        self.number = number
+        self._codec = reader.codec
+        self._labels = labels
+        self._columns: dict[str, np.ndarray] = {}
+        for name, layout in reader.layouts.items():
+            if name != PROBE:
+                column = reader.column(name, number)
+                _check_written(f"{reader.path}: view {number}: {name}", column, layout.column.fill)
+                self._columns[name] = column
+        classes = self._columns["classes"]
+        if classes.max() >= reader.codec.num_classes:
+            raise CacheError(f"{reader.path}: view {number} holds a class id of {classes.max()}, which is no class")
+
+    def _gather(self, rows: Rows, device: str | torch.device) -> tuple[dict[str, Tensor], Tensor]:
+        index = np.asarray(rows, dtype=np.int64)
+        if index.ndim != 1 or (index.size and not (index.min() >= 0 and index.max() < len(self._labels))):
+            raise UsageError(f"rows must be a list of cache rows in 0..{len(self._labels) - 1}")
+        columns = {
+            name: torch.from_numpy(np.take(column, index, axis=0)).to(device, non_blocking=True)
+            for name, column in self._columns.items()
+        }
+        return columns, torch.from_numpy(self._labels[index]).to(device, non_blocking=True)
+
+    def logits(
+        self, rows: Rows, device: str | torch.device = "cpu", *, temperature: float | None = None
+    ) -> Float[Tensor, "batch class"]:
+        """Reconstructed teacher logits, up to a constant per row.
+
+        Args:
+            rows: [batch] cache rows (positions in `Cache.keys`), each in [0, num_rows).
+            device: where to decode.
+            temperature: for a codec that reconstructs the tail for one declared temperature (`topk`); None means
+                the first declared.
+
+        Returns:
+            float32 [batch, class].
+
+        Raises:
+            UsageError: a row out of range, or a temperature that is not declared.
+        """
+        return self.decode(rows, device, temperature=temperature)[0]
+
+    def topk(self, rows: Rows, device: str | torch.device = "cpu") -> TopK:
+        """The teacher's largest logits in exact rank order: values float32 and classes int64, [batch, k].
+
+        Raises:
+            UsageError: a row out of range.
+        """
+        return self._codec.topk(self._gather(rows, device)[0])
+
+    def decode(
+        self, rows: Rows, device: str | torch.device = "cpu", *, temperature: float | None = None
+    ) -> tuple[Float[Tensor, "batch class"], TopK]:
+        """`logits` and `topk` of the same rows from one gather."""
+        columns, labels = self._gather(rows, device)
+        return self._codec.decode(columns, labels, temperature), self._codec.topk(columns)
+
+
+def _check_written(what: str, column: np.ndarray, fill: float) -> None:
+    unwritten = np.isnan(column) if np.isnan(fill) else column == fill
+    if unwritten.any():
+        row = int(np.argwhere(unwritten)[0][0])
+        raise CacheError(f"{what} holds no data for row {row}: the cache is damaged; copy it again")

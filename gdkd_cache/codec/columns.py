@@ -1,0 +1,96 @@
+"""What a codec is: logits [row, class] -> a few compact columns [row, ...] -> logits, losses served or refused."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from gdkd_cache.errors import UsageError
+from gdkd_cache.losses import LossSettings, top_classes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One column of a cache.
+
+    Attributes:
+        dtype: numpy's name of the element type.
+        shape: shape of one row's entry; () for a scalar.
+        fill: a sentinel that no encoder writes: what an unwritten chunk would read as.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    fill: int | float
+
+
+class TopK(NamedTuple):
+    """The teacher's largest logits, in exact rank order.
+
+    Attributes:
+        values: float32 [batch, k], non-increasing.
+        classes: int64 [batch, k].
+    """
+
+    values: Float[Tensor, "batch k"]
+    classes: Int[Tensor, "batch k"]
+
+
+class Codec(Protocol):
+    """Encode and decode one teacher's logits; everything that decoding needs is in `to_json`."""
+
+    @property
+    def num_classes(self) -> int: ...
+
+    @property
+    def num_top(self) -> int:
+        """How many classes are kept in exact rank order."""
+        ...
+
+    def columns(self) -> dict[str, Column]: ...
+
+    def encode(self, logits: Float[Tensor, "row class"], labels: Int[Tensor, " row"]) -> dict[str, Tensor]:
+        """Encode float logits [row, class] on any device; labels int64 [row]. Finite logits only."""
+        ...
+
+    def decode(
+        self, columns: Mapping[str, Tensor], labels: Int[Tensor, " row"], temperature: float | None = None
+    ) -> Float[Tensor, "row class"]:
+        """Reconstruct float32 logits [row, class], up to a constant per row, for a loss at `temperature`."""
+        ...
+
+    def topk(self, columns: Mapping[str, Tensor]) -> TopK: ...
+
+    def refusal(self, settings: LossSettings) -> str | None:
+        """Why this codec cannot serve a loss, naming what it can serve; None when it can."""
+        ...
+
+    def to_json(self) -> dict[str, Any]: ...
+
+
+def class_dtype(num_classes: int) -> str:
+    """The smallest unsigned type that holds every class id and, as its largest value, a sentinel."""
+    return "uint8" if num_classes <= 255 else "uint16" if num_classes <= 65535 else "uint32"
+
+
+def class_column(num_classes: int, shape: tuple[int, ...]) -> Column:
+    """A column of class ids, with the type's largest value as sentinel."""
+    dtype = class_dtype(num_classes)
+    return Column(dtype=dtype, shape=shape, fill=torch.iinfo(getattr(torch, dtype)).max)
+
+
+def exact_top(logits: Float[Tensor, "row class"], num_top: int) -> TopK:
+    """The `num_top` largest logits in rank order; equal logits: the lower class id first."""
+    classes = top_classes(logits, num_top)
+    return TopK(logits.gather(-1, classes), classes)
+
+
+def check_num_top(num_top: int, num_classes: int) -> None:
+    if not 1 <= num_top < num_classes:
+        raise UsageError(
+            f"the codec keeps {num_top} exact classes; it must be at least 1 and below the number of classes, "
+            f"{num_classes}"
+        )

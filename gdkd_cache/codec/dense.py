@@ -1,0 +1,71 @@
+"""`dense`: all logits in float16 or float32, plus the exact top classes: for few classes, or as the reference."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gdkd_cache.codec.columns import Column, TopK, check_num_top, class_column, class_dtype, exact_top
+from gdkd_cache.errors import GdkdCacheError, UsageError
+from gdkd_cache.losses import LossSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseCodec:
+    """Dense codec: float16 logits centred per row, or float32 logits as the teacher gave them.
+
+    Attributes:
+        num_classes: C.
+        num_top: how many class ids are kept in exact rank order, 1 <= num_top < C.
+        dtype: `float16` or `float32`.
+    """
+
+    num_classes: int
+    num_top: int = 8
+    dtype: str = "float16"
+
+    def __post_init__(self) -> None:
+        check_num_top(self.num_top, self.num_classes)
+        if self.dtype not in ("float16", "float32"):
+            raise UsageError(f"codec dense: dtype is {self.dtype!r}; it must be float16 or float32")
+
+    def columns(self) -> dict[str, Column]:
+        return {
+            "classes": class_column(self.num_classes, (self.num_top,)),
+            "logits": Column(dtype=self.dtype, shape=(self.num_classes,), fill=float("nan")),
+        }
+
+    def encode(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        z = logits.float()
+        stored = z
+        if self.dtype == "float16":
+            stored = (z - z.mean(-1, keepdim=True)).half()
+            if not stored.isfinite().all():
+                raise GdkdCacheError("a centred logit exceeds float16's 65504: use codec dense:dtype=float32")
+        top = exact_top(z, self.num_top)
+        return {"classes": top.classes.to(getattr(torch, class_dtype(self.num_classes))), "logits": stored}
+
+    def decode(self, columns: Mapping[str, Tensor], labels: Tensor, temperature: float | None = None) -> Tensor:
+        return columns["logits"].float()
+
+    def topk(self, columns: Mapping[str, Tensor]) -> TopK:
+        classes = columns["classes"].long()
+        return TopK(columns["logits"].float().gather(-1, classes), classes)
+
+    def refusal(self, settings: LossSettings) -> str | None:
+        if settings.num_top <= self.num_top:
+            return None
+        return (
+            f"{settings.loss} with k={settings.num_top} needs more exact classes than the {self.num_top} stored; "
+            f"it serves every loss with k up to {self.num_top} at any temperature"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": "dense",
+            "num_classes": self.num_classes,
+            "num_top": self.num_top,
+            "dtype": self.dtype,
+        }

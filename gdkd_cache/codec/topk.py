@@ -1,0 +1,117 @@
+"""`topk`: the k largest logits, the label's logit and the exact mass of the rest, spread uniformly."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gdkd_cache.codec.columns import Column, TopK, check_num_top, class_column, class_dtype, exact_top
+from gdkd_cache.errors import GdkdCacheError, UsageError
+from gdkd_cache.losses import LossSettings
+
+_MAX_STEPS = 2**16 - 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopKCodec:
+    """Top-k codec.
+
+    Per row it keeps the class ids in exact rank order, the logits as whole steps below the one before
+    (so that ranks never swap), the label's logit, and at each declared temperature T the tail's
+    logsumexp(z/T) relative to the top-1 logit's z/T. The tail is what is neither top-k nor label.
+
+    Attributes:
+        num_classes: C.
+        num_top: k, 1 <= k < C.
+        temperatures: the declared T; `decode` spreads the tail at the exact mass for one of them.
+        step: quantisation step of the logits, in logits.
+    """
+
+    num_classes: int
+    num_top: int = 8
+    temperatures: tuple[float, ...] = (4.0,)
+    step: float = 1 / 64
+
+    def __post_init__(self) -> None:
+        check_num_top(self.num_top, self.num_classes)
+        if not self.temperatures or not all(0 < t < math.inf for t in self.temperatures):
+            raise UsageError(f"temperatures are {list(self.temperatures)}; declare at least one, each above 0")
+        if not 0 < self.step < math.inf:
+            raise UsageError(f"step is {self.step}; it must be above 0")
+
+    def columns(self) -> dict[str, Column]:
+        return {
+            "classes": class_column(self.num_classes, (self.num_top,)),
+            "steps": Column(dtype="uint16", shape=(self.num_top - 1,), fill=2**16 - 1),
+            "label": Column(dtype="uint16", shape=(), fill=2**16 - 1),
+            "tail": Column(dtype="float16", shape=(len(self.temperatures),), fill=math.nan),
+        }
+
+    def encode(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        z = logits.float()
+        top = exact_top(z, self.num_top)
+        below = z - top.values[:, :1]
+        quantised = (-below / self.step).round()
+        if quantised.max() > _MAX_STEPS:
+            row = int(quantised.amax(-1).argmax())
+            raise GdkdCacheError(
+                f"row {row} of the batch: a logit lies {-below[row].min():.0f} below the largest; codec topk "
+                f"stores gaps up to {_MAX_STEPS * self.step:.0f}: use codec dense"
+            )
+        ranked = quantised.gather(-1, top.classes)
+        is_top = torch.zeros_like(z, dtype=torch.bool).scatter(-1, top.classes, True)
+        label_in_top = is_top.gather(-1, labels[:, None]).squeeze(-1)
+        kept = is_top.scatter(-1, labels[:, None], True)
+        tail = torch.stack([below.masked_fill(kept, -torch.inf).div(t).logsumexp(-1) for t in self.temperatures], -1)
+        label = quantised.gather(-1, labels[:, None]).squeeze(-1)
+        return {
+            "classes": top.classes.to(getattr(torch, class_dtype(self.num_classes))),
+            "steps": ranked.diff(dim=-1).to(torch.uint16),
+            # The label's logit is already among the top: a constant compresses to nothing.
+            "label": label.masked_fill(label_in_top, 0).to(torch.uint16),
+            "tail": tail.clamp(min=-65504).to(torch.float16),
+        }
+
+    def decode(self, columns: Mapping[str, Tensor], labels: Tensor, temperature: float | None = None) -> Tensor:
+        temperature = self.temperatures[0] if temperature is None else temperature
+        if temperature not in self.temperatures:
+            raise UsageError(f"temperature {temperature} is not among the declared {list(self.temperatures)}")
+        top = self.topk(columns)
+        label_value = -self.step * columns["label"].float()[:, None]
+        label_in_top = (top.classes == labels[:, None]).any(-1)
+        tail_size = (self.num_classes - self.num_top - (~label_in_top).int()).clamp(min=1)
+        tail = columns["tail"][:, self.temperatures.index(temperature)].float()
+        # Uniform over the tail at its exact mass; rounding must not lift it above the k-th logit.
+        level = (temperature * (tail - tail_size.log())).minimum(top.values[:, -1])
+        logits = level[:, None].repeat(1, self.num_classes)
+        return logits.scatter(-1, labels[:, None], label_value).scatter(-1, top.classes, top.values)
+
+    def topk(self, columns: Mapping[str, Tensor]) -> TopK:
+        below = columns["steps"].long().cumsum(-1) * self.step
+        return TopK(torch.nn.functional.pad(-below.float(), (1, 0)), columns["classes"].long())
+
+    def refusal(self, settings: LossSettings) -> str | None:
+        if settings.standardize:
+            reason = "standardized logits need the deviation over all classes"
+        elif settings.temperature not in self.temperatures:
+            reason = f"the tail's mass is not stored at temperature {settings.temperature:g}"
+        elif settings.num_top > self.num_top:
+            reason = (
+                f"{settings.loss} with k={settings.num_top} needs more exact classes than the {self.num_top} stored"
+            )
+        else:
+            return None
+        served = ", ".join(f"{t:g}" for t in self.temperatures)
+        return f"{reason}; it serves kd, dkd, gdkd and gdkd3 with k up to {self.num_top} at temperature {served}"
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": "topk",
+            "num_classes": self.num_classes,
+            "num_top": self.num_top,
+            "temperatures": list(self.temperatures),
+            "step": self.step,
+        }

@@ -1,0 +1,1 @@
+"""What the commands do: plain functions of frozen, validated option classes."""

@@ -1,0 +1,215 @@
+"""Build a cache: render every view, run the teacher once on each, encode, commit shard by shard."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gdkd_cache.codec import Codec, open_codec
+from gdkd_cache.data import (
+    Recipe,
+    Source,
+    ViewBatch,
+    ViewLoader,
+    ViewRenderer,
+    check_source,
+    default_num_workers,
+    image_size,
+    labels_of,
+    name_of,
+    open_recipe,
+    requests_for,
+)
+from gdkd_cache.data.probes import probed
+from gdkd_cache.errors import ModelError, UsageError
+from gdkd_cache.pipeline.device import describe
+from gdkd_cache.pipeline.progress import progress
+from gdkd_cache.pipeline.teacher import Teacher
+from gdkd_cache.seeding import hash_keys
+from gdkd_cache.store import PROBE, SHARD_ROWS, CacheWriter, Identity, Manifest, encode_keys
+
+_LOG = logging.getLogger(__name__)
+_SOFTWARE = ("gdkd-cache", "numpy", "pillow", "torch", "torchvision", "zarr")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions:
+    """What to build.
+
+    Attributes:
+        out: the cache folder.
+        num_views: views of each image, at least 1.
+        recipe: such as `crop-flip`.
+        seed: the views' seed.
+        codec: such as `topk`, `topk:k=20`, `dense`.
+        temperatures: what a `topk` cache shall serve.
+        batch_size: rows the teacher sees at once; part of the cache's identity, as it moves a teacher's last bits.
+        num_workers: processes that render; None takes 0 for images in memory, else one a core (at most 8).
+        force: replace another cache in `out`.
+        shard_rows: rows a shard, the unit of commit and resume.
+
+    Raises:
+        UsageError: a number out of range.
+    """
+
+    out: Path
+    num_views: int
+    recipe: str = "crop-flip"
+    seed: int = 0
+    codec: str = "topk"
+    temperatures: tuple[float, ...] = (4.0,)
+    batch_size: int = 256
+    num_workers: int | None = None
+    force: bool = False
+    shard_rows: int = SHARD_ROWS
+
+    def __post_init__(self) -> None:
+        for name, least in (("num_views", 1), ("batch_size", 1), ("num_workers", 0), ("shard_rows", 1)):
+            if getattr(self, name) is not None and getattr(self, name) < least:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        if self.num_views > 2**20:
+            raise UsageError(f"num_views is {self.num_views}; it must be at most {2**20}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildResult:
+    """What a build did.
+
+    Attributes:
+        manifest: the finished cache's manifest.
+        rows_computed: views that the teacher saw in this run; those of committed shards are not computed again.
+        seconds: wall time of rendering, teacher, encoding and writing.
+    """
+
+    manifest: Manifest
+    rows_computed: int
+    seconds: float
+
+
+def build(options: BuildOptions, source: Source, teacher: Teacher) -> BuildResult:
+    """Build a cache, or go on with one that was interrupted; the same options give the same bytes.
+
+    Raises:
+        SourceError: the data cannot be read.
+        ModelError: the teacher does not fit the data, or gives NaN or infinity; it names the key.
+        MismatchError: the folder holds another build; it says what differs.
+        CacheError: the folder holds something else.
+        OSError: it cannot be written; what is committed stays, and the same build resumes.
+    """
+    check_source(source)
+    labels = labels_of(source)
+    keys = list(source.keys)
+    size = image_size(source)
+    recipe = open_recipe(options.recipe, *size)
+    codec = open_codec(options.codec, len(source.classes), options.temperatures)
+    probe_rows = probed(hash_keys(keys))
+    renderer = ViewRenderer(source, recipe, options.seed, probe_rows=probe_rows)
+    view_size = renderer[requests_for(0, np.arange(1), 1)[0]].pixels.shape[2:]
+    teacher.check_classes(source, (view_size[0], view_size[1]))
+    identity = _identity(options, source, keys, recipe, codec, teacher, list(view_size))
+    writer = CacheWriter(options.out, identity, codec, force=options.force)
+    if writer.manifest is not None:
+        _LOG.info("%s is already complete: nothing to do", options.out)
+        return BuildResult(manifest=writer.manifest, rows_computed=0, seconds=0.0)
+    shards = list(writer.shards())
+    pending = [unit for unit in shards if not writer.committed(unit[0], unit[1])]
+    if len(pending) < len(shards):
+        _LOG.info("resuming: %d of %d shards are committed already", len(shards) - len(pending), len(shards))
+    start = time.monotonic()
+    total = sum(len(rows) for _, _, rows in pending)
+    with progress("build", total, "images") as advance:
+        encode = partial(_encode_shard, teacher, codec, keys, advance)
+        workers = default_num_workers(source) if options.num_workers is None else options.num_workers
+        loader = ViewLoader(renderer, num_workers=workers, pin_memory=teacher.device.type == "cuda")
+        _run(options.batch_size, pending, loader, encode, writer)
+    manifest = writer.finish(keys, labels)
+    return BuildResult(manifest=manifest, rows_computed=total, seconds=time.monotonic() - start)
+
+
+def _identity(
+    options: BuildOptions,
+    source: Source,
+    keys: list[str],
+    recipe: Recipe,
+    codec: Codec,
+    teacher: Teacher,
+    view_size: list[int],
+) -> Identity:
+    return Identity(
+        num_rows=len(keys),
+        num_views=options.num_views,
+        classes=tuple(source.classes),
+        data={"name": name_of(source), "digest": source.digest, "keys_bytes": len(encode_keys(keys))},
+        views={"recipe": recipe.to_json(), "seed": options.seed, "size": view_size},
+        teacher=teacher.description,
+        codec=codec.to_json(),
+        build={
+            "batch_size": options.batch_size,
+            "device": describe(teacher.device),
+            "precision": teacher.precision,
+            "software": {name: version(name) for name in _SOFTWARE},
+        },
+        shard_rows=options.shard_rows,
+    )
+
+
+def _run(
+    batch_size: int,
+    pending: list[tuple[int, int, range]],
+    loader: ViewLoader,
+    encode: Callable[[Iterator[ViewBatch], range], dict[str, np.ndarray]],
+    writer: CacheWriter,
+) -> None:
+    """Render, infer and encode the pending shards in order; one thread compresses and writes meanwhile."""
+    # Batches are cut inside a shard, at places that do not depend on what was committed before.
+    requests = [
+        request
+        for view, _, rows in pending
+        for request in requests_for(view, np.arange(rows.start, rows.stop), batch_size)
+    ]
+    batches = loader.stream(requests)
+    writing: Future[None] | None = None
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="write-shard") as executor:
+        for view, shard, rows in pending:
+            columns = encode(batches, rows)
+            if writing is not None:
+                writing.result()  # at most one shard waits: memory stays bounded, and errors surface
+            writing = executor.submit(writer.commit, view, shard, columns)
+        if writing is not None:
+            writing.result()
+
+
+def _encode_shard(
+    teacher: Teacher,
+    codec: Codec,
+    keys: list[str],
+    advance: Callable[[int], None],
+    batches: Iterator[ViewBatch],
+    rows: range,
+) -> dict[str, np.ndarray]:
+    """The columns of one shard: takes as many batches as it has rows."""
+    parts: list[dict[str, Tensor]] = []
+    probes: list[np.ndarray] = []
+    done = 0
+    while done < len(rows):
+        batch = next(batches)
+        assert batch.probes is not None
+        logits = teacher.logits(batch.pixels)
+        finite = logits.isfinite().all(-1)
+        if not finite.all():
+            key = keys[int(batch.rows[int(finite.logical_not().nonzero()[0])])]
+            raise ModelError(f"the teacher gives NaN or infinity for {key!r}; check its weights and precision")
+        parts.append(codec.encode(logits, batch.labels.to(logits.device)))
+        probes.append(batch.probes)
+        done += len(batch.rows)
+        advance(len(batch.rows))
+    columns = {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in parts[0]}
+    return columns | {PROBE: np.concatenate(probes)}

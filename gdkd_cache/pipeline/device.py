@@ -1,0 +1,49 @@
+"""Where to compute, and in which precision."""
+
+import contextlib
+
+import torch
+
+from gdkd_cache.errors import UsageError
+
+PRECISIONS = ("auto", "float32", "float16", "bfloat16")
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is the first GPU where there is one, else the CPU.
+
+    Raises:
+        UsageError: an unknown device, or one that this machine does not have.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"device is {name!r}; it must be auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"device {name} does not exist; this machine has {torch.cuda.device_count()} GPUs")
+    return device
+
+
+def describe(device: torch.device) -> str:
+    """The kind of device, as it moves a teacher's last bits: `cpu` or the GPU's name."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def choose_precision(name: str, device: torch.device) -> str:
+    """`auto` is float16 on a GPU (11 bits keep logits apart that bfloat16's 8 would tie), float32 elsewhere.
+
+    Raises:
+        UsageError: an unknown precision.
+    """
+    if name not in PRECISIONS:
+        raise UsageError(f"precision is {name!r}; it must be one of {', '.join(PRECISIONS)}")
+    return name if name != "auto" else "float16" if device.type == "cuda" else "float32"
+
+
+def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Autocast to the precision; float32 runs as it is."""
+    if precision == "float32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, getattr(torch, precision))

@@ -1,0 +1,65 @@
+"""Top-1 accuracy of a network on a source, without augmentation."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from gdkd_cache.data import Recipe, Source, ViewLoader, ViewRenderer, normalize_pixels, requests_for
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Attributes: accuracy: top-1 in [0, 1]; loss: mean cross-entropy; num_rows: images seen."""
+
+    accuracy: float
+    loss: float
+    num_rows: int
+
+
+class Evaluator:
+    """Evaluates networks on one source; its loader is kept between calls.
+
+    Args:
+        source: the images, all of one size.
+        mean, std: channel statistics that the network's inputs are normalised with.
+        device: where to compute.
+        batch_size: images a batch.
+        num_workers: processes that decode.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        device: torch.device,
+        batch_size: int = 512,
+        num_workers: int = 0,
+    ) -> None:
+        renderer = ViewRenderer(source, Recipe("none", ()), seed=0)
+        self._loader = ViewLoader(renderer, num_workers=num_workers, pin_memory=device.type == "cuda")
+        self._requests = requests_for(0, np.arange(len(source)), batch_size)
+        self._mean, self._std, self._device = mean, std, device
+
+    @torch.inference_mode()
+    def __call__(self, model: nn.Module) -> Evaluation:
+        """Evaluate; the network is left in the mode that it was in.
+
+        Raises:
+            SourceError: an image cannot be decoded, or its size is not the others'.
+        """
+        was_training = model.training
+        model.eval()
+        correct, loss, seen = 0, 0.0, 0
+        for batch in self._loader.stream(self._requests):
+            labels = batch.labels.to(self._device)
+            logits = model(normalize_pixels(batch.pixels.to(self._device), self._mean, self._std)).float()
+            correct += int((logits.argmax(-1) == labels).sum())
+            loss += float(nn.functional.cross_entropy(logits, labels, reduction="sum"))
+            seen += len(labels)
+        model.train(was_training)
+        return Evaluation(accuracy=correct / seen, loss=loss / seen, num_rows=seen)

@@ -1,0 +1,67 @@
+"""Progress of long work: a live bar on a terminal, a plain line every few seconds elsewhere, on stderr."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+_PLAIN_INTERVAL = 10.0
+
+
+class _Throughput(ProgressColumn):
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed or 0:,.0f} {self._unit}/s")
+
+
+@contextmanager
+def progress(what: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    """Show progress while the block runs; call the yielded function with each amount done.
+
+    Args:
+        what: what is being done.
+        total: the amount that is all of it.
+        unit: plural of what is counted, such as `images`.
+    """
+    console = Console(stderr=True)
+    if console.is_terminal:
+        columns = (
+            TextColumn(what),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _Throughput(unit),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task(what, total=total)
+            yield lambda amount: bar.advance(task, amount)
+        return
+    start = shown = time.monotonic()
+    done = 0
+
+    def advance(amount: int) -> None:
+        nonlocal done, shown
+        done += amount
+        now = time.monotonic()
+        if now - shown >= _PLAIN_INTERVAL:
+            shown = now
+            rate = done / (now - start)
+            left = (total - done) / rate
+            print(f"{what}: {done}/{total} {unit}, {rate:,.0f} {unit}/s, {left:.0f} s left", file=sys.stderr)
+
+    yield advance

@@ -1,0 +1,63 @@
+"""Which arrays a cache consists of, from its identity and codec alone."""
+
+import numpy as np
+
+from gdkd_cache.codec import Codec, Column, class_column
+from gdkd_cache.errors import CacheError
+from gdkd_cache.store.arrays import ArrayLayout
+from gdkd_cache.store.manifest import Identity
+
+LABELS = "labels"
+KEYS = "keys"
+PROBE = "probe"
+PROBE_BYTES = 20
+
+
+def row_layouts(identity: Identity) -> dict[str, ArrayLayout]:
+    """The arrays that all views share: `labels` [row], and `keys` [byte], the key strings, one a line."""
+    extents = {
+        LABELS: (class_column(len(identity.classes), ()), identity.num_rows),
+        KEYS: (Column(dtype="uint8", shape=(), fill=255), identity.data["keys_bytes"]),  # 255 is not in UTF-8
+    }
+    return {
+        name: ArrayLayout(name=name, column=column, num_rows=length, num_views=None)
+        for name, (column, length) in extents.items()
+    }
+
+
+def view_layouts(identity: Identity, codec: Codec) -> dict[str, ArrayLayout]:
+    """The arrays `[view, row, ...]`: the codec's columns and, when views are replayed, their probes."""
+    columns = codec.columns()
+    if identity.views is not None:
+        # crc32 of the view's bytes (4, little-endian), then its sketch (8 float16); zeros where not probed.
+        columns[PROBE] = Column(dtype="uint8", shape=(PROBE_BYTES,), fill=255)
+    return {
+        name: ArrayLayout(
+            name=name,
+            column=column,
+            num_rows=identity.num_rows,
+            num_views=identity.num_views,
+            shard_rows=identity.shard_rows,
+        )
+        for name, column in columns.items()
+    }
+
+
+def encode_keys(keys: list[str]) -> np.ndarray:
+    """Key strings as uint8 [byte], one key a line."""
+    return np.frombuffer("".join(f"{key}\n" for key in keys).encode(), np.uint8)
+
+
+def decode_keys(data: np.ndarray, num_rows: int) -> list[str]:
+    """Key strings from their bytes.
+
+    Raises:
+        CacheError: no UTF-8, or not one key for each row.
+    """
+    try:
+        keys = data.tobytes().decode().split("\n")[:-1]
+    except UnicodeDecodeError:
+        raise CacheError("the key table is not UTF-8 text") from None
+    if len(keys) != num_rows or len(set(keys)) != num_rows:
+        raise CacheError(f"the key table holds {len(set(keys))} distinct keys for {num_rows} rows")
+    return keys

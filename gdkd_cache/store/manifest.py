@@ -1,0 +1,156 @@
+"""The manifest: what a cache is, and the size and checksum of every object that it consists of."""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from gdkd_cache.errors import CacheError
+
+FORMAT = "gdkd-cache/1"
+MANIFEST_NAME = "manifest.json"
+BUILD_NAME = "build.json"
+LEDGER_NAME = "ledger"
+MANIFEST_LIMIT = 256 * 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """What is being cached and how: two builds with equal identities on equal machines give equal bytes.
+
+    Attributes:
+        num_rows, num_views: extent of the cache.
+        classes: class names in the order of class ids.
+        data: `name` and `digest` of the source, and `keys_bytes`, the length of its key table.
+        views: `recipe`, `seed` and `size` [height, width] of the views; None for logits computed elsewhere.
+        teacher: name, checksum of the weights, input size, normalisation, accuracy.
+        codec: the codec's `to_json`.
+        build: batch size, precision, device kind and library versions: what moves a teacher's last bits.
+        shard_rows: rows a shard.
+    """
+
+    num_rows: int
+    num_views: int
+    classes: tuple[str, ...]
+    data: dict[str, Any]
+    views: dict[str, Any] | None
+    teacher: dict[str, Any]
+    codec: dict[str, Any]
+    build: dict[str, Any]
+    shard_rows: int
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self) | {"classes": list(self.classes)}
+
+
+@dataclass(frozen=True)
+class ObjectRecord:
+    """Size in bytes and SHA-256 (hexadecimal) of one object."""
+
+    size: int
+    sha256: str
+
+    @classmethod
+    def of(cls, data: bytes) -> "ObjectRecord":
+        return cls(len(data), hashlib.sha256(data).hexdigest())
+
+    def check(self, name: str, data: bytes) -> None:
+        """Compare bytes with the record.
+
+        Raises:
+            CacheError: they differ.
+        """
+        if len(data) != self.size:
+            raise CacheError(f"{name}: more or fewer bytes than the manifest's {self.size}: {_REPAIR}")
+        if hashlib.sha256(data).hexdigest() != self.sha256:
+            raise CacheError(f"{name}: its checksum is not the manifest's: {_REPAIR}")
+
+
+_REPAIR = "the cache is damaged; copy it again, or build it again with --force"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A finished cache: its identity and its objects by name."""
+
+    identity: Identity
+    objects: dict[str, ObjectRecord]
+
+    def _body(self) -> dict[str, Any]:
+        objects = {name: [record.size, record.sha256] for name, record in self.objects.items()}
+        return {"format": FORMAT, "identity": self.identity.to_json(), "objects": objects}
+
+    @property
+    def digest(self) -> str:
+        """`sha256:` and the SHA-256 of the canonical manifest, which holds every object's checksum."""
+        return "sha256:" + hashlib.sha256(canonical_json(self._body())).hexdigest()
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the whole cache: every object and the manifest itself."""
+        return sum(record.size for record in self.objects.values()) + len(self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        return canonical_json(self._body() | {"digest": self.digest})
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Manifest":
+        """Parse and check a manifest.
+
+        Raises:
+            CacheError: too large, no JSON, another format version, wrong types, or a digest that is not its own.
+        """
+        stored = parse_json(MANIFEST_NAME, data)
+        if stored.get("format") != FORMAT:
+            raise CacheError(f"the format is {stored.get('format')!r}; this version of gdkd-cache reads {FORMAT!r}")
+        try:
+            identity = identity_from_json(stored["identity"])
+            objects = {name: ObjectRecord(int(size), str(sha)) for name, (size, sha) in stored["objects"].items()}
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CacheError(f"{MANIFEST_NAME} lacks or misstates {error}") from None
+        manifest = cls(identity, objects)
+        if stored.get("digest") != manifest.digest:
+            raise CacheError(f"{MANIFEST_NAME} was changed after the build: its digest is not its own; copy it again")
+        return manifest
+
+
+def identity_from_json(stored: dict[str, Any]) -> Identity:
+    """Rebuild an identity.
+
+    Raises:
+        KeyError, TypeError, ValueError: a field is missing, unknown or of another type.
+    """
+    fields: dict[str, Any] = dict(stored)
+    identity = Identity(**{**fields, "classes": tuple(map(str, fields["classes"]))})
+    for name in ("num_rows", "num_views", "shard_rows"):
+        if type(getattr(identity, name)) is not int or getattr(identity, name) < 1:
+            raise ValueError(name)
+    for name in ("data", "teacher", "codec", "build"):
+        if not isinstance(getattr(identity, name), dict):
+            raise ValueError(name)
+    if type(identity.data.get("keys_bytes")) is not int or identity.data["keys_bytes"] < 1:
+        raise ValueError("data.keys_bytes")
+    return identity
+
+
+def canonical_json(value: dict[str, Any]) -> bytes:
+    """The one way this format writes JSON: sorted keys, no spaces, UTF-8."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def parse_json(name: str, data: bytes) -> dict[str, Any]:
+    """Parse a JSON object of bounded size.
+
+    Raises:
+        CacheError: it is too large, too deep, or no JSON object.
+    """
+    if len(data) > MANIFEST_LIMIT:
+        raise CacheError(f"{name} is larger than {MANIFEST_LIMIT} bytes")
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        raise CacheError(f"{name} is not JSON: the cache is damaged; copy it again") from None
+    if not isinstance(value, dict):
+        raise CacheError(f"{name} is not a JSON object")
+    return value

@@ -1,0 +1,103 @@
+"""Read a finished cache: the manifest alone says what exists, and no byte is used before it was checked."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from gdkd_cache.codec import codec_from_json
+from gdkd_cache.errors import CacheError
+from gdkd_cache.store.arrays import ArrayLayout
+from gdkd_cache.store.folder import Folder
+from gdkd_cache.store.layout import KEYS, LABELS, decode_keys, row_layouts, view_layouts
+from gdkd_cache.store.manifest import BUILD_NAME, LEDGER_NAME, MANIFEST_LIMIT, MANIFEST_NAME, Manifest
+
+
+class CacheReader:
+    """Read-only access to a cache folder.
+
+    Attributes:
+        manifest: the checked manifest.
+        codec: the codec that it names.
+        layouts: the arrays `[view, row, ...]` by column name.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open a cache: reads and checks the manifest, nothing else.
+
+        Raises:
+            CacheError: no cache there, an unfinished build, or a damaged or unknown manifest.
+        """
+        self._folder = Folder(path)
+        if not path.is_dir():
+            raise CacheError(f"{path}: no such cache folder; build it with: gdkd-cache build --out {path}")
+        if self._folder.size(MANIFEST_NAME) is None:
+            if self._folder.size(BUILD_NAME) is not None:
+                raise CacheError(f"{path} is an unfinished build; run its gdkd-cache build again to resume it")
+            raise CacheError(f"{path} is no cache: it has no {MANIFEST_NAME}")
+        self.path = path
+        self.manifest = Manifest.from_bytes(self._folder.read(MANIFEST_NAME, MANIFEST_LIMIT))
+        self.codec = codec_from_json(self.manifest.identity.codec)
+        self.layouts = view_layouts(self.manifest.identity, self.codec)
+        if self.codec.num_classes != len(self.manifest.identity.classes):
+            raise CacheError(
+                f"{path}: the codec has {self.codec.num_classes} classes, "
+                f"the manifest names {len(self.manifest.identity.classes)}"
+            )
+
+    def _read(self, name: str) -> bytes:
+        record = self.manifest.objects.get(name)
+        if record is None:
+            raise CacheError(f"{self.path}: the manifest does not list {name}; copy the cache again")
+        data = self._folder.read(name, record.size)
+        record.check(f"{self.path}/{name}", data)
+        return data
+
+    def _array(self, layout: ArrayLayout, view: int | None = None) -> np.ndarray:
+        return layout.decode({name: self._read(name) for name in layout.object_names(view)}, view)
+
+    def column(self, name: str, view: int) -> np.ndarray:
+        """One column of one view, every byte checked: [row, ...].
+
+        Raises:
+            CacheError: an object is missing or damaged.
+        """
+        return self._array(self.layouts[name], view)
+
+    def labels(self) -> np.ndarray:
+        """Class ids as int64 [row].
+
+        Raises:
+            CacheError: the object is missing or damaged, or holds an id that is no class.
+        """
+        labels = self._array(row_layouts(self.manifest.identity)[LABELS]).astype(np.int64)
+        if labels.max() >= len(self.manifest.identity.classes):
+            raise CacheError(f"{self.path}: the labels hold a class id of {labels.max()}, which is no class")
+        return labels
+
+    def keys(self) -> list[str]:
+        """Key strings in row order.
+
+        Raises:
+            CacheError: the object is missing or damaged.
+        """
+        identity = self.manifest.identity
+        return decode_keys(self._array(row_layouts(identity)[KEYS]), identity.num_rows)
+
+    def problems(self) -> Iterator[tuple[str, str | None]]:
+        """Check every object's size and checksum: (object name, what is wrong or None), in name order.
+
+        Objects that the manifest does not list come last.
+        """
+        for name in sorted(self.manifest.objects):
+            try:
+                self._read(name)
+            except CacheError as error:
+                yield name, str(error)
+            else:
+                yield name, None
+        for name in self._folder.names():
+            # A kill between publishing and tidying leaves build.json and ledger/: harmless, and not read.
+            leftover = name in (MANIFEST_NAME, BUILD_NAME) or name.startswith(f"{LEDGER_NAME}/")
+            if name not in self.manifest.objects and not leftover:
+                yield name, f"{self.path}/{name} is not listed in the manifest; remove it"
