@@ -76,7 +76,7 @@ class View:
         return self._codec.decode(columns, labels, temperature), self._codec.topk(columns)
 
 
-def _check_written(what: str, column: np.ndarray, fill: float) -> None:
+def _check_written(what: str, column: np.ndarray, fill: int | float) -> None:
     unwritten = np.isnan(column) if np.isnan(fill) else column == fill
     if unwritten.any():
         row = int(np.argwhere(unwritten)[0][0])

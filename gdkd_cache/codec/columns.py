@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -39,6 +39,7 @@ class TopK(NamedTuple):
     classes: Int[Tensor, "batch k"]
 
 
+@runtime_checkable
 class Codec(Protocol):
     """Encode and decode one teacher's logits; everything that decoding needs is in `to_json`."""
 

@@ -7,7 +7,7 @@ on another's or on the image size, and changes uint8 pixels in whole batches.
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -19,6 +19,7 @@ from gdkd_cache.spec import parse_spec
 _COUNTERS_PER_STEP = 16
 
 
+@runtime_checkable
 class Step(Protocol):
     """One augmentation: a frozen dataclass whose fields are its whole configuration."""
 
@@ -58,7 +59,7 @@ class RandomCrop:
         offsets = extent + 2 * self.padding - self.size + 1
         if offsets < 1:
             raise SourceError(
-                f"random_crop: a side of {extent} pixels with padding {self.padding} is smaller than the crop, {self.size}"
+                f"random_crop: a side of {extent} pixels, padded by {self.padding}, is below the crop, {self.size}"
             )
         return offsets
 

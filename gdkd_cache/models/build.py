@@ -28,12 +28,12 @@ def build_model(name: str, num_classes: int) -> nn.Module:
         return (cnn_s if name == "cnn-s" else cnn_l)(num_classes)
     if (resnet := cifar_resnet(name, num_classes)) is not None:
         return resnet
-    package, colon, attribute = name.partition(":")
+    package, _, attribute = name.partition(":")
     if package == "torchvision":
         if attribute not in torchvision.models.list_models(module=torchvision.models):
             raise UsageError(f"model {name!r}: torchvision has no classifier {attribute!r}")
         return torchvision.models.get_model(attribute, weights=None, num_classes=num_classes)
-    if not colon or not attribute:
+    if not package or not attribute:
         raise UsageError(
             f"model is {name!r}; it must be cnn-s, cnn-l, resnet8x4, resnet32x4, a resnet of depth "
             f"{', '.join(map(str, DEPTHS))}, torchvision:NAME or package.module:callable"

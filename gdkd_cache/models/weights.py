@@ -6,6 +6,7 @@ import json
 import math
 import os
 import pickle
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,9 @@ def load_model(name: str, num_classes: int, path: Path) -> tuple[nn.Module, str]
 
 
 def _torch_weights(path: Path) -> dict[str, Tensor]:
-    stored = torch.load(path, map_location="cpu", weights_only=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of pickles that it then refuses
+        stored = torch.load(path, map_location="cpu", weights_only=True)
     if isinstance(stored, dict):
         stored = stored.get("state_dict", stored.get("model", stored))
     if not isinstance(stored, dict) or not all(isinstance(value, Tensor) for value in stored.values()):

@@ -1,0 +1,120 @@
+"""The command line: the fixed forms work, help teaches, and bad input gets one line and the right exit code."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from gdkd_cache_cli.main import main
+
+_COMMANDS = sorted(main.commands)
+
+
+def _run(*args: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(arg) for arg in args])
+
+
+def test_help_does_not_import_torch() -> None:
+    code = "from gdkd_cache_cli.main import main; main(['--help'], standalone_mode=False)"
+    code += "; import sys; print('torch' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines()[-1] == "False"
+    for command in _COMMANDS:
+        assert f"  {command} " in run.stdout
+
+
+@pytest.mark.parametrize("command", _COMMANDS)
+def test_every_help_shows_an_example(command: str) -> None:
+    result = _run(command, "--help")
+    assert result.exit_code == 0
+    assert f"\n    gdkd-cache {command} " in result.stdout
+
+
+def test_the_fixed_forms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands of the README, on all the digits."""
+    monkeypatch.chdir(tmp_path)
+    for line in (
+        "train --loss ce --data digits --student cnn-s --epochs 2 --out teacher",
+        "build --data digits --teacher cnn-s --weights teacher/best.safetensors --views 4 --recipe crop-flip --seed 0"
+        " --out digits.zarr",
+        "train --loss gdkd --data digits --cache digits.zarr --student cnn-s --epochs 2 --out student",
+        "inspect digits.zarr",
+        "verify digits.zarr --data digits",
+        "eval --data digits --weights student/best.safetensors",
+    ):
+        result = _run(*line.split())
+        assert result.exit_code == 0, result.output
+    facts = json.loads(_run("inspect", "digits.zarr", "--json").stdout)
+    assert (facts["views"], facts["rows"], facts["classes"], facts["codec"]) == (4, 1438, 10, "topk")
+    size = sum(path.stat().st_size for path in Path("digits.zarr").rglob("*") if path.is_file())
+    assert facts["bytes_per_view"] == size / (4 * 1438)
+    assert facts["digest"].startswith("sha256:")
+    verified = json.loads(_run("verify", "digits.zarr", "--data", "digits", "--json").stdout)
+    assert verified["problems"] == []
+    assert verified["replay"]["exact"] == 4 * 22
+    evaluated = json.loads(_run("eval", "--data", "digits", "--weights", "student/best.safetensors", "--json").stdout)
+    card = json.loads(Path("student/best.json").read_text())
+    assert evaluated["accuracy"] == card["accuracy"]
+    assert sorted(path.name for path in Path("student").iterdir()) == sorted(
+        ["best.json", "best.safetensors", "last.json", "last.safetensors", "metrics.jsonl"]
+    )
+
+
+_TRAIN = "train --data digits --student cnn-s --epochs 1 --out out"
+_BUILD = "build --data digits --teacher cnn-s --weights {weights} --out out"
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "said"),
+    [
+        (f"{_TRAIN} --loss ce --data nonsense", 2, "must be one of digits"),
+        (f"{_TRAIN} --loss ce --data imagefolder:nowhere", 1, "nowhere is no folder"),
+        (f"{_TRAIN} --loss ce --student vgg", 2, "model is 'vgg'"),
+        (f"{_TRAIN} --loss ce --epochs 0", 2, "epochs is 0"),
+        (f"{_TRAIN} --loss ce --w2 8", 2, "--w2 is no option of --loss ce"),
+        (f"{_TRAIN} --loss kd --cache {{cache}} --k 3", 2, "--k is no option of --loss kd"),
+        (f"{_TRAIN} --loss ce --cache {{cache}}", 2, "--loss ce uses no cache"),
+        (f"{_TRAIN} --loss gdkd", 2, "needs --cache"),
+        (f"{_TRAIN} --loss gdkd --cache nowhere", 1, "nowhere: no such cache folder"),
+        (f"{_TRAIN} --loss gdkd --cache {{weights}}", 1, "no such cache folder"),
+        (f"{_TRAIN} --loss gdkd --cache .", 1, "is no cache"),
+        (f"{_TRAIN} --loss gdkd --cache {{cache}} --k 9", 1, "k=9 needs more exact classes"),
+        (f"{_TRAIN} --loss gdkd --cache {{cache}} --temperature 0", 2, "temperature is 0"),
+        (f"{_TRAIN} --loss gdkd --cache {{cache}} --digest sha256:0", 1, "not the sha256:0 asked for"),
+        (f"{_TRAIN} --loss gdkd --cache {{cache}} --recipe none", 1, "recipe none is not the cache's"),
+        (f"{_TRAIN} --loss gdkd --cache {{cache}} --view-seed 3", 1, "view seed 3 is not the cache's 0"),
+        (f"{_TRAIN} --loss gdkd --cache {{cache}}", 1, "is not in"),  # a cache of 256 digits
+        (f"{_TRAIN} --loss ce --milestones 5,3", 2, "rising epochs"),
+        (f"{_TRAIN} --loss ce --milestones x", 2, "must be epochs"),
+        (f"{_TRAIN} --loss ce --data wds:a.tar", 2, "--eval-data"),
+        (f"{_TRAIN} --loss ce --device cuda:99", 2, "cuda:99 does not exist"),
+        (f"{_TRAIN} --loss ce --out {{weights}}/out", 1, "Not a directory"),
+        (f"{_BUILD} --views -1", 2, "num_views is -1"),
+        (f"{_BUILD} --views 1 --codec zip", 2, "codec is 'zip'"),
+        (f"{_BUILD} --views 1 --recipe shear", 2, "recipe is 'shear'"),
+        (f"{_BUILD} --views 1 --precision int8", 2, "precision is 'int8'"),
+        (f"{_BUILD} --views 1 --teacher cnn-l", 1, "are of cnn-s, not of cnn-l"),
+        (f"{_BUILD} --views 1 --weights nowhere", 1, "do not exist"),
+        (f"{_BUILD} --views 1 --out {{weights}}/out", 1, "Not a directory"),
+        (f"{_BUILD} --views 1 --out {{parent}}", 1, "holds no cache"),
+        ("inspect nowhere", 1, "no such cache folder"),
+        ("verify .", 1, "is no cache"),
+        ("verify {cache} --digest sha256:0", 1, "not the sha256:0 asked for"),
+        ("eval --data digits --weights nowhere", 1, "do not exist"),
+        ("demo --out {parent}", 1, "no earlier demo"),
+    ],
+)
+def test_bad_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: Path, digits_cache: Path, line: str, code: int, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = _run(*line.format(weights=weights, cache=digits_cache, parent=weights.parent).split())
+    assert result.exit_code == code, result.output
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    errors = [text for text in result.stderr.splitlines() if text.startswith("Error: ")]
+    assert len(errors) == 1
+    assert said in errors[0]
+    assert result.stderr.rstrip().endswith(errors[0])  # the line is the last thing said
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,135 @@
+"""Encode, decode: exact ranks, exact masses, and losses refused by name."""
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from gdkd_cache import LossSettings, losses
+from gdkd_cache.codec import Codec, DenseCodec, TopKCodec, codec_from_json, open_codec
+from gdkd_cache.errors import CacheError, GdkdCacheError, UsageError
+
+
+def _logits(rows: int, num_classes: int, seed: int = 0, scale: float = 3.0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(rows, num_classes, generator=generator) * scale
+    return logits, torch.randint(0, num_classes, (rows,), generator=generator)
+
+
+_CODECS = ["topk", "dense", "dense:dtype=float32"]
+
+
+@pytest.mark.parametrize("spec", _CODECS)
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(2, 300), st.integers(1, 12), st.integers(0, 2**31), st.sampled_from([0.0, 0.5, 3.0, 60.0]), st.data()
+)
+def test_ranks_are_exact(spec: str, num_classes: int, rows: int, seed: int, scale: float, data: st.DataObject) -> None:
+    """Any C, constant rows, ties, saturated rows: the partition is the full logits' for every k, and values agree."""
+    logits, labels = _logits(rows, num_classes, seed, scale)
+    if data.draw(st.booleans()):
+        logits = logits.round()
+    codec = open_codec(spec, num_classes, (4.0,))
+    columns = codec.encode(logits, labels)
+    for name, column in codec.columns().items():
+        assert columns[name].shape == (rows, *column.shape)
+        assert str(columns[name].dtype) == f"torch.{column.dtype}"
+        assert not (columns[name].float() == column.fill).any()
+    top = codec.topk(columns)
+    assert torch.equal(top.classes, losses.top_classes(logits, codec.num_top))
+    assert (top.values.diff(dim=-1) <= 0).all()
+    decoded = codec.decode(columns, labels)
+    assert torch.equal(decoded.gather(-1, top.classes), top.values)
+    assert (decoded.max(-1).values <= top.values[:, 0]).all()
+    rest = decoded.scatter(-1, top.classes, -torch.inf)
+    assert (rest <= top.values[:, -1:]).all()
+
+
+def test_topk_masses_are_exact() -> None:
+    """Level 0 and level 1 of the top group are those of the full logits, at each declared temperature."""
+    logits, labels = _logits(64, 100)
+    codec = TopKCodec(num_classes=100, num_top=10, temperatures=(1.0, 4.0))
+    columns = codec.encode(logits, labels)
+    for temperature in (1.0, 4.0):
+        decoded = codec.decode(columns, labels, temperature)
+        full, ours = ((z / temperature).softmax(-1).gather(-1, codec.topk(columns).classes) for z in (logits, decoded))
+        torch.testing.assert_close(ours, full, rtol=0.02, atol=1e-4)
+        full, ours = ((z / temperature).softmax(-1).gather(-1, labels[:, None]) for z in (logits, decoded))
+        torch.testing.assert_close(ours, full, rtol=0.02, atol=1e-4)
+
+
+def test_dense_float32_is_the_teacher_to_the_bit() -> None:
+    logits, labels = _logits(64, 100)
+    codec = DenseCodec(num_classes=100, dtype="float32")
+    assert torch.equal(codec.decode(codec.encode(logits, labels), labels), logits)
+
+
+def test_dense_float16_is_centred() -> None:
+    logits, labels = _logits(64, 100)
+    codec = DenseCodec(num_classes=100)
+    decoded = codec.decode(codec.encode(logits + 1000, labels), labels)
+    torch.testing.assert_close(decoded, logits - logits.mean(-1, keepdim=True), rtol=1e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("spec", _CODECS)
+def test_any_dtype_of_logits(spec: str, dtype: torch.dtype) -> None:
+    logits, labels = _logits(16, 20)
+    codec = open_codec(spec, 20, (4.0,))
+    decoded = codec.decode(codec.encode(logits.to(dtype), labels), labels)
+    assert decoded.dtype == torch.float32
+    assert torch.equal(
+        codec.topk(codec.encode(logits.to(dtype), labels)).classes, losses.top_classes(logits.to(dtype), 8)
+    )
+
+
+def test_gaps_that_do_not_fit_are_refused() -> None:
+    logits, labels = torch.tensor([[5e3, 0.0, 0.0], [0.0, 1.0, 2.0]]), torch.zeros(2, dtype=torch.int64)
+    with pytest.raises(GdkdCacheError, match="row 0 of the batch: a logit lies 5000 below"):
+        TopKCodec(num_classes=3, num_top=2).encode(logits, labels)
+    with pytest.raises(GdkdCacheError, match="exceeds float16"):
+        DenseCodec(num_classes=3, num_top=2).encode(logits * 100, labels)
+
+
+_REFUSALS: list[tuple[Codec, dict[str, Any], str | None]] = [
+    (TopKCodec(num_classes=100), {"loss": "gdkd"}, None),
+    (TopKCodec(num_classes=100), {"loss": "dkd"}, None),
+    (TopKCodec(num_classes=100), {"loss": "gdkd", "k": 9}, "k=9 needs more exact classes than the 8 stored"),
+    (TopKCodec(num_classes=100), {"loss": "kd", "temperature": 1.0}, "not stored at temperature 1; it serves kd, dkd"),
+    (TopKCodec(num_classes=100, temperatures=(1.0, 4.0)), {"loss": "kd", "temperature": 1.0}, None),
+    (TopKCodec(num_classes=100), {"loss": "kd", "standardize": True}, "deviation over all classes"),
+    (DenseCodec(num_classes=100), {"loss": "kd", "temperature": 1.5, "standardize": True}, None),
+    (DenseCodec(num_classes=100), {"loss": "gdkd3", "k": 9}, "k=9 needs more exact classes"),
+]
+
+
+@pytest.mark.parametrize(("codec", "loss", "said"), _REFUSALS)
+def test_losses_are_refused_by_name(codec: Codec, loss: dict[str, Any], said: str | None) -> None:
+    reason = codec.refusal(LossSettings(**loss))
+    assert reason == said if said is None else reason is not None and said in reason and "serves" in reason
+
+
+@pytest.mark.parametrize("spec", ["topk:k=3,step=0.5", *_CODECS])
+def test_codecs_round_trip_through_json(spec: str) -> None:
+    codec = open_codec(spec, 10, (1.0, 4.0))
+    assert codec_from_json(codec.to_json()) == codec
+
+
+@pytest.mark.parametrize(
+    "spec", ["zip", "topk:k=10", "topk:k=0", "topk:depth=3", "topk:step=0", "dense:dtype=int8", "dense:k"]
+)
+def test_wrong_codecs_are_refused(spec: str) -> None:
+    with pytest.raises(UsageError):
+        open_codec(spec, 10, (4.0,))
+
+
+@pytest.mark.parametrize(
+    "stored", [{}, {"name": "zip"}, {"name": "topk", "num_classes": 10}, {"name": "dense", "num_classes": 10, "x": 1},
+               {"name": "dense", "num_classes": 10, "num_top": 10}]
+)  # fmt: skip
+def test_wrong_manifest_codecs_are_refused(stored: dict[str, Any]) -> None:
+    with pytest.raises(CacheError):
+        codec_from_json(stored)

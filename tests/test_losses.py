@@ -1,0 +1,167 @@
+"""The losses against reference values in float64, and at the edges where common implementations break."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from gdkd_cache import LossSettings, losses
+from gdkd_cache.errors import UsageError
+
+_GOLDEN = Path(__file__).parent / "golden"
+_CASES = json.loads((_GOLDEN / "losses.json").read_text())
+_NAMES = {"T": "temperature", "kind": "kl"}
+_STANDARDIZED = {"lskd": "kd", "ls_gdkd": "gdkd"}
+
+
+def _settings(case: dict[str, Any]) -> LossSettings:
+    parameters: dict[str, Any] = {_NAMES.get(name, name): value for name, value in case["params"].items()}
+    name = case["loss"]
+    return LossSettings(loss=_STANDARDIZED.get(name, name), standardize=name in _STANDARDIZED, **parameters)
+
+
+@pytest.mark.parametrize("case", _CASES, ids=lambda case: f"{case['id']}-{case['loss']}")
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-4)], ids=["f64", "f32"])
+def test_golden(case: dict[str, Any], dtype: torch.dtype, tolerance: float) -> None:
+    with np.load(_GOLDEN / "losses.npz") as golden:
+        value = {name: torch.from_numpy(golden[f"{case['id']}/{name}"]) for name in
+                 ("student", "teacher", "target", "loss", "grad")}  # fmt: skip
+    student = value["student"].to(dtype).requires_grad_()
+    loss = _settings(case)(student, value["teacher"].to(dtype), value["target"])
+    loss.backward()
+    assert student.grad is not None
+    assert torch.isfinite(student.grad).all()
+    assert loss.item() == pytest.approx(value["loss"].item(), rel=tolerance)
+    error = (student.grad.double() - value["grad"]).norm() / value["grad"].norm()
+    assert error < tolerance
+
+
+def _slow_gdkd(student: Tensor, teacher: Tensor, k: int, weights: tuple[float, float, float], t: float) -> float:
+    """One sample, from the equations, in Python floats."""
+    order = sorted(range(len(teacher)), key=lambda c: (-teacher[c].item(), c))
+    groups = [order[:k], order[k:]]
+
+    def soft(z: Tensor, classes: list[int]) -> list[float]:
+        powers = [float(np.exp(z[c].item() / t)) for c in classes]
+        return [power / sum(powers) for power in powers]
+
+    def divergence(p: list[float], q: list[float]) -> float:
+        return sum(a * float(np.log(a / b)) for a, b in zip(p, q, strict=True))
+
+    everything = list(range(len(teacher)))
+    p, q = soft(teacher, everything), soft(student, everything)
+    masses = [[sum(x[c] for c in group) for group in groups] for x in (p, q)]
+    loss = weights[0] * divergence(*masses)
+    for weight, group in zip(weights[1:], groups, strict=True):
+        loss += weight * divergence(soft(teacher, group), soft(student, group))
+    return loss * t * t
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(2, 12), st.integers(0, 2**31), st.data())
+def test_gdkd_is_its_equation(num_classes: int, seed: int, data: st.DataObject) -> None:
+    k = data.draw(st.integers(1, num_classes - 1))
+    generator = torch.Generator().manual_seed(seed)
+    student, teacher = torch.randn(2, num_classes, generator=generator, dtype=torch.float64).mul(3)
+    teacher = teacher.round()  # ties
+    expected = _slow_gdkd(student, teacher, k, (1.0, 2.0, 8.0), 2.0)
+    loss = losses.gdkd(student, teacher, k=k, w0=1.0, w1=2.0, w2=8.0, temperature=2.0)
+    assert loss.item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+def test_equal_logits_rank_by_class_id() -> None:
+    assert losses.top_classes(torch.tensor([[1.0, 3.0, 3.0, 0.0, 3.0]]), 4).tolist() == [[1, 2, 4, 0]]
+
+
+def test_the_partition_can_be_given() -> None:
+    student, teacher = torch.randn(4, 10), torch.randn(4, 10)
+    top = losses.top_classes(teacher, 8)
+    assert torch.equal(losses.gdkd(student, teacher, top=top), losses.gdkd(student, teacher))
+    assert torch.equal(losses.gdkd3(student, teacher, top=top), losses.gdkd3(student, teacher))
+    assert not torch.equal(losses.gdkd(student, teacher, top=top.flip(1)), losses.gdkd(student, teacher))
+
+
+@pytest.mark.parametrize("name", ["kd", "dkd", "gdkd", "gdkd3"])
+def test_any_leading_shape(name: str) -> None:
+    student, teacher = torch.randn(2, 3, 4, 10), torch.randn(2, 3, 4, 10)
+    labels = torch.randint(0, 10, (2, 3, 4))
+    loss = LossSettings(loss=name)
+    flat = loss(student.flatten(0, 2), teacher.flatten(0, 2), labels.flatten())
+    torch.testing.assert_close(loss(student, teacher, labels), flat)
+    one = loss(student[0, 0, 0], teacher[0, 0, 0], labels[0, 0, 0])
+    assert one.shape == ()
+
+
+@pytest.mark.parametrize("name", ["kd", "dkd", "gdkd", "gdkd3"])
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+def test_finite_in_bfloat16_autocast(name: str, scale: float) -> None:
+    features = torch.randn(8, 16)
+    head = torch.nn.Linear(16, 100)
+    labels = torch.randint(0, 100, (8,))
+    with torch.autocast("cpu", torch.bfloat16):
+        student = head(features) * scale
+        assert student.dtype == torch.bfloat16
+        loss = LossSettings(loss=name, temperature=1.0)(student, torch.randn(8, 100) * scale, labels)
+    assert loss.dtype == torch.float32
+    loss.backward()
+    assert head.weight.grad is not None
+    assert torch.isfinite(loss)
+    assert torch.isfinite(head.weight.grad).all()
+
+
+def test_a_perfect_student_has_no_loss() -> None:
+    teacher = torch.randn(8, 10, dtype=torch.float64)
+    student = (teacher + 3.0).requires_grad_()  # logits are defined up to a constant per row
+    for name in ("kd", "dkd", "gdkd", "gdkd3"):
+        loss = LossSettings(loss=name)(student, teacher, torch.zeros(8, dtype=torch.int64))
+        (grad,) = torch.autograd.grad(loss, student)
+        assert abs(loss.item()) < 1e-12
+        assert grad.abs().max() < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda s, t: losses.gdkd(s, t, k=10), "k is 10; it must be at least 1 and below the number of classes, 10"),
+        (lambda s, t: losses.gdkd(s, t, k=0), "k is 0"),
+        (lambda s, t: losses.gdkd3(s, t, k=1), "gdkd3 needs k of at least 2"),
+        (lambda s, t: losses.gdkd(s, t, temperature=0.0), "temperature is 0"),
+        (lambda s, t: losses.kd(s, t, temperature=-1.0), "temperature is -1"),
+        (lambda s, t: losses.gdkd(s, t, kl="sideways"), "kl is 'sideways'"),
+        (lambda s, t: losses.gdkd(s, t[:, :9]), r"\[4, 10\].*\[4, 9\]"),
+        (lambda s, t: losses.gdkd(s, t, top=torch.zeros(4, 3, dtype=torch.int64)), r"top is \[4, 3\].*k=5"),
+        (lambda s, t: losses.gdkd(s, t, top=torch.zeros(3, 5, dtype=torch.int64)), r"top is \[3, 5\]"),
+        (
+            lambda s, t: losses.dkd(s, t, torch.zeros(3, dtype=torch.int64), alpha=1.0, beta=1.0, temperature=1.0),
+            r"labels are \[3\]",
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_named(call: Any, said: str) -> None:
+    student, teacher = torch.randn(4, 10), torch.randn(4, 10)
+    with pytest.raises(UsageError, match=said):
+        call(student, teacher)
+
+
+@pytest.mark.parametrize("loss", ["kd", "dkd", "gdkd", "gdkd3"])
+def test_settings_round_trip(loss: str) -> None:
+    settings_ = LossSettings(loss=loss, temperature=2.0, k=3, w2=6.0, beta=2.0, kl="both", standardize=True)
+    again = LossSettings(**json.loads(json.dumps(settings_.to_json())))
+    assert again.to_json() == settings_.to_json()
+    assert again.num_top == settings_.num_top
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"loss": "mse"}, {"loss": "kd", "temperature": 0.0}, {"loss": "gdkd", "k": 0}, {"loss": "gdkd3", "k": 1},
+     {"loss": "gdkd", "w2": -1.0}, {"loss": "gdkd", "kl": "x"}],
+)  # fmt: skip
+def test_settings_are_validated(fields: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        LossSettings(**fields)

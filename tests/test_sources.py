@@ -1,0 +1,209 @@
+"""Every kind of source on small files in the real on-disk format."""
+
+import hashlib
+import io
+import pickle
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from torchvision.datasets import CIFAR100
+
+from gdkd_cache import open_source
+from gdkd_cache.data import ArraySource, EncodedSource, Source, check_source, labels_of
+from gdkd_cache.errors import SourceError, UsageError
+
+
+def _image(seed: int, size: int = 32) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
+
+
+def _encoded(seed: int, size: int = 32, kind: str = "PNG") -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(_image(seed, size)).save(file, kind)
+    return file.getvalue()
+
+
+def _imagefolder(root: Path, test_name: str = "val") -> Path:
+    for split, count in (("train", 3), (test_name, 1)):
+        for label, name in enumerate(("cat", "dog")):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                (folder / f"{number}.png").write_bytes(_encoded(10 * label + number, 12 + number))
+    return root
+
+
+def _tar(path: Path, members: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def _wds(folder: Path, shards: int = 2, size: int = 32) -> str:
+    for shard in range(shards):
+        members: dict[str, bytes] = {}
+        for row in range(3):
+            members[f"s{shard}-{row}.png"] = _encoded(10 * shard + row, size)
+            members[f"s{shard}-{row}.cls"] = str(row).encode()
+        _tar(folder / f"train-{shard:06d}.tar", members)
+    return f"wds:{folder}/train-{{000000..{shards - 1:06d}}}.tar"
+
+
+def _cifar100(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Four train and two test images in CIFAR-100's python format; torchvision's checksums are set to match."""
+    folder = root / "cifar-100-python"
+    folder.mkdir()
+    names = [f"class{i}" for i in range(100)]
+
+    def dump(name: str, value: dict[str, object]) -> list[str]:
+        (folder / name).write_bytes(pickle.dumps(value))
+        return [name, hashlib.md5((folder / name).read_bytes()).hexdigest()]
+
+    def batch(count: int) -> dict[str, object]:
+        pixels = np.stack([_image(seed).transpose(2, 0, 1).ravel() for seed in range(count)])
+        return {"data": pixels, "fine_labels": list(range(count)), "coarse_labels": [0] * count}
+
+    meta = dump("meta", {"fine_label_names": names})
+    monkeypatch.setattr(CIFAR100, "train_list", [dump("train", batch(4))])
+    monkeypatch.setattr(CIFAR100, "test_list", [dump("test", batch(2))])
+    monkeypatch.setattr(CIFAR100, "meta", CIFAR100.meta | {"filename": meta[0], "md5": meta[1]})
+    return root
+
+
+def test_digits() -> None:
+    train, test = open_source("digits"), open_source("digits", split="test")
+    assert (len(train), len(test)) == (1438, 359)
+    assert not set(train.keys) & set(test.keys)
+    image, label = train[0]
+    assert image.shape == (8, 8, 3)
+    assert image.max() > 200
+    assert label == 0
+    assert train.digest == open_source("digits").digest != test.digest
+
+
+def test_imagefolder(tmp_path: Path) -> None:
+    source = open_source(f"imagefolder:{_imagefolder(tmp_path)}")
+    assert source.keys == ["train/cat/0.png", "train/cat/1.png", "train/cat/2.png"] + [
+        f"train/dog/{number}.png" for number in range(3)
+    ]
+    assert list(source.classes) == ["cat", "dog"]
+    assert labels_of(source).tolist() == [0, 0, 0, 1, 1, 1]
+    assert np.array_equal(source[4][0], _image(11, 13))
+    assert open_source(f"imagefolder:{tmp_path}", split="test").keys == ["val/cat/0.png", "val/dog/0.png"]
+
+
+def test_imagefolder_with_test_folder(tmp_path: Path) -> None:
+    _imagefolder(tmp_path, "test")
+    assert open_source(f"imagefolder:{tmp_path}", split="test").keys == ["test/cat/0.png", "test/dog/0.png"]
+
+
+def test_cifar100(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = f"cifar100:{_cifar100(tmp_path, monkeypatch)}"
+    source, test = open_source(spec), open_source(spec, split="test")
+    assert isinstance(source, ArraySource)
+    assert (len(source), len(test), len(source.classes)) == (4, 2, 100)
+    assert np.array_equal(source[2][0], _image(2))
+    assert source[2][1] == 2
+
+
+def test_damaged_cifar100_is_not_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _cifar100(tmp_path, monkeypatch)
+    canary = tmp_path / "canary"
+    payload = b"cos\nsystem\n(S'touch %s'\ntR." % str(canary).encode()
+    (tmp_path / "cifar-100-python" / "train").write_bytes(payload)
+    with pytest.raises(SourceError, match="does not hold CIFAR-100"):
+        open_source(f"cifar100:{tmp_path}")
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize("size", [32, 80])  # decoded into memory, and decoded when read
+def test_wds(tmp_path: Path, size: int) -> None:
+    source = open_source(_wds(tmp_path, size=size))
+    assert isinstance(source, ArraySource if size == 32 else EncodedSource)
+    assert source.keys == ["s0-0", "s0-1", "s0-2", "s1-0", "s1-1", "s1-2"]
+    assert labels_of(source).tolist() == [0, 1, 2, 0, 1, 2]
+    assert list(source.classes) == ["0", "1", "2"]
+    assert np.array_equal(source[4][0], _image(11, size))
+    (tmp_path / "classes.txt").write_text("ant\nbee\ncow\ndog\n")
+    assert list(open_source(f"wds:{tmp_path}/train-*.tar").classes) == ["ant", "bee", "cow", "dog"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "error", "said"),
+    [
+        ("", UsageError, "must be one of digits"),
+        ("imagenet:/data", UsageError, "must be one of digits"),
+        ("digits:/data", UsageError, "takes no path"),
+        ("imagefolder", UsageError, "needs a path"),
+        ("cifar100:", UsageError, "needs a path"),
+        ("wds:pipe:touch canary", UsageError, "local files"),
+        ("wds:https://example.org/a.tar", UsageError, "local files"),
+        ("imagefolder:{tmp}/nowhere", SourceError, "is no folder"),
+        ("imagefolder:{tmp}", SourceError, "has no train folder"),
+        ("cifar100:{tmp}", SourceError, "--download"),
+        ("wds:{tmp}/a-{{0..3}}.tar", SourceError, "a-0.tar does not exist"),
+        ("wds:{tmp}/*.tar", SourceError, "no file matches"),
+    ],
+)
+def test_wrong_specs(tmp_path: Path, spec: str, error: type[Exception], said: str) -> None:
+    with pytest.raises(error, match=said):
+        open_source(spec.format(tmp=tmp_path))
+
+
+def test_undecodable_images_name_their_key(tmp_path: Path) -> None:
+    _imagefolder(tmp_path)
+    (tmp_path / "train" / "cat" / "1.png").write_bytes(_encoded(0)[:100])
+    source = open_source(f"imagefolder:{tmp_path}")
+    with pytest.raises(SourceError, match=r"'train/cat/1\.png' cannot be decoded"):
+        source[1]
+
+
+@pytest.mark.parametrize(
+    ("members", "said"),
+    [
+        ({"a.png": _encoded(0)}, "'a' has the members png"),
+        ({"a.cls": b"1"}, "'a' has the members cls"),
+        ({"a.png": _encoded(0), "a.cls": b"one"}, "a number in .cls"),
+        ({"a.png": b"no image", "a.cls": b"1"}, "'a' cannot be decoded"),
+        ({"a.png": _encoded(0), "a.cls": b"0", "b.png": _encoded(0), "b.cls": b"1", "c.png": b""}, "'c'"),
+        ({}, "holds no samples"),
+    ],
+)
+def test_wrong_wds_samples(tmp_path: Path, members: dict[str, bytes], said: str) -> None:
+    _tar(tmp_path / "a.tar", members)
+    with pytest.raises(SourceError, match=said):
+        open_source(f"wds:{tmp_path}/a.tar")
+
+
+def test_truncated_wds(tmp_path: Path) -> None:
+    spec = _wds(tmp_path, shards=1)
+    shard = tmp_path / "train-000000.tar"
+    shard.write_bytes(shard.read_bytes()[:700])
+    with pytest.raises(SourceError, match="no intact tar"):
+        open_source(spec)
+
+
+def test_repeated_keys_are_refused(tmp_path: Path) -> None:
+    for name in ("a.tar", "b.tar"):
+        members = {f"{key}.{kind}": data for key in "xy" for kind, data in (("png", _encoded(0)), ("cls", b"1"))}
+        _tar(tmp_path / name, members)
+    with pytest.raises(SourceError, match="'x' occurs more than once"):
+        open_source(f"wds:{tmp_path}/*.tar")
+
+
+def test_a_users_source_is_checked(digits: ArraySource) -> None:
+    assert isinstance(digits, Source)
+
+    with pytest.raises(SourceError, match="line break"):
+        check_source(replace(digits, keys=["a\nb", *digits.keys[1:]]))
+    with pytest.raises(SourceError, match="has label 10"):
+        labels_of(replace(digits, labels=np.full(256, 10)))
+    with pytest.raises(SourceError, match="0 rows"):
+        check_source(replace(digits, keys=[]))
