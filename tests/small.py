@@ -21,7 +21,7 @@ def take(source: Source, rows: np.ndarray) -> ArraySource:
         name=source.name,
         images=source.images[rows],
         labels=source.labels[rows],
-        keys=[source.keys[row] for row in rows.tolist()],
+        keys=[str(source.keys[row]) for row in rows.tolist()],
         classes=source.classes,
         mean=source.mean,
         std=source.std,

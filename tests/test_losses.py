@@ -16,13 +16,17 @@ from gdkd_cache.errors import UsageError
 
 _GOLDEN = Path(__file__).parent / "golden"
 _CASES = json.loads((_GOLDEN / "losses.json").read_text())
-_NAMES = {"T": "temperature", "kind": "kl"}
-_STANDARDIZED = {"lskd": "kd", "ls_gdkd": "gdkd"}
+_STANDARDIZED: dict[str, str] = {"lskd": "kd", "ls_gdkd": "gdkd"}
 
 
 def _settings(case: dict[str, Any]) -> LossSettings:
-    parameters: dict[str, Any] = {_NAMES.get(name, name): value for name, value in case["params"].items()}
-    name = case["loss"]
+    parameters = dict(case["params"])
+    for short, name in (("T", "temperature"), ("kind", "kl")):
+        if short in parameters:
+            parameters[name] = parameters.pop(short)
+        _NAMES[name] if name in _NAMES else name: value for name, value in case["params"].items()
+    }
+    name: str = case["loss"]
     return LossSettings(loss=_STANDARDIZED.get(name, name), standardize=name in _STANDARDIZED, **parameters)
 
 
