@@ -24,8 +24,6 @@ def _settings(case: dict[str, Any]) -> LossSettings:
     for short, name in (("T", "temperature"), ("kind", "kl")):
         if short in parameters:
             parameters[name] = parameters.pop(short)
-        _NAMES[name] if name in _NAMES else name: value for name, value in case["params"].items()
-    }
     name: str = case["loss"]
     return LossSettings(loss=_STANDARDIZED.get(name, name), standardize=name in _STANDARDIZED, **parameters)
 
