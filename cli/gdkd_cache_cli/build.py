@@ -1,10 +1,11 @@
 """`gdkd-cache build`."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from gdkd_cache_cli.options import MODEL_HELP, data_options, machine_options
+from gdkd_cache_cli.options import MODEL_HELP, codec_options, codec_request, data_options, machine_options
 
 
 @click.command(short_help="Run a teacher over seeded views of a dataset and keep its logits.")
@@ -19,11 +20,7 @@ from gdkd_cache_cli.options import MODEL_HELP, data_options, machine_options
 @click.option("--views", required=True, type=int, help="Views of each image: training uses one an epoch, in turn.")
 @click.option("--recipe", default="crop-flip", show_default=True, help="none, or crop-flip[:size=N,padding=N].")
 @click.option("--seed", default=0, show_default=True, help="Seed of the views.")
-@click.option("--codec", default="topk", show_default=True, help="topk[:k=N,step=X], or dense[:k=N,dtype=float32].")
-@click.option(
-    "--temperature", "temperatures", type=float, multiple=True, default=(4.0,), show_default=True,
-    help="A temperature that a topk cache shall serve; may be repeated.",
-)  # fmt: skip
+@codec_options
 @click.option(
     "--batch-size",
     default=256,
@@ -42,14 +39,13 @@ def build(
     views: int,
     recipe: str,
     seed: int,
-    codec: str,
-    temperatures: tuple[float, ...],
     batch_size: int,
     precision: str,
     device: str,
     workers: int | None,
     out: Path,
     force: bool,
+    **codec: Any,
 ) -> None:
     """Run a teacher once over seeded views of a dataset and keep its logits in a cache.
 
@@ -73,8 +69,7 @@ def build(
         num_views=views,
         recipe=recipe,
         seed=seed,
-        codec=codec,
-        temperatures=temperatures,
+        request=codec_request(**codec),
         batch_size=batch_size,
         num_workers=workers,
         force=force,

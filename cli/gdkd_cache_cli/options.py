@@ -1,9 +1,12 @@
 """Options that several commands share."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from gdkd_cache.codec import CodecRequest
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -15,6 +18,10 @@ MODEL_HELP = (
     "cnn-s, cnn-l, resnet8x4, resnet32x4, resnet{8,14,20,32,44,56,110}, torchvision:NAME, or "
     "package.module:callable for your own (called with num_classes)."
 )
+CODEC_HELP = (
+    "auto (the smallest that meets --fidelity), transform[:step=X,k=N], topk[:k=N,step=X] or dense[:k=N,dtype=float32]."
+)
+DEFAULT_FIDELITY = 0.1
 
 
 def data_options(command: Command) -> Command:
@@ -32,3 +39,63 @@ def machine_options(command: Command) -> Command:
         help="Processes that render. [default: 0 for images in memory, else one a core]",
     )(command)
     return click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")(command)
+
+
+def codec_options(command: Command) -> Command:
+    """What a cache shall serve, and how closely; `codec_request` reads them."""
+    for option in reversed(
+        [
+            click.option("--codec", default="auto", show_default=True, metavar="SPEC", help=CODEC_HELP),
+            click.option(
+                "--fidelity",
+                default=DEFAULT_FIDELITY,
+                show_default=True,
+                help="The largest gradient error allowed, for each declared loss: ||G_cache - G_full|| / ||G_full||.",
+            ),
+            click.option(
+                "--for",
+                "losses",
+                multiple=True,
+                default=("gdkd",),
+                show_default=True,
+                metavar="LOSS",
+                help="A loss that the cache shall serve: kd, dkd, gdkd or gdkd3, with settings as in "
+                "gdkd:w2=8,temperature=1. May be repeated: all must meet the fidelity.",
+            ),
+            click.option(
+                "--temperature",
+                "temperatures",
+                type=float,
+                multiple=True,
+                default=(4.0,),
+                show_default=True,
+                help="T of the losses whose spec names none; may be repeated.",
+            ),
+            click.option("--k", type=int, default=None, help="k, likewise. [default: 5; gdkd3: 4]"),
+            click.option("--w0", type=float, default=None, help="gdkd's w0, likewise. [default: 1]"),
+            click.option("--w1", type=float, default=None, help="gdkd's w1, likewise. [default: 1]"),
+            click.option("--w2", type=float, default=None, help="gdkd's w2, likewise. [default: 8]"),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+def codec_request(
+    codec: str,
+    fidelity: float,
+    losses: tuple[str, ...],
+    temperatures: tuple[float, ...],
+    **weights: float | None,
+) -> "CodecRequest":
+    """The request that the options of `codec_options` make."""
+    from gdkd_cache.codec import CodecRequest
+    from gdkd_cache.losses import LossSettings
+
+    given = {name: value for name, value in weights.items() if value is not None}
+    settings = []
+    for spec in losses:
+        for temperature in (None,) if "temperature=" in spec else temperatures:
+            defaults = given if temperature is None else given | {"temperature": temperature}
+            settings.append(LossSettings.from_spec(spec, defaults))
+    return CodecRequest(spec=codec, fidelity=fidelity, losses=tuple(dict.fromkeys(settings)))

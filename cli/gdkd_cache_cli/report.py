@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gdkd_cache.store import Manifest
 
+_CODEC_FACTS = ("num_top", "step", "num_components", "temperatures", "dtype")
+
 
 def cache_json(manifest: "Manifest") -> dict[str, Any]:
     """The facts of a cache for `--json`."""
@@ -18,6 +20,7 @@ def cache_json(manifest: "Manifest") -> dict[str, Any]:
         "bytes": manifest.num_bytes,
         "bytes_per_view": manifest.num_bytes / (identity.num_views * identity.num_rows),
         "objects": len(manifest.objects),
+        "fidelity": identity.fidelity,
         "identity": identity.to_json(),
     }
 
@@ -28,12 +31,13 @@ def cache_lines(manifest: "Manifest") -> list[str]:
     teacher = [str(identity.teacher.get("name", "unknown"))]
     if identity.teacher.get("accuracy") is not None:
         teacher.append(f"accuracy {identity.teacher['accuracy']:.2%}")
-    codec = " ".join(f"{k}={v}" for k, v in identity.codec.items() if k not in ("name", "num_classes"))
+    codec = ", ".join(f"{name} {value}" for name, value in identity.codec.items() if name in _CODEC_FACTS)
     rows = {
         "data": f"{identity.data['name']}: {identity.num_rows} rows, {len(identity.classes)} classes",
         "teacher": ", ".join(teacher),
         "views": _views(identity.num_views, identity.views),
         "codec": f"{facts['codec']} ({codec})",
+        "serves": _served(identity.fidelity),
         "size": f"{facts['bytes_per_view']:.1f} bytes a view, {facts['bytes']:,} bytes in {facts['objects']} objects",
         "made with": ", ".join(f"{name} {number}" for name, number in identity.build.get("software", {}).items()),
         "digest": facts["digest"],
@@ -46,3 +50,10 @@ def _views(count: int, views: dict[str, Any] | None) -> str:
         return f"{count}, of logits computed elsewhere"
     height, width = views["size"]
     return f"{count} of {height}x{width}, recipe {views['recipe']['name']}, seed {views['seed']}"
+
+
+def _served(fidelity: dict[str, Any]) -> str:
+    errors = [f"{loss}: gradient error {error:.3f}" for loss, error in fidelity["gradient_error"].items()]
+    if not errors:
+        return "none of the declared losses"
+    return f"{'; '.join(errors)} (on {fidelity['rows']} held-out rows; top classes exact)"

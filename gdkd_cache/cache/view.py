@@ -21,15 +21,15 @@ class View:
         self.number = number
         self._codec = reader.codec
         self._labels = labels
-        self._columns: dict[str, np.ndarray] = {}
+        columns: dict[str, np.ndarray] = {}
         for name, layout in reader.layouts.items():
             if name != PROBE:
-                column = reader.column(name, number)
-                _check_written(f"{reader.path}: view {number}: {name}", column, layout.column.fill)
-                self._columns[name] = column
-        classes = self._columns["classes"]
-        if classes.max() >= reader.codec.num_classes:
-            raise CacheError(f"{reader.path}: view {number} holds a class id of {classes.max()}, which is no class")
+                columns[name] = reader.column(name, number)
+                _check_written(f"{reader.path}: view {number}: {name}", columns[name], layout.column.fill)
+        try:
+            self._columns = reader.codec.expand(columns, labels)
+        except CacheError as error:
+            raise CacheError(f"{reader.path}: view {number}: {error}") from None
 
     def _gather(self, rows: Rows, device: str | torch.device) -> tuple[dict[str, Tensor], Tensor]:
         index = np.asarray(rows, dtype=np.int64)

@@ -2,50 +2,36 @@
 
 from typing import Any
 
+import numpy as np
+
+from gdkd_cache.codec.choose import Calibration as Calibration
+from gdkd_cache.codec.choose import Choice as Choice
+from gdkd_cache.codec.choose import CodecRequest as CodecRequest
+from gdkd_cache.codec.choose import calibration_rows as calibration_rows
 from gdkd_cache.codec.columns import Codec as Codec
 from gdkd_cache.codec.columns import Column as Column
 from gdkd_cache.codec.columns import TopK as TopK
 from gdkd_cache.codec.columns import class_column as class_column
 from gdkd_cache.codec.dense import DenseCodec as DenseCodec
+from gdkd_cache.codec.fidelity import ENCODE_ROWS as ENCODE_ROWS
+from gdkd_cache.codec.fidelity import encode_rows as encode_rows
+from gdkd_cache.codec.fidelity import gradient_error as gradient_error
 from gdkd_cache.codec.topk import TopKCodec as TopKCodec
+from gdkd_cache.codec.transform import TransformCodec as TransformCodec
+from gdkd_cache.codec.transform import tables_from_bytes
 from gdkd_cache.errors import CacheError, UsageError
-from gdkd_cache.spec import parse_spec
-
-CODECS = ("topk", "dense")
+from gdkd_cache.losses import LossSettings
 
 
-def open_codec(spec: str, num_classes: int, temperatures: tuple[float, ...]) -> Codec:
-    """Make a codec from a spec such as `topk`, `topk:k=20`, `dense` or `dense:dtype=float32`.
-
-    Args:
-        spec: name and options.
-        num_classes: C >= 2.
-        temperatures: what `topk` shall store the tail's mass for.
-
-    Raises:
-        UsageError: an unknown codec or option.
-    """
-    name, _, options = spec.partition(":")
-    num_top = min(8, num_classes - 1)
-    if name == "topk":
-        values = parse_spec("codec topk", options, {"k": num_top, "step": 1 / 64})
-        return TopKCodec(
-            num_classes=num_classes,
-            num_top=int(values["k"]),
-            temperatures=temperatures,
-            step=float(values["step"]),
-        )
-    if name == "dense":
-        values = parse_spec("codec dense", options, {"k": num_top, "dtype": "float16"})
-        return DenseCodec(num_classes=num_classes, num_top=int(values["k"]), dtype=str(values["dtype"]))
-    raise UsageError(f"codec is {name!r}; it must be one of {', '.join(CODECS)}")
-
-
-def codec_from_json(stored: dict[str, Any]) -> Codec:
+def codec_from_json(stored: dict[str, Any], tables: np.ndarray | None = None) -> Codec:
     """Rebuild the codec that a manifest names.
 
+    Args:
+        stored: the codec's `to_json`.
+        tables: the codec's `tables_bytes`, for a codec that has some.
+
     Raises:
-        CacheError: an unknown codec, or fields that are missing, unknown or out of range.
+        CacheError: an unknown codec, or fields or tables that are missing, unknown or out of range.
     """
     fields = dict(stored)
     name = fields.pop("name", None)
@@ -55,6 +41,12 @@ def codec_from_json(stored: dict[str, Any]) -> Codec:
             return TopKCodec(**fields)
         if name == "dense":
             return DenseCodec(**fields)
-    except (TypeError, KeyError, UsageError) as error:
+        if name == "transform" and tables is not None:
+            sizes = {key: int(fields.pop(key)) for key in ("num_components", "num_groups")}
+            fields.pop("tables_bytes")
+            sizes |= {key: int(fields[key]) for key in ("num_classes", "num_top")}
+            fields["losses"] = tuple(LossSettings(**settings) for settings in fields["losses"])
+            return TransformCodec(**fields, tables=tables_from_bytes(tables, **sizes))
+    except (TypeError, KeyError, ValueError, UsageError) as error:
         raise CacheError(f"the manifest's codec cannot be read: {error}") from None
-    raise CacheError(f"the manifest's codec is {name!r}; this version reads {', '.join(CODECS)}")
+    raise CacheError(f"the manifest's codec is {name!r}; this version reads transform, topk and dense")

@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gdkd_cache.errors import UsageError
+from gdkd_cache.errors import CacheError, UsageError
 from gdkd_cache.losses import LossSettings, top_classes
 
 
@@ -20,11 +21,13 @@ class Column:
         dtype: numpy's name of the element type.
         shape: shape of one row's entry; () for a scalar.
         fill: a sentinel that no encoder writes: what an unwritten chunk would read as.
+        separate: compress each component on its own, where they have statistics of their own.
     """
 
     dtype: str
     shape: tuple[int, ...]
     fill: int | float
+    separate: bool = False
 
 
 class TopK(NamedTuple):
@@ -41,7 +44,7 @@ class TopK(NamedTuple):
 
 @runtime_checkable
 class Codec(Protocol):
-    """Encode and decode one teacher's logits; everything that decoding needs is in `to_json`."""
+    """Encode and decode one teacher's logits; all that decoding needs is in `to_json` and `tables_bytes`."""
 
     @property
     def num_classes(self) -> int: ...
@@ -57,10 +60,18 @@ class Codec(Protocol):
         """Encode float logits [row, class] on any device; labels int64 [row]. Finite logits only."""
         ...
 
+    def expand(self, columns: Mapping[str, np.ndarray], labels: np.ndarray) -> dict[str, np.ndarray]:
+        """What a view keeps in memory, from its stored columns: once a view, so that a batch decodes fast.
+
+        Raises:
+            CacheError: values that no encoder writes.
+        """
+        ...
+
     def decode(
         self, columns: Mapping[str, Tensor], labels: Int[Tensor, " row"], temperature: float | None = None
     ) -> Float[Tensor, "row class"]:
-        """Reconstruct float32 logits [row, class], up to a constant per row, for a loss at `temperature`."""
+        """Reconstruct float32 logits [row, class] of expanded columns, up to a constant per row."""
         ...
 
     def topk(self, columns: Mapping[str, Tensor]) -> TopK: ...
@@ -70,6 +81,10 @@ class Codec(Protocol):
         ...
 
     def to_json(self) -> dict[str, Any]: ...
+
+    def tables_bytes(self) -> np.ndarray:
+        """The codec's fitted arrays as uint8 [byte]; empty for a codec that has none."""
+        ...
 
 
 def class_dtype(num_classes: int) -> str:
@@ -87,6 +102,17 @@ def exact_top(logits: Float[Tensor, "row class"], num_top: int) -> TopK:
     """The `num_top` largest logits in rank order; equal logits: the lower class id first."""
     classes = top_classes(logits, num_top)
     return TopK(logits.gather(-1, classes), classes)
+
+
+def checked_classes(columns: Mapping[str, np.ndarray], num_classes: int) -> dict[str, np.ndarray]:
+    """The columns as they are, for codecs that decode them straight away, once their class ids are checked.
+
+    Raises:
+        CacheError: an id that is no class.
+    """
+    if columns["classes"].max(initial=0) >= num_classes:
+        raise CacheError(f"a stored class id is {columns['classes'].max()}, which is no class: the cache is damaged")
+    return dict(columns)
 
 
 def check_num_top(num_top: int, num_classes: int) -> None:

@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from gdkd_cache.codec.columns import Column, TopK, check_num_top, class_column, class_dtype, exact_top
+from gdkd_cache.codec.columns import Column, TopK, check_num_top, checked_classes, class_column, class_dtype, exact_top
 from gdkd_cache.errors import GdkdCacheError, UsageError
 from gdkd_cache.losses import LossSettings
 
@@ -47,6 +48,9 @@ class DenseCodec:
         top = exact_top(z, self.num_top)
         return {"classes": top.classes.to(getattr(torch, class_dtype(self.num_classes))), "logits": stored}
 
+    def expand(self, columns: Mapping[str, np.ndarray], labels: np.ndarray) -> dict[str, np.ndarray]:
+        return checked_classes(columns, self.num_classes)
+
     def decode(self, columns: Mapping[str, Tensor], labels: Tensor, temperature: float | None = None) -> Tensor:
         return columns["logits"].float()
 
@@ -69,3 +73,6 @@ class DenseCodec:
             "num_top": self.num_top,
             "dtype": self.dtype,
         }
+
+    def tables_bytes(self) -> np.ndarray:
+        return np.zeros(0, np.uint8)

@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from gdkd_cache.codec.columns import Column, TopK, check_num_top, class_column, class_dtype, exact_top
+from gdkd_cache.codec.columns import Column, TopK, check_num_top, checked_classes, class_column, class_dtype, exact_top
 from gdkd_cache.errors import GdkdCacheError, UsageError
 from gdkd_cache.losses import LossSettings
 
@@ -75,6 +76,9 @@ class TopKCodec:
             "tail": tail.clamp(min=-65504).to(torch.float16),
         }
 
+    def expand(self, columns: Mapping[str, np.ndarray], labels: np.ndarray) -> dict[str, np.ndarray]:
+        return checked_classes(columns, self.num_classes)
+
     def decode(self, columns: Mapping[str, Tensor], labels: Tensor, temperature: float | None = None) -> Tensor:
         temperature = self.temperatures[0] if temperature is None else temperature
         if temperature not in self.temperatures:
@@ -115,3 +119,6 @@ class TopKCodec:
             "temperatures": list(self.temperatures),
             "step": self.step,
         }
+
+    def tables_bytes(self) -> np.ndarray:
+        return np.zeros(0, np.uint8)

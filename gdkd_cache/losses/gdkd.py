@@ -1,11 +1,10 @@
 """DKD, GDKD and GDKD3: the decoupled losses, as choices of partition and weights."""
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from gdkd_cache.errors import UsageError
-from gdkd_cache.losses.partition import partition_loss, ranked_groups
+from gdkd_cache.losses.partition import label_groups, partition_loss, ranked_groups
 
 
 def dkd(
@@ -33,10 +32,7 @@ def dkd(
     Raises:
         UsageError: shapes differ, fewer than 2 classes, or temperature <= 0.
     """
-    if labels.shape != teacher.shape[:-1]:
-        raise UsageError(f"labels are {list(labels.shape)}; the logits need {list(teacher.shape[:-1])}")
-    group = torch.ones(teacher.shape, dtype=torch.int64, device=teacher.device)
-    group = group.scatter(-1, labels.long().unsqueeze(-1), 0)
+    group = label_groups(teacher.shape, labels)
     return partition_loss(student, teacher, group, top_weight=alpha, group_weights=[0.0, beta], temperature=temperature)
 
 

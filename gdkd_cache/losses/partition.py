@@ -30,7 +30,7 @@ def _kl_terms(log_p: Tensor, log_q: Tensor, kind: str) -> Tensor:
     return 0.5 * (log_p.exp() - log_q.exp()) * (log_p - log_q)
 
 
-def _log_masses(z: Tensor, group: Tensor, num_groups: int) -> Tensor:
+def log_masses(z: Tensor, group: Tensor, num_groups: int) -> Tensor:
     """L_g for every group: [..., class] -> [..., group]."""
     masses = [z.masked_fill(group != g, -torch.inf).logsumexp(-1) for g in range(num_groups)]
     return torch.stack(masses, -1)
@@ -86,7 +86,7 @@ def partition_loss(
         raise UsageError(f"kl is {kl!r}; it must be one of {', '.join(KL_KINDS)}")
     s, t = check_logits(student, teacher, temperature)
     num_groups = len(group_weights)
-    masses_s, masses_t = _log_masses(s, group, num_groups), _log_masses(t, group, num_groups)
+    masses_s, masses_t = log_masses(s, group, num_groups), log_masses(t, group, num_groups)
     within = _kl_terms(t - masses_t.gather(-1, group), s - masses_s.gather(-1, group), kl)
     weights = torch.tensor(group_weights, dtype=s.dtype, device=s.device)[group]
     # A zero weight must also silence an infinite term, so it selects instead of multiplying.
@@ -131,3 +131,15 @@ def ranked_groups(teacher: Tensor, top: Tensor | None, sizes: Sequence[int]) -> 
     )
     group = torch.full(teacher.shape, len(sizes), dtype=torch.int64, device=teacher.device)
     return group.scatter(-1, top[..., :k], ranks.expand(*teacher.shape[:-1], k))
+
+
+def label_groups(shape: torch.Size, labels: Tensor) -> Tensor:
+    """Group ids by label: the label's class gets 0, all others 1: labels int64 [...] -> int64 [..., class].
+
+    Raises:
+        UsageError: the labels' shape is not that of the logits without their last axis.
+    """
+    if labels.shape != shape[:-1]:
+        raise UsageError(f"labels are {list(labels.shape)}; the logits need {list(shape[:-1])}")
+    group = torch.ones(shape, dtype=torch.int64, device=labels.device)
+    return group.scatter(-1, labels.long().unsqueeze(-1), 0)

@@ -1,14 +1,18 @@
 """One distillation loss with its settings: what a user asks for, a cache declares, and a trainer calls."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from gdkd_cache.errors import UsageError
 from gdkd_cache.losses.gdkd import dkd, gdkd, gdkd3
 from gdkd_cache.losses.kd import kd, standardize
-from gdkd_cache.losses.partition import KL_KINDS
+from gdkd_cache.losses.partition import KL_KINDS, label_groups, log_masses, ranked_groups
+from gdkd_cache.spec import parse_spec
 
 _FIELDS = {
     "kd": (),
@@ -60,6 +64,26 @@ class LossSettings:
         if self.k is not None and self.k < (2 if self.loss == "gdkd3" else 1):
             raise UsageError(f"k is {self.k}; {self.loss} needs at least {2 if self.loss == 'gdkd3' else 1}")
 
+    @classmethod
+    def from_spec(cls, spec: str, given: Mapping[str, float]) -> "LossSettings":
+        """Read a spec such as `gdkd:w2=8,temperature=1`.
+
+        Args:
+            spec: a loss and its settings.
+            given: settings for what the spec leaves open; those that the loss does not have are left out.
+
+        Raises:
+            UsageError: an unknown loss or setting, or a value out of range.
+        """
+        name, _, options = spec.partition(":")
+        plain = cls(loss=name)
+        defaults = {"standardize": 0, **plain.to_json()}
+        del defaults["loss"]
+        values = parse_spec(
+            f"loss {name}", options, defaults | {k: type(defaults[k])(v) for k, v in given.items() if k in defaults}
+        )
+        return cls(loss=name, **{**values, "standardize": bool(values["standardize"])})
+
     @property
     def num_top(self) -> int:
         """How many exact top classes the loss needs from the teacher: its k, or 0."""
@@ -96,3 +120,30 @@ class LossSettings:
             kl=self.kl,
             top=top,
         )
+
+    def within_groups(
+        self, teacher: Tensor, labels: Tensor, top: Tensor | None = None
+    ) -> tuple[Float[Tensor, "batch class"], Float[Tensor, "batch class"]]:
+        """How much the loss weighs each class, and the teacher's probability of the class within its group.
+
+        T times their product is how far the loss's gradient moves with the teacher's logit of that class.
+
+        Args:
+            teacher: float32 [batch, class]; standardize them first for a standardized loss.
+            labels: int64 [batch].
+            top: int64 [batch, >= k], the exact partition.
+
+        Returns:
+            weights [batch, class] >= 0 and probabilities [batch, class].
+        """
+        z = teacher / self.temperature
+        if self.loss == "kd":
+            group, weights = torch.zeros(z.shape, dtype=torch.int64, device=z.device), [1.0]
+        elif self.loss == "dkd":
+            group, weights = label_groups(z.shape, labels), [0.0, self.beta]
+        elif self.loss == "gdkd":
+            group, weights = ranked_groups(teacher, top, [self.num_top]), [self.w1, self.w2]
+        else:
+            group, weights = ranked_groups(teacher, top, [1, self.num_top - 1]), [0.0, self.w1, self.w2]
+        masses = log_masses(z, group, len(weights)).gather(-1, group)
+        return torch.tensor(weights, dtype=z.dtype, device=z.device)[group], (z - masses).exp()

@@ -2,9 +2,9 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gdkd_cache.codec import Codec, open_codec
+from gdkd_cache.codec import ENCODE_ROWS, Calibration, Codec, CodecRequest, calibration_rows
 from gdkd_cache.data import (
     Recipe,
     Source,
@@ -49,8 +49,7 @@ class BuildOptions:
         num_views: views of each image, at least 1.
         recipe: such as `crop-flip`.
         seed: the views' seed.
-        codec: such as `topk`, `topk:k=20`, `dense`.
-        temperatures: what a `topk` cache shall serve.
+        request: the codec, or the gradient error that it shall meet for the declared losses.
         batch_size: rows the teacher sees at once; part of the cache's identity, as it moves a teacher's last bits.
         num_workers: processes that render; None takes 0 for images in memory, else one a core (at most 8).
         force: replace another cache in `out`.
@@ -64,8 +63,7 @@ class BuildOptions:
     num_views: int
     recipe: str = "crop-flip"
     seed: int = 0
-    codec: str = "topk"
-    temperatures: tuple[float, ...] = (4.0,)
+    request: CodecRequest = field(default_factory=CodecRequest)
     batch_size: int = 256
     num_workers: int | None = None
     force: bool = False
@@ -109,13 +107,20 @@ def build(options: BuildOptions, source: Source, teacher: Teacher) -> BuildResul
     keys = list(source.keys)
     size = image_size(source)
     recipe = open_recipe(options.recipe, *size)
-    codec = open_codec(options.codec, len(source.classes), options.temperatures)
     probe_rows = probed(hash_keys(keys))
     renderer = ViewRenderer(source, recipe, options.seed, probe_rows=probe_rows)
     view_size = renderer[requests_for(0, np.arange(1), 1)[0]].pixels.shape[2:]
     teacher.check_classes(source, (view_size[0], view_size[1]))
-    identity = _identity(options, source, keys, recipe, codec, teacher, list(view_size))
-    writer = CacheWriter(options.out, identity, codec, force=options.force)
+    identity = _identity(options, source, keys, recipe, teacher, list(view_size))
+    writer = CacheWriter(options.out, identity, force=options.force)
+    start = time.monotonic()
+    if writer.fitted is None:
+        stored_rows = len(keys) * options.num_views
+        calibration = calibrate(options.request, source, renderer, teacher, options, stored_rows=stored_rows)
+        choice = calibration.choose()
+        writer.fitted = choice.codec, choice.fidelity
+    codec, fidelity = writer.fitted
+    writer.begin(codec, fidelity)
     if writer.manifest is not None:
         _LOG.info("%s is already complete: nothing to do", options.out)
         return BuildResult(manifest=writer.manifest, rows_computed=0, seconds=0.0)
@@ -123,12 +128,11 @@ def build(options: BuildOptions, source: Source, teacher: Teacher) -> BuildResul
     pending = [unit for unit in shards if not writer.committed(unit[0], unit[1])]
     if len(pending) < len(shards):
         _LOG.info("resuming: %d of %d shards are committed already", len(shards) - len(pending), len(shards))
-    start = time.monotonic()
     total = sum(len(rows) for _, _, rows in pending)
     with progress("build", total, "images") as advance:
         encode = partial(_encode_shard, teacher, codec, keys, advance)
-        workers = default_num_workers(source) if options.num_workers is None else options.num_workers
-        loader = ViewLoader(renderer, num_workers=workers, pin_memory=teacher.device.type == "cuda")
+        pin_memory = teacher.device.type == "cuda"
+        loader = ViewLoader(renderer, num_workers=_workers(options, source), pin_memory=pin_memory)
         _run(options.batch_size, pending, loader, encode, writer)
     manifest = writer.finish(keys, labels)
     return BuildResult(manifest=manifest, rows_computed=total, seconds=time.monotonic() - start)
@@ -139,7 +143,6 @@ def _identity(
     source: Source,
     keys: list[str],
     recipe: Recipe,
-    codec: Codec,
     teacher: Teacher,
     view_size: list[int],
 ) -> Identity:
@@ -150,7 +153,9 @@ def _identity(
         data={"name": name_of(source), "digest": source.digest, "keys_bytes": len(encode_keys(keys))},
         views={"recipe": recipe.to_json(), "seed": options.seed, "size": view_size},
         teacher=teacher.description,
-        codec=codec.to_json(),
+        request=options.request.to_json(),
+        codec={},
+        fidelity={},
         build={
             "batch_size": options.batch_size,
             "device": describe(teacher.device),
@@ -159,6 +164,46 @@ def _identity(
         },
         shard_rows=options.shard_rows,
     )
+
+
+def calibrate(
+    request: CodecRequest,
+    source: Source,
+    renderer: ViewRenderer,
+    teacher: Teacher,
+    options: BuildOptions,
+    *,
+    stored_rows: int,
+) -> Calibration:
+    """Run the teacher on view 0 of the rows that calibration needs: those of the smallest key hashes.
+
+    Raises:
+        ModelError: the teacher gives NaN or infinity.
+        SourceError: an image cannot be read.
+    """
+    hashes = hash_keys(source.keys)
+    rows = np.sort(np.argsort(hashes, kind="stable")[: calibration_rows(len(hashes), len(source.classes))])
+    loader = ViewLoader(renderer, num_workers=_workers(options, source), pin_memory=teacher.device.type == "cuda")
+    logits, labels = [], []
+    with progress("calibrate", len(rows), "images") as advance:
+        for batch in loader.stream(requests_for(0, rows, options.batch_size)):
+            logits.append(_finite_logits(teacher, batch, source.keys).cpu())
+            labels.append(batch.labels)
+            advance(len(batch.rows))
+    return Calibration(request, torch.cat(logits), torch.cat(labels), stored_rows=stored_rows)
+
+
+def _workers(options: BuildOptions, source: Source) -> int:
+    return default_num_workers(source) if options.num_workers is None else options.num_workers
+
+
+def _finite_logits(teacher: Teacher, batch: ViewBatch, keys: Sequence[str]) -> Tensor:
+    logits = teacher.logits(batch.pixels)
+    finite = logits.isfinite().all(-1)
+    if not finite.all():
+        key = keys[int(batch.rows[int(finite.logical_not().nonzero()[0])])]
+        raise ModelError(f"the teacher gives NaN or infinity for {key!r}; check its weights and precision")
+    return logits
 
 
 def _run(
@@ -198,18 +243,20 @@ def _encode_shard(
     """The columns of one shard: takes as many batches as it has rows."""
     parts: list[dict[str, Tensor]] = []
     probes: list[np.ndarray] = []
-    done = 0
+    waiting: list[tuple[Tensor, Tensor]] = []
+    done = encoded = 0
     while done < len(rows):
         batch = next(batches)
         assert batch.probes is not None
-        logits = teacher.logits(batch.pixels)
-        finite = logits.isfinite().all(-1)
-        if not finite.all():
-            key = keys[int(batch.rows[int(finite.logical_not().nonzero()[0])])]
-            raise ModelError(f"the teacher gives NaN or infinity for {key!r}; check its weights and precision")
-        parts.append(codec.encode(logits, batch.labels.to(logits.device)))
+        logits = _finite_logits(teacher, batch, keys)
+        waiting.append((logits, batch.labels.to(logits.device)))
         probes.append(batch.probes)
         done += len(batch.rows)
+        if done - encoded >= ENCODE_ROWS or done == len(rows):
+            some, labels = (torch.cat(tensors) for tensors in zip(*waiting, strict=True))
+            parts.append(codec.encode(some, labels))
+            waiting.clear()
+            encoded = done
         advance(len(batch.rows))
     columns = {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in parts[0]}
     return columns | {PROBE: np.concatenate(probes)}

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gdkd_cache.cache import open_cache
+from gdkd_cache.codec import CodecRequest
 from gdkd_cache.data import open_source
 from gdkd_cache.errors import CacheError
 from gdkd_cache.losses import LossSettings
@@ -56,10 +57,13 @@ def run_demo(out: Path) -> None:
 
     console.print(f"[2/5] A cache: the teacher sees {_NUM_VIEWS} seeded crop-and-flip views of every image, once.")
     teacher = open_teacher(_TEACHER, out / "teacher" / "best.safetensors", source)
-    built = build(BuildOptions(out=out / "digits.zarr", num_views=_NUM_VIEWS), source, teacher)
+    request = CodecRequest(losses=(_LOSS,))
+    built = build(BuildOptions(out=out / "digits.zarr", num_views=_NUM_VIEWS, request=request), source, teacher)
     bytes_per_view = built.manifest.num_bytes / built.rows_computed
+    codec, errors = built.manifest.identity.codec["name"], built.manifest.identity.fidelity["gradient_error"]
     console.print(
-        f"      {built.rows_computed} views at {bytes_per_view:.1f} bytes each; {built.manifest.digest[:23]}..."
+        f"      {built.rows_computed} views at {bytes_per_view:.1f} bytes each (codec {codec}), gradient error "
+        f"{max(errors.values()):.3f}; {built.manifest.digest[:23]}..."
     )
 
     ways = {

@@ -55,8 +55,9 @@ class ArrayLayout:
         rows_axis, ndim = len(leading), len(shape)
         column_major = [*range(rows_axis), *range(rows_axis + 1, ndim), rows_axis]
         order = [TransposeCodec(order=tuple(column_major))] if self.column.shape else []
+        components = tuple(1 if self.column.separate else extent for extent in self.column.shape)
         sharding = ShardingCodec(
-            chunk_shape=(*leading, chunk_rows, *self.column.shape),
+            chunk_shape=(*leading, chunk_rows, *components),
             codecs=[*order, BytesCodec(endian="little"), ZstdCodec(level=_ZSTD_LEVEL), Crc32cCodec()],
         )
         return zarr.create_array(

@@ -9,16 +9,20 @@ from gdkd_cache.store.manifest import Identity
 
 LABELS = "labels"
 KEYS = "keys"
+TABLES = "tables"
 PROBE = "probe"
 PROBE_BYTES = 20
 
 
 def row_layouts(identity: Identity) -> dict[str, ArrayLayout]:
-    """The arrays that all views share: `labels` [row], and `keys` [byte], the key strings, one a line."""
+    """The arrays that all views share: `labels` [row], `keys` [byte] (one a line) and the codec's `tables` [byte]."""
     extents = {
         LABELS: (class_column(len(identity.classes), ()), identity.num_rows),
         KEYS: (Column(dtype="uint8", shape=(), fill=255), identity.data["keys_bytes"]),  # 255 is not in UTF-8
     }
+    if "tables_bytes" in identity.codec:
+        # What a fitted codec needs to decode; checked by its object's checksum, so it needs no sentinel.
+        extents[TABLES] = (Column(dtype="uint8", shape=(), fill=0), int(identity.codec["tables_bytes"]))
     return {
         name: ArrayLayout(name=name, column=column, num_rows=length, num_views=None)
         for name, (column, length) in extents.items()

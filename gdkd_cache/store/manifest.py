@@ -25,7 +25,9 @@ class Identity:
         data: `name` and `digest` of the source, and `keys_bytes`, the length of its key table.
         views: `recipe`, `seed` and `size` [height, width] of the views; None for logits computed elsewhere.
         teacher: name, checksum of the weights, input size, normalisation, accuracy.
+        request: what was asked of the codec: spec, fidelity, losses.
         codec: the codec's `to_json`.
+        fidelity: what the codec was measured to lose on held-out calibration rows.
         build: batch size, precision, device kind and library versions: what moves a teacher's last bits.
         shard_rows: rows a shard.
     """
@@ -36,7 +38,9 @@ class Identity:
     data: dict[str, Any]
     views: dict[str, Any] | None
     teacher: dict[str, Any]
+    request: dict[str, Any]
     codec: dict[str, Any]
+    fidelity: dict[str, Any]
     build: dict[str, Any]
     shard_rows: int
 
@@ -126,7 +130,7 @@ def identity_from_json(stored: dict[str, Any]) -> Identity:
     for name in ("num_rows", "num_views", "shard_rows"):
         if type(getattr(identity, name)) is not int or getattr(identity, name) < 1:
             raise ValueError(name)
-    for name in ("data", "teacher", "codec", "build"):
+    for name in ("data", "teacher", "request", "codec", "fidelity", "build"):
         if not isinstance(getattr(identity, name), dict):
             raise ValueError(name)
     if type(identity.data.get("keys_bytes")) is not int or identity.data["keys_bytes"] < 1:

@@ -1,15 +1,16 @@
 """Read a finished cache: the manifest alone says what exists, and no byte is used before it was checked."""
 
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from gdkd_cache.codec import codec_from_json
+from gdkd_cache.codec import Codec, codec_from_json
 from gdkd_cache.errors import CacheError
 from gdkd_cache.store.arrays import ArrayLayout
 from gdkd_cache.store.folder import Folder
-from gdkd_cache.store.layout import KEYS, LABELS, decode_keys, row_layouts, view_layouts
+from gdkd_cache.store.layout import KEYS, LABELS, TABLES, decode_keys, row_layouts, view_layouts
 from gdkd_cache.store.manifest import BUILD_NAME, LEDGER_NAME, MANIFEST_LIMIT, MANIFEST_NAME, Manifest
 
 
@@ -17,9 +18,8 @@ class CacheReader:
     """Read-only access to a cache folder.
 
     Attributes:
+        path: the folder.
         manifest: the checked manifest.
-        codec: the codec that it names.
-        layouts: the arrays `[view, row, ...]` by column name.
     """
 
     def __init__(self, path: Path) -> None:
@@ -37,13 +37,22 @@ class CacheReader:
             raise CacheError(f"{path} is no cache: it has no {MANIFEST_NAME}")
         self.path = path
         self.manifest = Manifest.from_bytes(self._folder.read(MANIFEST_NAME, MANIFEST_LIMIT))
-        self.codec = codec_from_json(self.manifest.identity.codec)
-        self.layouts = view_layouts(self.manifest.identity, self.codec)
-        if self.codec.num_classes != len(self.manifest.identity.classes):
+        num_classes = self.manifest.identity.codec.get("num_classes")
+        if num_classes != len(self.manifest.identity.classes):
             raise CacheError(
-                f"{path}: the codec has {self.codec.num_classes} classes, "
-                f"the manifest names {len(self.manifest.identity.classes)}"
+                f"{path}: the codec has {num_classes} classes, the manifest names {len(self.manifest.identity.classes)}"
             )
+
+    @cached_property
+    def codec(self) -> Codec:
+        """The codec that the manifest names, with its tables."""
+        layout = row_layouts(self.manifest.identity).get(TABLES)
+        return codec_from_json(self.manifest.identity.codec, None if layout is None else self._array(layout))
+
+    @cached_property
+    def layouts(self) -> dict[str, ArrayLayout]:
+        """The arrays `[view, row, ...]` by column name."""
+        return view_layouts(self.manifest.identity, self.codec)
 
     def _read(self, name: str) -> bytes:
         record = self.manifest.objects.get(name)

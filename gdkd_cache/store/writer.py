@@ -4,17 +4,18 @@ Protocol: `build.json` (the identity) first; then for each (view, shard) its obj
 back, and only then its ledger record; the manifest last. Records and `build.json` go once it stands.
 """
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gdkd_cache.codec import Codec
+from gdkd_cache.codec import Codec, codec_from_json
 from gdkd_cache.errors import CacheError, MismatchError
 from gdkd_cache.store.arrays import group_metadata
 from gdkd_cache.store.folder import Folder
-from gdkd_cache.store.layout import KEYS, LABELS, encode_keys, row_layouts, view_layouts
+from gdkd_cache.store.layout import KEYS, LABELS, TABLES, encode_keys, row_layouts, view_layouts
 from gdkd_cache.store.manifest import (
     BUILD_NAME,
     LEDGER_NAME,
@@ -29,19 +30,19 @@ from gdkd_cache.store.manifest import (
 
 
 class CacheWriter:
-    """One build of one cache folder: new, resumed, or found complete.
+    """One build of one cache folder: new, resumed, or found complete. `begin` before anything is committed.
 
     Attributes:
         manifest: the manifest when the folder already holds this very cache complete, else None.
+        fitted: the codec and its measured fidelity when an earlier run of this build has left them, else None.
     """
 
-    def __init__(self, path: Path, identity: Identity, codec: Codec, *, force: bool = False) -> None:
-        """Begin or resume.
+    def __init__(self, path: Path, identity: Identity, *, force: bool = False) -> None:
+        """Look at the folder, and make it when it does not exist.
 
         Args:
-            path: the cache folder; made when it does not exist.
-            identity: what is built.
-            codec: the codec that `identity.codec` describes.
+            path: the cache folder.
+            identity: what is built; its codec and fidelity are not compared, as the rest decides them.
             force: remove another cache or another unfinished build in this folder first.
 
         Raises:
@@ -51,29 +52,54 @@ class CacheWriter:
         """
         self._folder = Folder(path)
         self._identity = identity
-        self._layouts = view_layouts(identity, codec)
         self.manifest: Manifest | None = None
+        self.fitted: tuple[Codec, dict[str, Any]] | None = None
         if path.exists() and not path.is_dir():
             raise CacheError(f"{path}: a file is in the way; name a folder to build into")
         asked = parse_json(BUILD_NAME, canonical_json(identity.to_json()))
         found = self._found()
-        if found is not None and (differences := list(_differences(found, asked))):
-            if not force:
-                raise MismatchError(
-                    f"{path} holds another build: {'; '.join(differences[:4])}; "
-                    "use the same options to resume it, another folder, or --force to replace it"
-                )
-            self._folder.delete(MANIFEST_NAME)  # first, so that nothing half-removed looks whole
-            for child in sorted({name.split("/")[0] for name in self._folder.names()} - {BUILD_NAME}):
-                self._folder.delete(child)
-            self._folder.delete(BUILD_NAME)
-            self.manifest = None
-        if self.manifest is None:
-            path.mkdir(parents=True, exist_ok=True)
-            self._folder.remove_partials()
-            self._folder.write(BUILD_NAME, canonical_json(asked))
-        else:
+        if found is not None:
+            later = {"codec": found.get("codec"), "fidelity": found.get("fidelity")}
+            if differences := list(_differences(found, asked | later)):
+                if not force:
+                    raise MismatchError(
+                        f"{path} holds another build: {'; '.join(differences[:4])}; "
+                        "use the same options to resume it, another folder, or --force to replace it"
+                    )
+                self._clear()
+            else:
+                self.fitted = self._read_codec(dataclasses.replace(identity, **later))
+        path.mkdir(parents=True, exist_ok=True)
+        self._folder.remove_partials()
+
+    def _clear(self) -> None:
+        self._folder.delete(MANIFEST_NAME)  # first, so that nothing half-removed looks whole
+        for child in sorted({name.split("/")[0] for name in self._folder.names()} - {BUILD_NAME}):
+            self._folder.delete(child)
+        self._folder.delete(BUILD_NAME)
+        self.manifest = None
+
+    def _read_codec(self, identity: Identity) -> tuple[Codec, dict[str, Any]] | None:
+        layout = row_layouts(identity).get(TABLES)
+        if layout is None:
+            return codec_from_json(identity.codec), identity.fidelity
+        if any(self._folder.size(name) is None for name in layout.object_names()):
+            return None  # killed between build.json and the tables
+        objects = {name: self._folder.read(name, MANIFEST_LIMIT) for name in layout.object_names()}
+        return codec_from_json(identity.codec, layout.decode(objects)), identity.fidelity
+
+    def begin(self, codec: Codec, fidelity: dict[str, Any]) -> None:
+        """Write the identity, and the codec's tables, before any shard."""
+        self._identity = dataclasses.replace(self._identity, codec=codec.to_json(), fidelity=fidelity)
+        self._layouts = view_layouts(self._identity, codec)
+        layout = row_layouts(self._identity).get(TABLES)
+        self._tables = {} if layout is None else layout.encode(codec.tables_bytes())
+        if self.manifest is not None:
             self._clean()
+            return
+        self._folder.write(BUILD_NAME, canonical_json(self._identity.to_json()))
+        for name, data in self._tables.items():
+            self._folder.write(name, data)
 
     def _found(self) -> dict[str, Any] | None:
         """The identity of what the folder holds, complete or not; None for a new or empty folder."""
@@ -139,6 +165,7 @@ class CacheWriter:
         shared |= layouts[KEYS].encode(encode_keys(keys))
         for name, data in shared.items():
             self._folder.write(name, data)
+        for name, data in (shared | self._tables).items():
             objects[name] = ObjectRecord.of(data)
         manifest = Manifest(self._identity, objects)
         self._folder.write(MANIFEST_NAME, manifest.to_bytes())

@@ -1,0 +1,116 @@
+"""How close a codec's reconstruction is to the logits, above all in the gradient that it gives."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from gdkd_cache.codec.columns import Codec, TopK, exact_top
+from gdkd_cache.losses import LossSettings, standardize
+
+ENCODE_ROWS = 2048
+"""Rows encoded at once where nothing else cuts them."""
+
+
+def gradient(
+    settings: LossSettings,
+    teacher: Float[Tensor, "row class"],
+    labels: Int[Tensor, " row"],
+    top: Int[Tensor, "row k"],
+) -> Float[Tensor, "row class"]:
+    """Gradient of a loss with respect to the logits of a uniform student (all zero), row by row.
+
+    For a standardized loss it is the gradient with respect to the standardized logits.
+    """
+    if settings.standardize:
+        teacher = standardize(teacher)
+    student = torch.zeros_like(teacher, requires_grad=True)
+    plain = LossSettings(**{**settings.to_json(), "standardize": False})
+    (gradients,) = torch.autograd.grad(plain(student, teacher, labels, top) * len(teacher), student)
+    return gradients
+
+
+def gradient_error(
+    settings: LossSettings,
+    logits: Float[Tensor, "row class"],
+    decoded: Float[Tensor, "row class"],
+    labels: Int[Tensor, " row"],
+    top: Int[Tensor, "row k"],
+) -> float:
+    """||G_cache - G_full||_F / ||G_full||_F for a uniform student, with the exact partition.
+
+    Args:
+        settings: the loss.
+        logits: what the teacher said, float32.
+        decoded: what the cache gives back, float32.
+        labels: class ids.
+        top: the exact top classes in rank order.
+
+    Returns:
+        0 for a perfect cache; 0 also where the full gradient itself vanishes and the cache's does.
+    """
+    full, cached = (gradient(settings, z, labels, top).double() for z in (logits, decoded))
+    size = float(full.norm())
+    return float((cached - full).norm()) / size if size else float(cached.norm())
+
+
+def encode_rows(codec: Codec, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Encode any number of rows, `ENCODE_ROWS` at a time."""
+    pieces = zip(logits.split(ENCODE_ROWS), labels.split(ENCODE_ROWS), strict=True)
+    parts = [codec.encode(some, their_labels) for some, their_labels in pieces]
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def decode_rows(
+    codec: Codec, columns: Mapping[str, Tensor], labels: Tensor, temperature: float | None = None
+) -> tuple[Tensor, TopK]:
+    """Decode stored columns as a reader would: logits [row, class] and the exact top classes."""
+    expanded = codec.expand({name: column.cpu().numpy() for name, column in columns.items()}, labels.cpu().numpy())
+    resident = {name: torch.from_numpy(column) for name, column in expanded.items()}
+    return codec.decode(resident, labels.cpu(), temperature), codec.topk(resident)
+
+
+def measure(
+    codec: Codec, logits: Tensor, labels: Tensor, losses: Sequence[LossSettings]
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Encode rows and say what was lost.
+
+    Args:
+        codec: the codec.
+        logits: float32 [row, class], rows that it was not fitted to.
+        labels: int64 [row].
+        losses: the declared losses; those that the codec does not serve are left out.
+
+    Returns:
+        `rows`, `gradient_error` of each loss by its text, `kl` (mean KL(full || decoded)) at each declared
+        temperature, `top1_agreement` and `topk_agreement` (1 for an exact codec), `max_error` (the largest absolute
+        error of a centred logit); and the encoded columns.
+    """
+    columns = encode_rows(codec, logits, labels)
+    exact = exact_top(logits, codec.num_top).classes
+    errors, divergences, largest, agreement = {}, {}, 0.0, torch.zeros(0)
+    for settings in losses:
+        if codec.refusal(settings) is not None:
+            continue
+        decoded, top = decode_rows(codec, columns, labels, settings.temperature)
+        errors[str(settings)] = _rounded(gradient_error(settings, logits, decoded, labels, exact))
+        full, ours = ((z / settings.temperature).log_softmax(-1) for z in (logits, decoded))
+        divergences[f"{settings.temperature:g}"] = _rounded(float((full.exp() * (full - ours)).sum(-1).mean()))
+        centred = [z - z.mean(-1, keepdim=True) for z in (logits, decoded)]
+        largest = max(largest, float((centred[0] - centred[1]).abs().max()))
+        agreement = (top.classes == exact).double()
+    facts = {
+        "rows": len(logits),
+        "gradient_error": errors,
+        "kl": divergences,
+        "top1_agreement": float(agreement[:, 0].mean()) if agreement.numel() else None,
+        "topk_agreement": float(agreement.mean()) if agreement.numel() else None,
+        "max_error": _rounded(largest),
+    }
+    return facts, columns
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.4g}")

@@ -1,0 +1,216 @@
+"""`transform`: the whole distribution as transform-coded residuals to the class means, the top classes exact."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gdkd_cache.codec.columns import Column, TopK, check_num_top, exact_top
+from gdkd_cache.codec.transform.head import decode_head, encode_head
+from gdkd_cache.codec.transform.patterns import PatternGroup, pack, pattern_groups, unpack
+from gdkd_cache.codec.transform.quantise import quantise, sensitivity
+from gdkd_cache.codec.transform.tables import TransformTables
+from gdkd_cache.errors import GdkdCacheError, UsageError
+from gdkd_cache.losses import LossSettings
+
+QUARTERS = 4
+BASIS_SCALE = 127
+HEAD_WEIGHT = 20.0
+LABEL_WEIGHT = 64
+_RANKED_CLASSES = 2048
+_EXPAND_ROWS = 8192
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TransformCodec:
+    """Transform codec.
+
+    A row's centred logits are predicted from the means of its top-1 class (and of its label, where that differs);
+    the residual's coefficients in a fitted basis are kept as whole steps, chosen for the declared losses' gradient
+    (quantise.py); the top classes as ranks in the reconstruction (head.py); and neighbouring columns share bytes
+    (patterns.py). Reconstruction is exact integer arithmetic, so ranks are the same on every machine.
+
+    Attributes:
+        num_classes: C.
+        num_top: how many classes are kept in exact rank order, 1 <= num_top < C.
+        step: quantisation step, in logits.
+        penalty: squared logits a bit, of the quantiser; 0 rounds.
+        weight_scale: mean sensitivity of the calibration rows, which the quantiser's weights are divided by.
+        losses: the losses that it was fitted for; it serves all others too, at an error of their own.
+        tables: the fitted arrays.
+    """
+
+    num_classes: int
+    num_top: int
+    step: float
+    penalty: float
+    weight_scale: float
+    losses: tuple[LossSettings, ...]
+    tables: TransformTables
+    _groups: list[PatternGroup] = field(init=False)
+    _order: Tensor | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        check_num_top(self.num_top, self.num_classes)
+        if not 0 < self.step < float("inf"):
+            raise UsageError(f"step is {self.step}; it must be above 0")
+        object.__setattr__(self, "_groups", pattern_groups(self.tables.costs, self.tables.groups))
+        object.__setattr__(self, "_order", self._top1_order())
+
+    @property
+    def num_components(self) -> int:
+        return self.tables.basis.shape[1]
+
+    @property
+    def unit(self) -> float:
+        """What the exact integers count, in logits."""
+        return self.step / (QUARTERS * BASIS_SCALE)
+
+    @property
+    def value_step(self) -> int:
+        """Quantisation step of the top classes' corrections, in units: one step."""
+        return QUARTERS * BASIS_SCALE
+
+    def columns(self) -> dict[str, Column]:
+        columns = self.num_components + 2 * self.num_top
+        return {
+            "packed": Column(dtype="uint8", shape=(len(self._groups),), fill=255, separate=True),
+            "escape": Column(dtype="int16", shape=(columns,), fill=-(2**15)),
+        }
+
+    def _tensor(self, name: str, device: torch.device, dtype: torch.dtype) -> Tensor:
+        return torch.from_numpy(getattr(self.tables, name)).to(device, dtype)
+
+    def _prediction(self, top1: Tensor, labels: Tensor) -> Tensor:
+        """What is predicted of the coefficients, in quarter steps: int64 [row, component]."""
+        means = self._tensor("class_means", top1.device, torch.int64)
+        other = ((labels != top1).long() * LABEL_WEIGHT)[:, None] * means[labels]
+        return means[top1] + ((other + 128) >> 8)
+
+    def _scores(self, coefficients: Tensor) -> Tensor:
+        """Reconstructed logits in units: whole quarter steps [row, component] -> int64 [row, class]."""
+        # Products and sums of small integers in float64 are exact in any order, on any device.
+        basis = self._tensor("basis", coefficients.device, torch.float64)
+        return (coefficients.double() @ basis.T).long() + self._tensor("mean", coefficients.device, torch.int64)
+
+    def _top1_order(self) -> Tensor | None:
+        """For each label, the classes in the order in which its mean suggests them as top-1: int64 [class, rank]."""
+        if self.num_classes > _RANKED_CLASSES:
+            return None
+        keys = self._scores(torch.from_numpy(self.tables.class_means)) * self.num_classes
+        keys += self.num_classes - 1 - torch.arange(self.num_classes)
+        keys.fill_diagonal_(2**62)  # the label itself comes first
+        return keys.argsort(dim=-1, descending=True, stable=True)
+
+    def residual(self, logits: Tensor, top1: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Centred logits and what prediction leaves of them, both float32 [row, class], and the prediction."""
+        centred = logits - logits.mean(-1, keepdim=True)
+        prediction = self._prediction(top1, labels)
+        return centred, centred - self._scores(prediction).float() * self.unit, prediction
+
+    def quantised(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The integers that are stored: int64 [row, column], columns coefficients, ranks, corrections, top-1 code.
+
+        Args:
+            logits: float32 [row, class].
+            labels: int64 [row].
+        """
+        top = exact_top(logits, self.num_top)
+        top1 = top.classes[:, 0]
+        centred, residual, prediction = self.residual(logits, top1, labels)
+        weights = sensitivity(self.losses, logits, labels, top.classes) / self.weight_scale
+        # Ids cost bits where the reconstruction misranks them: the top classes are kept accurate.
+        kept = weights.gather(-1, top.classes).clamp(min=HEAD_WEIGHT * self.penalty)
+        device = logits.device
+        steps = quantise(
+            residual,
+            weights.scatter(-1, top.classes, kept),
+            self._tensor("basis", device, torch.float32) * (self.step / BASIS_SCALE),
+            self._tensor("costs", device, torch.float32)[: self.num_components, 1:] / 16,
+            self._tensor("variances", device, torch.float32),
+            self.penalty,
+        ).long()
+        scores = self._scores(prediction + QUARTERS * steps)
+        values = (centred.gather(-1, top.classes).double() / self.unit).round().long()
+        ranks, corrections = encode_head(scores, top.classes, values, self.value_step)
+        code = top1 if self._order is None else (self._order.to(device)[labels] == top1[:, None]).long().argmax(-1)
+        return torch.cat([steps, ranks, corrections, code[:, None]], -1)
+
+    def encode(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        symbols = self.quantised(logits.float(), labels)
+        if symbols.abs().max() >= 2**15:
+            row = int(symbols.abs().amax(-1).argmax())
+            raise GdkdCacheError(
+                f"row {row} of the batch: its logits are beyond {2**15} steps of {self.step:.3g}; use codec dense"
+            )
+        packed, escape = pack(self._groups, symbols)
+        return {"packed": packed, "escape": escape}
+
+    def expand(self, columns: Mapping[str, np.ndarray], labels: np.ndarray) -> dict[str, np.ndarray]:
+        parts: list[dict[str, np.ndarray]] = []
+        for first in range(0, len(labels), _EXPAND_ROWS):
+            rows = slice(first, first + _EXPAND_ROWS)
+            part = {name: torch.from_numpy(column[rows]) for name, column in columns.items()}
+            parts.append(self._expand(part["packed"], part["escape"], torch.from_numpy(labels[rows])))
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _expand(self, packed: Tensor, escape: Tensor, labels: Tensor) -> dict[str, np.ndarray]:
+        symbols = unpack(self._groups, packed, escape).long()
+        widths = [self.num_components, self.num_top - 1, self.num_top, 1]
+        steps, ranks, corrections, code = symbols.split(widths, -1)
+        first = code[:, 0].clamp(0, self.num_classes - 1)
+        if self._order is not None:
+            first = self._order[labels, first]
+        coefficients = self._prediction(first, labels) + QUARTERS * steps
+        classes, values = decode_head(self._scores(coefficients), first, ranks, corrections, self.value_step)
+        narrow = np.int16 if self.num_classes < 2**15 else np.int32
+        return {
+            # The prediction adds at most 2**15 / 2 quarter steps; what overflows int16 is kept wide.
+            "coefficients": _narrowed(coefficients.numpy()),
+            "classes": classes.numpy().astype(narrow),
+            "values": (values.double() * self.unit).float().numpy(),
+        }
+
+    def decode(self, columns: Mapping[str, Tensor], labels: Tensor, temperature: float | None = None) -> Tensor:
+        top = self.topk(columns)
+        device = labels.device
+        basis = self._tensor("basis", device, torch.float32)
+        logits = torch.addmm(self._tensor("mean", device, torch.float32), columns["coefficients"].float(), basis.T)
+        # No class outside the top may come above the last of it.
+        return (logits * self.unit).minimum(top.values[:, -1:]).scatter(-1, top.classes, top.values)
+
+    def topk(self, columns: Mapping[str, Tensor]) -> TopK:
+        return TopK(columns["values"], columns["classes"].long())
+
+    def refusal(self, settings: LossSettings) -> str | None:
+        if settings.num_top <= self.num_top:
+            return None
+        return (
+            f"{settings.loss} with k={settings.num_top} needs more exact classes than the {self.num_top} stored; "
+            f"it serves every loss with k up to {self.num_top} at any temperature"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": "transform",
+            "num_classes": self.num_classes,
+            "num_top": self.num_top,
+            "step": self.step,
+            "penalty": self.penalty,
+            "weight_scale": self.weight_scale,
+            "losses": [settings.to_json() for settings in self.losses],
+            "num_components": self.num_components,
+            "num_groups": len(self.tables.groups),
+            "tables_bytes": self.tables_bytes().size,
+        }
+
+    def tables_bytes(self) -> np.ndarray:
+        return self.tables.to_bytes()
+
+
+def _narrowed(coefficients: np.ndarray) -> np.ndarray:
+    fits = np.abs(coefficients).max(initial=0) < 2**15
+    return coefficients.astype(np.int16 if fits else np.int32)

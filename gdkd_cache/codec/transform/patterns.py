@@ -1,0 +1,142 @@
+"""Several small integers in one byte, so that a byte-wise entropy coder comes close to their entropy.
+
+Huffman codes spend at least one bit a symbol, and most columns of small integers hold less. So neighbouring columns
+are merged: one byte names one of the 254 cheapest patterns of their values, under a two-parameter cost model a column.
+The tables are made from integers alone, the same on every machine. What no pattern names is escaped: the byte says
+so, and the values lie in the `escape` column, as wide as they need to be.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+ESCAPE = 254
+"""The byte that says: this row's values are in the escape column. 255 is the sentinel of unwritten data."""
+
+_KEPT = 1024
+_LOOKUP_SIZE = 2**20
+_LONGEST = 20
+_ESCAPE_RATE = 0.001
+
+
+def column_costs(symbols: np.ndarray, signed: np.ndarray) -> np.ndarray:
+    """Cost model of each column, fitted to its values: bits(0) = 0, bits(v) = first + more * (abs(v) - 1).
+
+    Args:
+        symbols: int [row, column].
+        signed: bool [column]; unsigned columns hold no negative values.
+
+    Returns:
+        uint8 [column, 3]: signed, first and more, the last two in 1/16 bit.
+    """
+    size = np.abs(symbols.astype(np.int64))
+    zero = ((size == 0).sum(0) + 1.0) / (len(size) + 2.0)
+    count = (size > 0).sum(0) + 0.1
+    decay = np.clip(1 - count / (size.sum(0) + 0.2), 1e-3, 0.999)
+    first = np.log2(zero / ((1 - zero) / np.where(signed, 2, 1) * (1 - decay)))
+    sixteenths = [np.clip(np.rint(16 * first), 0, 255), np.clip(np.rint(-16 * np.log2(decay)), 1, 255)]
+    return np.stack([signed, *sixteenths], 1).astype(np.uint8)
+
+
+def _pattern_table(costs: np.ndarray) -> np.ndarray:
+    """The cheapest patterns of these columns, cheapest first: int16 [pattern <= 254, column]."""
+    table, total = np.zeros((1, 0), np.int16), np.zeros(1, np.int64)
+    for signed, first, more in costs.astype(np.int64):
+        size = np.arange(1, 128 if signed else 255)
+        values = np.concatenate([[0], np.stack([size, -size], 1).ravel() if signed else size])
+        bits = np.where(values == 0, 0, first + more * (np.abs(values) - 1))
+        sums = (total[:, None] + bits).ravel()
+        best = np.argsort(sums, kind="stable")[:_KEPT]
+        table = np.concatenate([table[best // len(values)], values[best % len(values), None].astype(np.int16)], 1)
+        total = sums[best]
+    return table[:ESCAPE]
+
+
+class PatternGroup:
+    """The patterns of one group of neighbouring columns, and the table that finds them."""
+
+    def __init__(self, costs: np.ndarray) -> None:
+        table = _pattern_table(costs)
+        self.width = table.shape[1]
+        low, extent = table.min(0), table.max(0) - table.min(0) + 1
+        self.lookup_size = int(np.prod(extent.astype(object)))
+        self.table = torch.zeros(256, self.width, dtype=torch.int16)
+        self.table[: len(table)] = torch.from_numpy(table)
+        self._low, self._extent = torch.from_numpy(low.astype(np.int64)), torch.from_numpy(extent.astype(np.int64))
+        if self.lookup_size <= _LOOKUP_SIZE:
+            self._radix = torch.from_numpy(np.concatenate([[1], np.cumprod(extent[:-1].astype(np.int64))]))
+            self._lookup = torch.full((self.lookup_size,), ESCAPE, dtype=torch.uint8)
+            self._lookup[self._index(self.table[: len(table)].long())] = torch.arange(len(table), dtype=torch.uint8)
+
+    def _index(self, values: Tensor) -> Tensor:
+        return ((values - self._low.to(values.device)) * self._radix.to(values.device)).sum(-1)
+
+    def encode(self, values: Tensor) -> Tensor:
+        """int64 [row, column] -> uint8 [row]; `ESCAPE` where no pattern fits."""
+        low = self._low.to(values.device)
+        inside = ((values >= low) & (values < low + self._extent.to(values.device))).all(-1)
+        found = self._lookup.to(values.device)[self._index(torch.where(inside[:, None], values, low))]
+        return found.masked_fill(~inside, ESCAPE)
+
+
+@lru_cache(maxsize=256)
+def _group(costs: bytes) -> PatternGroup:
+    return PatternGroup(np.frombuffer(costs, np.uint8).reshape(-1, 3))
+
+
+def pattern_groups(costs: np.ndarray, sizes: np.ndarray) -> list[PatternGroup]:
+    """The groups of all columns: costs uint8 [column, 3], sizes uint8 [group] with sum column."""
+    ends = np.cumsum(sizes.astype(np.int64))
+    return [_group(costs[end - size : end].tobytes()) for size, end in zip(sizes.tolist(), ends.tolist(), strict=True)]
+
+
+def group_columns(costs: np.ndarray, symbols: np.ndarray) -> np.ndarray:
+    """How many neighbouring columns to merge into each byte: uint8 [group].
+
+    Greedy: a group grows while at most 0.1% of the given rows fall outside its patterns.
+
+    Args:
+        costs: uint8 [column, 3].
+        symbols: int [row, column], typical rows.
+    """
+    values = torch.from_numpy(symbols.astype(np.int64))
+    sizes: list[int] = []
+    start = 0
+    while start < len(costs):
+        width = 1
+        while width < _LONGEST and start + width < len(costs):
+            group = _group(costs[start : start + width + 1].tobytes())
+            if group.lookup_size > _LOOKUP_SIZE:
+                break
+            if (group.encode(values[:, start : start + width + 1]) == ESCAPE).double().mean() > _ESCAPE_RATE:
+                break
+            width += 1
+        sizes.append(width)
+        start += width
+    return np.array(sizes, np.uint8)
+
+
+def pack(groups: list[PatternGroup], symbols: Tensor) -> tuple[Tensor, Tensor]:
+    """int64 [row, column] -> packed uint8 [row, group] and escape int16 [row, column], zero but where escaped."""
+    packed, escape, start = [], torch.zeros(symbols.shape, dtype=torch.int16, device=symbols.device), 0
+    for group in groups:
+        columns = slice(start, start + group.width)
+        packed.append(group.encode(symbols[:, columns]))
+        escaped = packed[-1] == ESCAPE
+        escape[escaped, columns] = symbols[escaped, columns].to(torch.int16)
+        start += group.width
+    return torch.stack(packed, -1), escape
+
+
+def unpack(groups: list[PatternGroup], packed: Tensor, escape: Tensor) -> Tensor:
+    """The inverse of `pack`: int16 [row, column]."""
+    parts, start = [], 0
+    for group, names in zip(groups, packed.unbind(-1), strict=True):
+        values = group.table[names.long()]
+        escaped = names == ESCAPE
+        values[escaped] = escape[escaped, start : start + group.width]
+        parts.append(values)
+        start += group.width
+    return torch.cat(parts, -1)
