@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from gdkd_cache_cli.main import main
+
+from gdkd_cache import open_cache
 
 _COMMANDS = sorted(main.commands)
 
@@ -40,6 +43,7 @@ def test_the_fixed_forms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         "build --data digits --teacher cnn-s --weights teacher/best.safetensors --views 4 --recipe crop-flip --seed 0"
         " --out digits.zarr",
         "train --loss gdkd --data digits --cache digits.zarr --student cnn-s --epochs 2 --out student",
+        "plan --data digits --teacher cnn-s --weights teacher/best.safetensors --views 40 --fidelity 0.2",
         "inspect digits.zarr",
         "verify digits.zarr --data digits",
         "eval --data digits --weights student/best.safetensors",
@@ -47,7 +51,8 @@ def test_the_fixed_forms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         result = _run(*line.split())
         assert result.exit_code == 0, result.output
     facts = json.loads(_run("inspect", "digits.zarr", "--json").stdout)
-    assert (facts["views"], facts["rows"], facts["classes"], facts["codec"]) == (4, 1438, 10, "topk")
+    assert (facts["views"], facts["rows"], facts["classes"], facts["codec"]) == (4, 1438, 10, "transform")
+    assert all(error <= 0.1 for error in facts["fidelity"]["gradient_error"].values())
     size = sum(path.stat().st_size for path in Path("digits.zarr").rglob("*") if path.is_file())
     assert facts["bytes_per_view"] == size / (4 * 1438)
     assert facts["digest"].startswith("sha256:")
@@ -60,6 +65,46 @@ def test_the_fixed_forms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert sorted(path.name for path in Path("student").iterdir()) == sorted(
         ["best.json", "best.safetensors", "last.json", "last.safetensors", "metrics.jsonl"]
     )
+
+
+def test_plan_says_what_build_takes(tmp_path: Path, weights: Path) -> None:
+    common = ["--data", "digits", "--teacher", "cnn-s", "--weights", weights, "--views", "2", "--recipe", "none"]
+    planned = json.loads(_run("plan", *common, "--json").stdout)
+    assert (planned["num_rows"], planned["num_views"], planned["distinct_views"]) == (1438, 2, 1)
+    (chosen,) = (row for row in planned["rows"] if row["chosen"])
+    assert _run("build", *common, "--out", tmp_path / "c.zarr").exit_code == 0
+    facts = json.loads(_run("inspect", tmp_path / "c.zarr", "--json").stdout)
+    assert facts["codec"] in chosen["setting"]
+    assert facts["fidelity"]["gradient_error"] == chosen["gradient_error"]
+    assert facts["objects"] + 1 == chosen["num_objects"]  # and the manifest
+
+
+def test_build_for_several_losses(tmp_path: Path, weights: Path) -> None:
+    common = ["--data", "digits", "--teacher", "cnn-s", "--weights", weights, "--views", "1"]
+    losses = ["--for", "gdkd", "--for", "kd:temperature=2", "--temperature", "4", "--temperature", "1", "--w2", "2"]
+    result = _run("build", *common, *losses, "--fidelity", "0.2", "--out", tmp_path / "c.zarr")
+    assert result.exit_code == 0, result.output
+    facts = json.loads(_run("inspect", tmp_path / "c.zarr", "--json").stdout)
+    errors = facts["fidelity"]["gradient_error"]
+    assert len(errors) == 3
+    assert any(name.startswith("gdkd temperature=1.0") and "w2=2.0" in name for name in errors)
+    assert max(errors.values()) <= 0.2
+
+
+def test_pack(tmp_path: Path) -> None:
+    logits = np.random.default_rng(0).normal(size=(2, 60, 12)).astype(np.float16)
+    np.save(tmp_path / "logits.npy", logits)
+    np.savez(tmp_path / "logits.npz", teacher=logits, label=np.arange(60) % 12)
+    (tmp_path / "keys.txt").write_text("".join(f"row {i}\n" for i in range(60)))
+    result = _run("pack", tmp_path / "logits.npy", tmp_path / "a.zarr", "--codec", "dense")
+    assert result.exit_code == 0, result.output
+    assert "top-1 classes of view 0 stand in" in result.stderr
+    result = _run("pack", tmp_path / "logits.npz", tmp_path / "b.zarr", "--keys", tmp_path / "keys.txt")
+    assert result.exit_code == 0, result.output
+    assert "stand in" not in result.stderr
+    assert open_cache(tmp_path / "b.zarr").keys[59] == "row 59"
+    assert open_cache(tmp_path / "b.zarr").labels[13] == 1
+    assert _run("verify", tmp_path / "b.zarr").exit_code == 0
 
 
 _TRAIN = "train --data digits --student cnn-s --epochs 1 --out out"
@@ -99,6 +144,12 @@ _BUILD = "build --data digits --teacher cnn-s --weights {weights} --out out"
         (f"{_BUILD} --views 1 --weights nowhere", 1, "do not exist"),
         (f"{_BUILD} --views 1 --out {{weights}}/out", 1, "Not a directory"),
         (f"{_BUILD} --views 1 --out {{parent}}", 1, "holds no cache"),
+        (f"{_BUILD} --views 1 --fidelity 0", 2, "fidelity is 0"),
+        (f"{_BUILD} --views 1 --for mse", 2, "loss is 'mse'"),
+        (f"{_BUILD} --views 1 --for gdkd:w9=1", 2, "cannot read 'w9=1'"),
+        (f"{_BUILD} --views 1 --k 10", 2, "needs more than 10 classes"),
+        ("pack nowhere.npy out", 1, "does not exist"),
+        ("pack {weights} out", 1, "is no .npy or .npz"),
         ("inspect nowhere", 1, "no such cache folder"),
         ("verify .", 1, "is no cache"),
         ("verify {cache} --digest sha256:0", 1, "not the sha256:0 asked for"),

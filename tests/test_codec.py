@@ -22,7 +22,7 @@ def _logits(rows: int, num_classes: int, seed: int = 0, scale: float = 3.0) -> t
     return logits, torch.randint(0, num_classes, (rows,), generator=generator)
 
 
-_CODECS = ["topk", "dense", "dense:dtype=float32", "transform", "transform:step=2"]
+_CODECS = ["topk", "dense", "dense:dtype=float32", "transform:step=2"]
 
 
 @lru_cache(maxsize=64)

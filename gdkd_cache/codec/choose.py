@@ -9,7 +9,7 @@ import torch
 from numcodecs import Zstd
 from torch import Tensor
 
-from gdkd_cache.codec.columns import Codec
+from gdkd_cache.codec.columns import Codec, check_num_top
 from gdkd_cache.codec.dense import DenseCodec
 from gdkd_cache.codec.fidelity import ENCODE_ROWS, measure
 from gdkd_cache.codec.topk import TopKCodec
@@ -57,6 +57,21 @@ class CodecRequest:
         if self.name not in CODECS:
             raise UsageError(f"codec is {self.name!r}; it must be one of {', '.join(CODECS)}")
         self._options(2)
+
+    def check(self, num_classes: int) -> None:
+        """Refuse what a number of classes cannot serve.
+
+        Raises:
+            UsageError: a declared loss, or a number of exact classes, that needs more classes than there are.
+        """
+        for settings in self.losses:
+            if settings.num_top >= num_classes:
+                raise UsageError(
+                    f"the declared loss {settings} needs more than {settings.num_top} classes, and there are "
+                    f"{num_classes}; declare a smaller k, or kd"
+                )
+        if "k" in (options := self._options(num_classes)):
+            check_num_top(int(options["k"]), num_classes)
 
     @property
     def name(self) -> str:
@@ -130,12 +145,7 @@ class Calibration:
     """
 
     def __init__(self, request: CodecRequest, logits: Tensor, labels: Tensor, *, stored_rows: int) -> None:
-        for settings in request.losses:
-            if settings.num_top >= logits.shape[-1]:
-                raise UsageError(
-                    f"the declared loss {settings} needs more than {settings.num_top} classes, and there are "
-                    f"{logits.shape[-1]}; declare a smaller k, or kd"
-                )
+        request.check(logits.shape[-1])
         self.request = request
         self._options = request._options(logits.shape[-1])
         self.num_rows, self._num_classes = logits.shape
@@ -194,42 +204,40 @@ class Calibration:
 
     def transform_at(self, step: float) -> Choice:
         """`transform` at a quantisation step, in logits."""
+        return self._choice(fit_transform(self._gathered(), step))
+
+    def _gathered(self) -> Statistics:
         if self._statistics is None:
             logits, labels = self._fitted
             self._statistics = gather_statistics(logits, labels, num_top=self._k(), losses=self.request.losses)
-        return self._choice(fit_transform(self._statistics, step))
+        return self._statistics
 
     def transform(self, fidelity: float | None = None) -> Choice:
         """`transform` at the coarsest step that meets a gradient error (the request's, where none is given).
 
         The error rises about in proportion to the step, so the search is a secant in the logarithms. Where no step
-        meets the target (it is finer than the teacher's own rounding), this is `dense`.
+        of at least a thousandth of the logits' deviation meets the target, this is `dense`.
         """
         target = (fidelity or self.request.fidelity) * _MARGIN
-        step = 5 * target * max(float(self._fitted[0].std(-1).mean()), 1e-3)
-        best: Choice | None = None
-        below, above = 0.0, math.inf  # steps that met the target, and that did not
+        deviation = max(float(self._fitted[0].std(-1).mean()), 1e-3)
+        step = 5 * target * deviation
+        below, above = 0.0, math.inf  # the largest step that met the target, the smallest that did not
         for _ in range(_STEPS):
-            choice = self.transform_at(step)
-            error = choice.worst_error
+            codec = fit_transform(self._gathered(), step, group=False)
+            error = max(measure(codec, *self._held_out, self.request.losses)[0]["gradient_error"].values())
             if error <= target:
-                below, best = step, choice
+                below = step
                 if error >= _CLOSE * target:
                     break
             else:
                 above = step
             ratio = target * (1 + _CLOSE) / 2 / error if error else 4.0
-            guess = step * min(max(ratio, 0.1), 4.0) ** 1.2
-            if not below < guess < above:
-                guess = (
-                    math.sqrt(below * above)
-                    if below and above < math.inf
-                    else step / 2
-                    if above < math.inf
-                    else step * 2
-                )
-            step = guess
-        return self.dense() if best is None else best
+            step *= min(max(ratio, 0.1), 4.0) ** 1.2
+            if not below < step < above:
+                step = above / 2 if not below else below * 2 if above == math.inf else math.sqrt(below * above)
+            if step < deviation / 1000:
+                break
+        return self.transform_at(below) if below else self.dense()
 
     def _choice(self, codec: Codec) -> Choice:
         logits, labels = self._held_out

@@ -111,6 +111,7 @@ def build(options: BuildOptions, source: Source, teacher: Teacher) -> BuildResul
     renderer = ViewRenderer(source, recipe, options.seed, probe_rows=probe_rows)
     view_size = renderer[requests_for(0, np.arange(1), 1)[0]].pixels.shape[2:]
     teacher.check_classes(source, (view_size[0], view_size[1]))
+    options.request.check(len(source.classes))
     identity = _identity(options, source, keys, recipe, teacher, list(view_size))
     writer = CacheWriter(options.out, identity, force=options.force)
     start = time.monotonic()

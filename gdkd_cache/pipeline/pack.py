@@ -67,6 +67,7 @@ def pack(
     num_rows, num_classes = _check(views, keys, labels)
     settings = tuple(loss if isinstance(loss, LossSettings) else LossSettings(**loss) for loss in losses)
     request = CodecRequest(spec=codec, fidelity=fidelity, losses=settings, num_top=num_top)
+    request.check(num_classes)
     names = [str(i) for i in range(num_classes)] if classes is None else list(classes)
     if len(names) != num_classes:
         raise UsageError(f"{len(names)} class names for logits of {num_classes} classes; both must be equal")

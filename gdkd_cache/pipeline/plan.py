@@ -11,7 +11,7 @@ from gdkd_cache.data import Source, ViewRenderer, check_source, image_size, open
 from gdkd_cache.errors import UsageError
 from gdkd_cache.pipeline.build import BuildOptions, calibrate
 from gdkd_cache.pipeline.teacher import Teacher
-from gdkd_cache.store import SHARD_ROWS
+from gdkd_cache.store import SHARD_ROWS, encode_keys
 
 _COARSER = (0.5, 1.7, 2.7)  # times the asked fidelity: what more or fewer bytes would buy
 
@@ -90,11 +90,9 @@ def plan(options: BuildOptions, source: Source, teacher: Teacher) -> Plan:
     settings |= {"--codec topk": calibration.topk(), "--codec dense": calibration.dense()}
     chosen = calibration.choose()
     total_rows = len(source) * options.num_views
-    shards = -(-len(source) // SHARD_ROWS)
     rows = []
     for setting, choice in settings.items():
         size_per_view = calibration.total_bytes(choice)
-        columns = len(choice.codec.columns()) + 1  # and the probes
         rows.append(
             PlanRow(
                 setting=setting,
@@ -103,7 +101,7 @@ def plan(options: BuildOptions, source: Source, teacher: Teacher) -> Plan:
                 total_bytes=size_per_view * total_rows,
                 gradient_error=choice.fidelity["gradient_error"],
                 encode_rate=_encode_rate(choice, calibration.sample()),
-                num_objects=columns * (shards * options.num_views + 1) + 2 * shards + 4,
+                num_objects=_num_objects(choice, source, options.num_views),
             )
         )
     encode_rate = next((row.encode_rate for row in rows if row.chosen), rows[0].encode_rate)
@@ -115,6 +113,14 @@ def plan(options: BuildOptions, source: Source, teacher: Teacher) -> Plan:
         build_seconds=total_rows * (1 / teacher_rate + 1 / encode_rate),
         rows=tuple(rows),
     )
+
+
+def _num_objects(choice: Choice, source: Source, num_views: int) -> int:
+    """Files of the cache: metadata and shards of every array, the group's metadata and the manifest."""
+    columns = len(choice.codec.columns()) + 1  # and the probes
+    lengths = [len(source), encode_keys(list(source.keys)).size, choice.codec.tables_bytes().size]
+    shared = sum(1 + -(-length // SHARD_ROWS) for length in lengths if length)
+    return columns * (1 + num_views * -(-len(source) // SHARD_ROWS)) + shared + 2
 
 
 def _encode_rate(choice: Choice, sample: tuple[torch.Tensor, torch.Tensor]) -> float:

@@ -13,7 +13,7 @@ from gdkd_cache.codec.transform.head import decode_head, encode_head
 from gdkd_cache.codec.transform.patterns import PatternGroup, pack, pattern_groups, unpack
 from gdkd_cache.codec.transform.quantise import quantise, sensitivity
 from gdkd_cache.codec.transform.tables import TransformTables
-from gdkd_cache.errors import GdkdCacheError, UsageError
+from gdkd_cache.errors import CacheError, GdkdCacheError, UsageError
 from gdkd_cache.losses import LossSettings
 
 QUARTERS = 4
@@ -161,7 +161,9 @@ class TransformCodec:
         symbols = unpack(self._groups, packed, escape).long()
         widths = [self.num_components, self.num_top - 1, self.num_top, 1]
         steps, ranks, corrections, code = symbols.split(widths, -1)
-        first = code[:, 0].clamp(0, self.num_classes - 1)
+        first = code[:, 0]
+        if ((first < 0) | (first >= self.num_classes)).any():
+            raise CacheError(f"a stored top-1 code lies beyond the {self.num_classes} classes: the cache is damaged")
         if self._order is not None:
             first = self._order[labels, first]
         coefficients = self._prediction(first, labels) + QUARTERS * steps

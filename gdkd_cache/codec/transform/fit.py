@@ -54,9 +54,10 @@ def gather_statistics(logits: Tensor, labels: Tensor, *, num_top: int, losses: S
     """Means, and the Karhunen-Loeve basis of what they leave.
 
     A class seen n times as top-1 has its mean weighed by n / (n + 4), so that classes that calibration never saw are
-    predicted by the overall mean. Up to 1024 classes the basis is the covariance's full eigenbasis; above, the leading
-    256 components by a randomised decomposition of the rows (seeded), in O(rows * classes * 256) time and
-    O(rows * classes) memory.
+    predicted by the overall mean; the variances are pulled to their mean with weight (C / rows)**2. Up to 1024
+    classes the basis is the covariance's full eigenbasis; above, the leading 256 components by a randomised
+    decomposition of the rows (seeded), in O(rows * classes * 256) time and O(rows * classes) memory, beside the class
+    means' O(classes**2).
 
     Args:
         logits: float32 [row, class], at least one row.
@@ -81,6 +82,9 @@ def gather_statistics(logits: Tensor, labels: Tensor, *, num_top: int, losses: S
             torch.manual_seed(0)
             _, singular, basis = torch.svd_lowrank(residual, q=min(_MOST_COMPONENTS + 16, *residual.shape), niter=3)
         variances = singular.square() / num_rows
+    # Fewer rows than a few per class leave directions unseen: pull the variances towards their mean.
+    doubt = (num_classes / num_rows) ** 2
+    variances = (variances.clamp(min=0) + doubt * variances.clamp(min=0).mean()) / (1 + doubt)
     # A basis vector's sign is arbitrary: fix it, for the same bytes from every run.
     signs = basis.gather(0, basis.abs().argmax(0, keepdim=True)).sign()
     weights = sensitivity(losses, logits, labels, top.classes)
@@ -91,18 +95,20 @@ def gather_statistics(logits: Tensor, labels: Tensor, *, num_top: int, losses: S
         losses=tuple(losses),
         mean=mean.numpy(),
         class_means=class_means.numpy(),
-        variances=variances.clamp(min=0).numpy(),
+        variances=variances.numpy(),
         basis=(basis * torch.where(signs == 0, 1, signs)).numpy(),
-        weight_scale=max(float(weights.mean()), 1e-12),
+        # Rounded, because the last bits of a mean depend on the number of threads.
+        weight_scale=float(f"{max(float(weights.double().mean()), 1e-12):.6g}"),
     )
 
 
-def fit_transform(statistics: Statistics, step: float) -> TransformCodec:
+def fit_transform(statistics: Statistics, step: float, *, group: bool = True) -> TransformCodec:
     """Fit the tables for one step: components worth coding, cost models, and groups of columns.
 
     Args:
         statistics: of the calibration rows.
         step: quantisation step in logits, above 0.
+        group: merge columns into bytes; without it (which is faster) the reconstruction is the same.
     """
     num_classes, most = len(statistics.mean), min(_MOST_COMPONENTS, len(statistics.mean) - 1)
     worth = int((statistics.variances > step * step * _LEAST_VARIANCE).sum())
@@ -139,7 +145,8 @@ def fit_transform(statistics: Statistics, step: float) -> TransformCodec:
         costs = column_costs(symbols, signed)
         symbols = _symbols(codec(_PENALTY * step * step), statistics)
     costs = column_costs(symbols, signed)
-    groups = group_columns(costs, symbols)
+    if group:
+        groups = group_columns(costs, symbols)
     return codec(_PENALTY * step * step)
 
 

@@ -75,7 +75,7 @@ def decode_head(
     """
     num_classes, num_top = scores.shape[-1], corrections.shape[-1]
     remaining = num_classes - 1 - torch.arange(num_top - 1, device=scores.device)
-    if ((ranks < 0) | (ranks >= remaining)).any() or ((first < 0) | (first >= num_classes)).any():
+    if ((ranks < 0) | (ranks >= remaining)).any():
         raise CacheError(f"a stored rank lies beyond the {num_classes} classes: the cache is damaged")
     furthest = int(ranks.max()) if ranks.numel() else 0
     keys = _keys(scores)

@@ -1,0 +1,95 @@
+#!/usr/bin/env python
+"""Do students agree? One student trained from the live teacher and from caches of several codecs, over several seeds.
+
+    python scripts/compare_students.py --data wds:DIR/train-{000000..000003}.tar --eval-data wds:DIR/test-000000.tar
+
+At each seed all variants share initial weights, views and order. Prints the accuracy of the last epoch.
+"""
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from gdkd_cache import LossSettings, open_cache, open_source
+from gdkd_cache.codec import CodecRequest
+from gdkd_cache.pipeline.build import BuildOptions, build
+from gdkd_cache.pipeline.teacher import open_teacher
+from gdkd_cache.pipeline.train import TrainOptions, Views, train
+
+_CODECS = {
+    "dense float16": ("dense", 0.1),
+    "transform, target 0.1": ("transform", 0.1),
+    "transform, target 0.17": ("transform", 0.17),
+    "transform, target 0.27": ("transform", 0.27),
+    "ten classes and the exact tail mass": ("topk:k=10", 0.1),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--eval-data", required=True)
+    parser.add_argument("--teacher", default="resnet8")
+    parser.add_argument("--teacher-epochs", type=int, default=16)
+    parser.add_argument("--student", default="cnn-s")
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--lr", type=float, default=0.02)
+    parser.add_argument("--out", type=Path, required=True, help="an empty folder; finished runs in it are kept")
+    arguments = parser.parse_args()
+    out: Path = arguments.out
+    source, eval_source = open_source(arguments.data), open_source(arguments.eval_data, split="test")
+    loss = LossSettings(loss="gdkd", k=5, w0=1.0, w1=2.0, w2=8.0, temperature=4.0)
+    if not (out / "teacher" / "last.safetensors").exists():
+        options = TrainOptions(
+            out=out / "teacher", student=arguments.teacher, epochs=arguments.teacher_epochs, force=True
+        )
+        print("teacher:", train(options, source, eval_source, views=Views()))
+    teacher = open_teacher(arguments.teacher, out / "teacher" / "last.safetensors", source)
+    facts: dict[str, tuple[float, float]] = {}
+    for name, (codec, fidelity) in _CODECS.items():
+        request = CodecRequest(spec=codec, fidelity=fidelity, losses=(loss,))
+        options = BuildOptions(out=out / f"{name}.zarr", num_views=arguments.epochs, request=request)
+        manifest = build(options, source, teacher).manifest
+        size = manifest.num_bytes / (manifest.identity.num_rows * manifest.identity.num_views)
+        facts[name] = size, max(manifest.identity.fidelity["gradient_error"].values())
+    accuracies: dict[str, list[float]] = {}
+    for seed in range(arguments.seeds):
+        for name in ("cross-entropy only", "live teacher", *_CODECS):
+            record = out / f"{name}-{seed}.json"
+            if not record.exists():
+                distillation = None if name == "cross-entropy only" else loss
+                options = TrainOptions(
+                    out=out / "student", student=arguments.student, epochs=arguments.epochs, distillation=distillation,
+                    lr=arguments.lr, warmup=3, seed=seed, force=True,
+                )  # fmt: skip
+                views = Views(num_views=arguments.epochs)
+                if name in _CODECS:
+                    result = train(options, source, eval_source, cache=open_cache(out / f"{name}.zarr"))
+                else:
+                    live = teacher.logits if name == "live teacher" else None
+                    result = train(options, source, eval_source, views=views, teacher=live)
+                record.write_text(json.dumps(vars(result)))
+            accuracies.setdefault(name, []).append(json.loads(record.read_text())["last_accuracy"])
+    table = Table("student trained with", "bytes a view", "gradient error", "accuracy", "spread", "against live")
+    live = accuracies["live teacher"]
+    for name, values in accuracies.items():
+        size, error = facts.get(name, (None, None))
+        difference = statistics.mean(a - b for a, b in zip(values, live, strict=True))
+        table.add_row(
+            name,
+            "-" if size is None else f"{size:.1f}",
+            "-" if error is None else f"{error:.3f}",
+            f"{statistics.mean(values):.2%}",
+            f"{statistics.stdev(values):.2%}" if len(values) > 1 else "-",
+            f"{100 * difference:+.2f}",
+        )
+    Console(width=130, highlight=False).print(table)
+
+
+if __name__ == "__main__":
+    main()
