@@ -1,6 +1,7 @@
 """Same bytes: one digest for one thing, interrupted or not, with any number of workers; nothing computed twice."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -86,6 +87,22 @@ def test_an_interrupted_build_resumes(tmp_path: Path, digits: ArraySource, teach
 
 def _shards() -> list[tuple[int, int, range]]:
     return [(view, first // 70, range(first, min(first + 70, 256))) for view in (0, 1) for first in range(0, 256, 70)]
+
+
+def test_a_fitted_codec_is_the_same_bytes(tmp_path: Path, digits: ArraySource, teacher: Teacher) -> None:
+    """Calibrated once, interrupted and resumed with other workers: the same digest, and no second calibration."""
+    options: dict[str, Any] = {"shard_rows": 70, "codec": "transform"}
+    whole = build_small(tmp_path / "a.zarr", digits, teacher, **options)
+    with pytest.raises(KeyboardInterrupt):
+        build_small(tmp_path / "b.zarr", digits, _counting(teacher, 256 + 150)[0], **options)
+    counting, model = _counting(teacher)
+    resumed = build_small(tmp_path / "b.zarr", digits, counting, num_workers=2, **options)
+    assert resumed.manifest.digest == whole.manifest.digest
+    assert model.rows == resumed.rows_computed + 2 < 512
+    with pytest.raises(KeyboardInterrupt):  # killed between build.json and the tables: calibrated again
+        build_small(tmp_path / "c.zarr", digits, _counting(teacher, 256 + 10)[0], **options)
+    shutil.rmtree(tmp_path / "c.zarr" / "tables")
+    assert build_small(tmp_path / "c.zarr", digits, teacher, **options).manifest.digest == whole.manifest.digest
 
 
 _SCRIPT = """

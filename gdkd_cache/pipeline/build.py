@@ -2,12 +2,13 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,6 +38,7 @@ from gdkd_cache.seeding import hash_keys
 from gdkd_cache.store import PROBE, SHARD_ROWS, CacheWriter, Identity, Manifest, encode_keys
 
 _LOG = logging.getLogger(__name__)
+_MOST_WAITING = 4
 _SOFTWARE = ("gdkd-cache", "numpy", "pillow", "torch", "torchvision", "zarr")
 
 
@@ -119,6 +121,11 @@ def build(options: BuildOptions, source: Source, teacher: Teacher) -> BuildResul
         stored_rows = len(keys) * options.num_views
         calibration = calibrate(options.request, source, renderer, teacher, options, stored_rows=stored_rows)
         choice = calibration.choose()
+        if choice.worst_error > options.request.fidelity:
+            _LOG.info(
+                "codec %s loses more than --fidelity %g: gradient error %.3g, the worst of the declared losses",
+                *(choice.codec.to_json()["name"], options.request.fidelity, choice.worst_error),
+            )
         writer.fitted = choice.codec, choice.fidelity
     codec, fidelity = writer.fitted
     writer.begin(codec, fidelity)
@@ -131,10 +138,8 @@ def build(options: BuildOptions, source: Source, teacher: Teacher) -> BuildResul
         _LOG.info("resuming: %d of %d shards are committed already", len(shards) - len(pending), len(shards))
     total = sum(len(rows) for _, _, rows in pending)
     with progress("build", total, "images") as advance:
-        encode = partial(_encode_shard, teacher, codec, keys, advance)
-        pin_memory = teacher.device.type == "cuda"
-        loader = ViewLoader(renderer, num_workers=_workers(options, source), pin_memory=pin_memory)
-        _run(options.batch_size, pending, loader, encode, writer)
+        loader = ViewLoader(renderer, num_workers=_workers(options, source), pin_memory=teacher.device.type == "cuda")
+        _run(options.batch_size, pending, loader, teacher, codec, writer, keys, advance)
     manifest = writer.finish(keys, labels)
     return BuildResult(manifest=manifest, rows_computed=total, seconds=time.monotonic() - start)
 
@@ -211,10 +216,13 @@ def _run(
     batch_size: int,
     pending: list[tuple[int, int, range]],
     loader: ViewLoader,
-    encode: Callable[[Iterator[ViewBatch], range], dict[str, np.ndarray]],
+    teacher: Teacher,
+    codec: Codec,
     writer: CacheWriter,
+    keys: Sequence[str],
+    advance: Callable[[int], None],
 ) -> None:
-    """Render, infer and encode the pending shards in order; one thread compresses and writes meanwhile."""
+    """Render, infer and encode the pending shards in order; one thread encodes, compresses and writes meanwhile."""
     # Batches are cut inside a shard, at places that do not depend on what was committed before.
     requests = [
         request
@@ -222,42 +230,41 @@ def _run(
         for request in requests_for(view, np.arange(rows.start, rows.stop), batch_size)
     ]
     batches = loader.stream(requests)
-    writing: Future[None] | None = None
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="write-shard") as executor:
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="encode-and-write") as executor:
+        waiting: deque[Future[Any]] = deque()
+
+        def submit(work: Callable[..., Any], *arguments: Any) -> Future[Any]:
+            waiting.append(executor.submit(work, *arguments))
+            while len(waiting) > _MOST_WAITING:  # memory stays bounded, and errors surface
+                waiting.popleft().result()
+            return waiting[-1]
+
         for view, shard, rows in pending:
-            columns = encode(batches, rows)
-            if writing is not None:
-                writing.result()  # at most one shard waits: memory stays bounded, and errors surface
-            writing = executor.submit(writer.commit, view, shard, columns)
-        if writing is not None:
-            writing.result()
+            parts: list[Future[dict[str, np.ndarray]]] = []
+            said: list[tuple[Tensor, ViewBatch]] = []
+            done = encoded = 0
+            while done < len(rows):
+                batch = next(batches)
+                said.append((_finite_logits(teacher, batch, keys), batch))
+                done += len(batch.rows)
+                advance(len(batch.rows))
+                if done - encoded >= ENCODE_ROWS or done == len(rows):
+                    parts.append(submit(_encode, codec, said))
+                    said, encoded = [], done
+            submit(_commit, writer, view, shard, parts)
+        while waiting:
+            waiting.popleft().result()
 
 
-def _encode_shard(
-    teacher: Teacher,
-    codec: Codec,
-    keys: list[str],
-    advance: Callable[[int], None],
-    batches: Iterator[ViewBatch],
-    rows: range,
-) -> dict[str, np.ndarray]:
-    """The columns of one shard: takes as many batches as it has rows."""
-    parts: list[dict[str, Tensor]] = []
-    probes: list[np.ndarray] = []
-    waiting: list[tuple[Tensor, Tensor]] = []
-    done = encoded = 0
-    while done < len(rows):
-        batch = next(batches)
-        assert batch.probes is not None
-        logits = _finite_logits(teacher, batch, keys)
-        waiting.append((logits, batch.labels.to(logits.device)))
-        probes.append(batch.probes)
-        done += len(batch.rows)
-        if done - encoded >= ENCODE_ROWS or done == len(rows):
-            some, labels = (torch.cat(tensors) for tensors in zip(*waiting, strict=True))
-            parts.append(codec.encode(some, labels))
-            waiting.clear()
-            encoded = done
-        advance(len(batch.rows))
-    columns = {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in parts[0]}
+def _encode(codec: Codec, said: list[tuple[Tensor, ViewBatch]]) -> dict[str, np.ndarray]:
+    """The columns of some batches, on the teacher's device until they are small."""
+    logits = torch.cat([logits for logits, _ in said])
+    labels = torch.cat([batch.labels for _, batch in said]).to(logits.device)
+    columns = {name: column.cpu().numpy() for name, column in codec.encode(logits, labels).items()}
+    probes = [batch.probes for _, batch in said if batch.probes is not None]
     return columns | {PROBE: np.concatenate(probes)}
+
+
+def _commit(writer: CacheWriter, view: int, shard: int, parts: list[Future[dict[str, np.ndarray]]]) -> None:
+    pieces = [part.result() for part in parts]
+    writer.commit(view, shard, {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]})

@@ -11,7 +11,7 @@ from torch import Tensor
 from gdkd_cache.codec.columns import Column, TopK, check_num_top, exact_top
 from gdkd_cache.codec.transform.head import decode_head, encode_head
 from gdkd_cache.codec.transform.patterns import PatternGroup, pack, pattern_groups, unpack
-from gdkd_cache.codec.transform.quantise import quantise, sensitivity
+from gdkd_cache.codec.transform.quantise import one_thread, quantise, sensitivity
 from gdkd_cache.codec.transform.tables import TransformTables
 from gdkd_cache.errors import CacheError, GdkdCacheError, UsageError
 from gdkd_cache.losses import LossSettings
@@ -111,6 +111,7 @@ class TransformCodec:
         prediction = self._prediction(top1, labels)
         return centred, centred - self._scores(prediction).float() * self.unit, prediction
 
+    @one_thread()
     def quantised(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The integers that are stored: int64 [row, column], columns coefficients, ranks, corrections, top-1 code.
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from gdkd_cache.codec.columns import exact_top
 from gdkd_cache.codec.transform.codec import BASIS_SCALE, LABEL_WEIGHT, QUARTERS, TransformCodec
 from gdkd_cache.codec.transform.patterns import column_costs, group_columns
-from gdkd_cache.codec.transform.quantise import sensitivity
+from gdkd_cache.codec.transform.quantise import one_thread, sensitivity
 from gdkd_cache.codec.transform.tables import TransformTables
 from gdkd_cache.losses import LossSettings
 
@@ -50,6 +50,7 @@ class Statistics:
     weight_scale: float
 
 
+@one_thread()
 def gather_statistics(logits: Tensor, labels: Tensor, *, num_top: int, losses: Sequence[LossSettings]) -> Statistics:
     """Means, and the Karhunen-Loeve basis of what they leave.
 
@@ -97,8 +98,7 @@ def gather_statistics(logits: Tensor, labels: Tensor, *, num_top: int, losses: S
         class_means=class_means.numpy(),
         variances=variances.numpy(),
         basis=(basis * torch.where(signs == 0, 1, signs)).numpy(),
-        # Rounded, because the last bits of a mean depend on the number of threads.
-        weight_scale=float(f"{max(float(weights.double().mean()), 1e-12):.6g}"),
+        weight_scale=max(float(weights.mean()), 1e-12),
     )
 
 
