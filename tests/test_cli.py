@@ -147,6 +147,7 @@ _BUILD = "build --data digits --teacher cnn-s --weights {weights} --out out"
         (f"{_BUILD} --views 1 --fidelity 0", 2, "fidelity is 0"),
         (f"{_BUILD} --views 1 --for mse", 2, "loss is 'mse'"),
         (f"{_BUILD} --views 1 --for gdkd:w9=1", 2, "cannot read 'w9=1'"),
+        (f"{_BUILD} --views 1 --for kd --w2 3", 2, "--w2 is a setting of none of the losses kd"),
         (f"{_BUILD} --views 1 --k 10", 2, "needs more than 10 classes"),
         ("pack nowhere.npy out", 1, "does not exist"),
         ("pack {weights} out", 1, "is no .npy or .npz"),

@@ -98,4 +98,7 @@ def codec_request(
         for temperature in (None,) if "temperature=" in spec else temperatures:
             defaults = given if temperature is None else given | {"temperature": temperature}
             settings.append(LossSettings.from_spec(spec, defaults))
+    for name in given:
+        if not any(name in loss.to_json() for loss in settings):
+            raise click.UsageError(f"--{name} is a setting of none of the losses {', '.join(losses)}")
     return CodecRequest(spec=codec, fidelity=fidelity, losses=tuple(dict.fromkeys(settings)))

@@ -31,7 +31,8 @@ def cache_lines(manifest: "Manifest") -> list[str]:
     teacher = [str(identity.teacher.get("name", "unknown"))]
     if identity.teacher.get("accuracy") is not None:
         teacher.append(f"accuracy {identity.teacher['accuracy']:.2%}")
-    codec = ", ".join(f"{name} {value}" for name, value in identity.codec.items() if name in _CODEC_FACTS)
+    shown = {name: value for name, value in identity.codec.items() if name in _CODEC_FACTS}
+    codec = ", ".join(f"{name} {f'{v:.4g}' if isinstance(v, float) else v}" for name, v in shown.items())
     rows = {
         "data": f"{identity.data['name']}: {identity.num_rows} rows, {len(identity.classes)} classes",
         "teacher": ", ".join(teacher),

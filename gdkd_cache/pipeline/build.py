@@ -85,8 +85,8 @@ class BuildResult:
 
     Attributes:
         manifest: the finished cache's manifest.
-        rows_computed: views that the teacher saw in this run; those of committed shards are not computed again.
-        seconds: wall time of rendering, teacher, encoding and writing.
+        rows_computed: views that this run encoded; those of committed shards are not computed again.
+        seconds: wall time of it all, calibration included.
     """
 
     manifest: Manifest
