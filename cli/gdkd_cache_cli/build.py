@@ -5,21 +5,12 @@ from typing import Any
 
 import click
 
-from gdkd_cache_cli.options import MODEL_HELP, codec_options, codec_request, data_options, machine_options
+from gdkd_cache_cli.options import codec_options, codec_request, data_options, machine_options, view_options
 
 
 @click.command(short_help="Run a teacher over seeded views of a dataset and keep its logits.")
 @data_options
-@click.option("--teacher", required=True, metavar="MODEL", help=MODEL_HELP)
-@click.option(
-    "--weights",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="The teacher's .safetensors (or torch) file.",
-)
-@click.option("--views", required=True, type=int, help="Views of each image: training uses one an epoch, in turn.")
-@click.option("--recipe", default="crop-flip", show_default=True, help="none, or crop-flip[:size=N,padding=N].")
-@click.option("--seed", default=0, show_default=True, help="Seed of the views.")
+@view_options
 @codec_options
 @click.option(
     "--batch-size",

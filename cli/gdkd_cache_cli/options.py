@@ -1,6 +1,7 @@
 """Options that several commands share."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -39,6 +40,25 @@ def machine_options(command: Command) -> Command:
         help="Processes that render. [default: 0 for images in memory, else one a core]",
     )(command)
     return click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")(command)
+
+
+def view_options(command: Command) -> Command:
+    """The teacher and the views that it is shown."""
+    for option in reversed(
+        [
+            click.option("--teacher", required=True, metavar="MODEL", help=MODEL_HELP),
+            click.option(
+                "--weights", required=True, type=click.Path(path_type=Path), help="The teacher's weights file."
+            ),
+            click.option("--views", required=True, type=int, help="Views of each image: training uses one an epoch."),
+            click.option(
+                "--recipe", default="crop-flip", show_default=True, help="none, or crop-flip[:size=N,padding=N]."
+            ),
+            click.option("--seed", default=0, show_default=True, help="Seed of the views."),
+        ]
+    ):
+        command = option(command)
+    return command
 
 
 def codec_options(command: Command) -> Command:

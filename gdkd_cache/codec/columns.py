@@ -115,6 +115,16 @@ def checked_classes(columns: Mapping[str, np.ndarray], num_classes: int) -> dict
     return dict(columns)
 
 
+def refusal_of_k(settings: LossSettings, num_top: int) -> str | None:
+    """The refusal of a codec that keeps the whole distribution: it lacks only exact classes beyond `num_top`."""
+    if settings.num_top <= num_top:
+        return None
+    return (
+        f"{settings.loss} with k={settings.num_top} needs more exact classes than the {num_top} stored; "
+        f"it serves every loss with k up to {num_top} at any temperature"
+    )
+
+
 def check_num_top(num_top: int, num_classes: int) -> None:
     if not 1 <= num_top < num_classes:
         raise UsageError(

@@ -8,7 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gdkd_cache.codec.columns import Column, TopK, check_num_top, checked_classes, class_column, class_dtype, exact_top
+from gdkd_cache.codec.columns import (
+    Column,
+    TopK,
+    check_num_top,
+    checked_classes,
+    class_column,
+    class_dtype,
+    exact_top,
+    refusal_of_k,
+)
 from gdkd_cache.errors import GdkdCacheError, UsageError
 from gdkd_cache.losses import LossSettings
 
@@ -59,12 +68,7 @@ class DenseCodec:
         return TopK(columns["logits"].float().gather(-1, classes), classes)
 
     def refusal(self, settings: LossSettings) -> str | None:
-        if settings.num_top <= self.num_top:
-            return None
-        return (
-            f"{settings.loss} with k={settings.num_top} needs more exact classes than the {self.num_top} stored; "
-            f"it serves every loss with k up to {self.num_top} at any temperature"
-        )
+        return refusal_of_k(settings, self.num_top)
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gdkd_cache.codec.columns import Column, TopK, check_num_top, exact_top
+from gdkd_cache.codec.columns import Column, TopK, check_num_top, exact_top, refusal_of_k
 from gdkd_cache.codec.transform.head import decode_head, encode_head
 from gdkd_cache.codec.transform.patterns import PatternGroup, pack, pattern_groups, unpack
 from gdkd_cache.codec.transform.quantise import one_thread, quantise, sensitivity
@@ -189,12 +189,7 @@ class TransformCodec:
         return TopK(columns["values"], columns["classes"].long())
 
     def refusal(self, settings: LossSettings) -> str | None:
-        if settings.num_top <= self.num_top:
-            return None
-        return (
-            f"{settings.loss} with k={settings.num_top} needs more exact classes than the {self.num_top} stored; "
-            f"it serves every loss with k up to {self.num_top} at any temperature"
-        )
+        return refusal_of_k(settings, self.num_top)
 
     def to_json(self) -> dict[str, Any]:
         return {
