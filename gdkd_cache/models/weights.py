@@ -55,7 +55,9 @@ def _replace(path: Path, data: bytes) -> None:
     try:
         partial.write_bytes(data)
         partial.replace(path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError):
+            error.filename = error.filename or str(path)  # a full disk does not say where
         partial.unlink(missing_ok=True)
         raise
 

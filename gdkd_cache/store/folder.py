@@ -66,7 +66,9 @@ class Folder:
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(path)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, OSError):
+                error.filename = error.filename or str(path)  # a full disk does not say where
             partial.unlink(missing_ok=True)
             raise
         folder = path.parent
