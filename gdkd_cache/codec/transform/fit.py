@@ -33,7 +33,8 @@ class Statistics:
         num_top: how many exact classes the codec shall keep.
         losses: what it shall serve best.
         mean: float64 [class], mean centred logits.
-        class_means: float64 [class, class], mean deviation for each top-1 class, shrunk towards 0 where rare.
+        seen: int64 [seen class], the classes that are the top-1 of some row.
+        class_means: float64 [seen class, class], their rows' mean deviation, shrunk towards 0 where rare.
         variances: float64 [component], descending.
         basis: float64 [class, component], orthonormal.
         weight_scale: mean sensitivity.
@@ -44,6 +45,7 @@ class Statistics:
     num_top: int
     losses: tuple[LossSettings, ...]
     mean: np.ndarray
+    seen: np.ndarray
     class_means: np.ndarray
     variances: np.ndarray
     basis: np.ndarray
@@ -57,8 +59,7 @@ def gather_statistics(logits: Tensor, labels: Tensor, *, num_top: int, losses: S
     A class seen n times as top-1 has its mean weighed by n / (n + 4), so that classes that calibration never saw are
     predicted by the overall mean; the variances are pulled to their mean with weight (C / rows)**2. Up to 1024
     classes the basis is the covariance's full eigenbasis; above, the leading 256 components by a randomised
-    decomposition of the rows (seeded), in O(rows * classes * 256) time and O(rows * classes) memory, beside the class
-    means' O(classes**2).
+    decomposition of the rows (seeded), in O(rows * classes * 256) time and O(rows * classes) memory.
 
     Args:
         logits: float32 [row, class], at least one row.
@@ -70,11 +71,13 @@ def gather_statistics(logits: Tensor, labels: Tensor, *, num_top: int, losses: S
     centred = (logits - logits.mean(-1, keepdim=True)).double()
     top = exact_top(logits, num_top)
     top1, mean = top.classes[:, 0], centred.mean(0)
-    counts = torch.bincount(top1, minlength=num_classes)
-    sums = torch.zeros(num_classes, num_classes, dtype=torch.float64).index_add_(0, top1, centred - mean)
+    seen, position, counts = top1.unique(return_inverse=True, return_counts=True)
+    sums = torch.zeros(len(seen), num_classes, dtype=torch.float64).index_add_(0, position, centred - mean)
     class_means = sums / (counts + _SHRINKAGE)[:, None]
-    other = (labels != top1).double()[:, None] * (LABEL_WEIGHT / 256) * class_means[labels]
-    residual = centred - mean - class_means[top1] - other
+    place = torch.full((num_classes,), len(seen)).scatter(0, seen, torch.arange(len(seen)))
+    of_label = torch.cat([class_means, torch.zeros(1, num_classes, dtype=torch.float64)])[place[labels]]
+    other = (labels != top1).double()[:, None] * (LABEL_WEIGHT / 256) * of_label
+    residual = centred - mean - class_means[position] - other
     if num_classes <= _FULL_EIGENPROBLEM:
         variances, basis = torch.linalg.eigh(residual.T @ residual / num_rows)
         variances, basis = variances.flip(0), basis.flip(1)
@@ -95,6 +98,7 @@ def gather_statistics(logits: Tensor, labels: Tensor, *, num_top: int, losses: S
         num_top=num_top,
         losses=tuple(losses),
         mean=mean.numpy(),
+        seen=seen.numpy(),
         class_means=class_means.numpy(),
         variances=variances.numpy(),
         basis=(basis * torch.where(signs == 0, 1, signs)).numpy(),
@@ -115,7 +119,8 @@ def fit_transform(statistics: Statistics, step: float, *, group: bool = True) ->
     num_components = min(max(worth, 1), most, statistics.basis.shape[1])
     basis = statistics.basis[:, :num_components]
     unit = step / (QUARTERS * BASIS_SCALE)
-    means = np.rint(statistics.class_means @ basis / step * QUARTERS)
+    means = np.zeros((num_classes, num_components))
+    means[statistics.seen] = np.rint(statistics.class_means @ basis / step * QUARTERS)
     tables = {
         "basis": np.rint(basis * BASIS_SCALE).astype(np.int8),
         "mean": np.clip(np.rint(statistics.mean / unit), -(2**31), 2**31 - 1).astype(np.int32),
