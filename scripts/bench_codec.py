@@ -24,7 +24,7 @@ from rich.table import Table
 from torch import Tensor
 
 from gdkd_cache import LossSettings, open_cache, pack
-from gdkd_cache.codec import encode_rows, gradient_error
+from gdkd_cache.codec import Codec, TransformCodec, encode_rows, gradient_error
 from gdkd_cache.losses import top_classes
 
 _LOSSES = {
@@ -63,11 +63,25 @@ def _ours(spec: dict[str, object], views: np.ndarray, labels: np.ndarray, folder
     return {
         "bytes": on_disk / rows,
         "fixed": (on_disk - per_view) / rows,
+        "entropy": _entropy(cache.codec, views, labels),
         "encode": rows / encode,
         "load": rows / load,
         "decode": rows / decode,
         **_errors(full, decoded, torch.from_numpy(labels).repeat(len(views))),
     }
+
+
+def _entropy(codec: Codec, views: np.ndarray, labels: np.ndarray) -> float | None:
+    """Empirical order-0 entropy, in bytes a view, of the integers that `transform` stores, each column on its own."""
+    if not isinstance(codec, TransformCodec):
+        return None
+    total = 0.0
+    for view in views:
+        symbols = codec.quantised(torch.from_numpy(view.astype(np.float32)), torch.from_numpy(labels)).numpy()
+        for column in symbols.T:
+            shares = np.unique(column, return_counts=True)[1] / len(column)
+            total -= float((shares * np.log2(shares)).sum()) / 8
+    return total / len(views)
 
 
 def _head(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -146,6 +160,7 @@ def _theirs(
     return {
         "bytes": path.stat().st_size / len(full),
         "fixed": 0.0,
+        "entropy": None,
         "encode": len(full) / seconds,
         "load": None,
         "decode": None,
@@ -181,14 +196,19 @@ def main() -> None:
     if arguments.json:
         print(json.dumps(results, indent=1))
         return
-    columns = {"bytes": "bytes a view", "fixed": "of it fixed", **{name: f"error {name}" for name in _LOSSES}}
+    columns = {
+        "bytes": "bytes a view",
+        "fixed": "of it fixed",
+        "entropy": "entropy",
+        **{name: f"error {name}" for name in _LOSSES},
+    }
     columns |= {"encode": "encode rows/s", "load": "load rows/s", "decode": "decode rows/s"}
     table = Table("codec", *columns.values())
     for name, result in results.items():
         cells = []
         for column in columns:
             value = result[column]
-            decimals = 3 if column in _LOSSES else 2 if column in ("bytes", "fixed") else 0
+            decimals = 3 if column in _LOSSES else 2 if column in ("bytes", "fixed", "entropy") else 0
             cells.append("-" if value is None else f"{value:,.{decimals}f}")
         table.add_row(name, *cells)
     Console(width=150, highlight=False).print(table)
