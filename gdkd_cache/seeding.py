@@ -5,7 +5,7 @@ address gives the same bits on every machine, in any order, for any batch. Keys 
 of their BLAKE2b hash. The known-answer vectors in `tests/test_seeding.py` are part of the cache format.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 
 import numpy as np
@@ -64,6 +64,11 @@ def streams(seed: int, purpose: str, view: int, key_hashes: Words) -> Words:
 def draw(state: Words, counter: int) -> Words:
     """Draw number `counter` (from 0) of every stream: uint64 [row], uniform over all 64-bit words."""
     return _finalise(state + _word(counter + 1) * _GOLDEN)
+
+
+def draws(state: Words, counters: Sequence[int]) -> Words:
+    """Several draws of every stream at once: uint64 [row, counter]."""
+    return _finalise(state[:, None] + np.array([counter + 1 for counter in counters], np.uint64) * _GOLDEN)
 
 
 def draw_below(state: Words, counter: int, bound: int) -> npt.NDArray[np.int64]:

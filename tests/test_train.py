@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 import gdkd_cache as gc
 from gdkd_cache import LossSettings, losses, open_cache
-from gdkd_cache.data import ArraySource
+from gdkd_cache.data import ArraySource, Recipe
 from gdkd_cache.data.probes import probed
 from gdkd_cache.errors import GdkdCacheError, MismatchError, NotServedError, UsageError
 from gdkd_cache.models import build_model, load_card
@@ -62,7 +62,7 @@ def test_the_cache_is_the_live_teacher(
         assert all(torch.equal(ours[name], value) for name, value in theirs.items())
     vectors = [torch.cat([weights[name].float().flatten() for name in sorted(theirs)]) for weights in (ours, theirs)]
     assert (vectors[0] - vectors[1]).norm() <= tolerance * vectors[1].norm()
-    torch.testing.assert_close(*vectors, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(*vectors, rtol=tolerance, atol=2 * tolerance)
 
 
 def test_what_a_training_writes(tmp_path: Path, digits: ArraySource, digits_test: ArraySource) -> None:
@@ -170,7 +170,7 @@ def _wrong_sources(digits: ArraySource) -> Iterator[tuple[str, ArraySource, str]
     row = _probed_row(digits)
     images = digits.images.copy()
     images[row, :, 3, 3] ^= 255
-    yield "pixel", replace(digits, images=images), f"view 0 of {digits.keys[row]!r} renders to"
+    yield "pixel", replace(digits, images=images), f"the decoded image of {digits.keys[row]!r} has different pixels"
     yield "flip", replace(digits, images=digits.images[..., ::-1].copy()), "different pixels than the teacher saw"
     yield "key", replace(digits, keys=["new", *digits.keys[1:]]), r"key 'new' .* is not in .* \(1 of 256 are not\)"
     labels = digits.labels.copy()
@@ -203,7 +203,7 @@ def test_another_recipe_or_seed_is_refused(
 
     def edit(stored: dict[str, Any]) -> None:
         views = stored["identity"]["views"]
-        views.update({"seed": 1} if change == "seed" else {"recipe": {"name": "none", "steps": []}})
+        views.update({"seed": 1} if change == "seed" else {"recipe": Recipe("none").to_json()})
 
     forge(forged, edit)
     with pytest.raises(MismatchError, match="different pixels than the teacher saw"):

@@ -1,161 +1,303 @@
-"""Same pixels: for any batch, order, subset and worker; equal to torchvision's; and drift is noticed."""
+"""Same pixels: for any batch, order, subset, worker, start method, thread count and rank; in memory or decoded."""
 
-from collections import Counter
+import io
+import multiprocessing
+import warnings
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
-from torchvision.transforms.v2 import functional
+from PIL import Image
+from sklearn.datasets import load_sample_images
+from torch.utils.data import DataLoader, Dataset
 
-from gdkd_cache.data import ArraySource, Recipe, ViewLoader, ViewRenderer, open_recipe, requests_for
-from gdkd_cache.data.probes import ROUNDING_RMS, difference, probe_pixels, probed
-from gdkd_cache.data.recipes import HorizontalFlip, RandomCrop
-from gdkd_cache.errors import CacheError, SourceError, UsageError
-from gdkd_cache.seeding import draw_below, hash_keys, streams
+from gdkd_cache.data import (
+    ArraySource,
+    EncodedSource,
+    Source,
+    ViewBatch,
+    ViewLoader,
+    ViewRenderer,
+    ViewRequest,
+    open_recipe,
+    requests_for,
+)
+from gdkd_cache.data.recipes import RECIPES, HorizontalFlip, Mix, RandomResizedCrop, Recipe, partners
+from gdkd_cache.errors import SourceError, UsageError
+from gdkd_cache.seeding import draw, hash_keys, streams
+
+COUNT = 40
 
 
-class _OneByOne:
-    """The same images without `images`: takes the per-sample path."""
+def _tiles(height: int, width: int, kind: str) -> list[bytes]:
+    """Scikit-learn's two photographs cut into tiles; JPEG tiles are of differing sizes."""
+    tiles = []
+    for photograph in load_sample_images().images:
+        for number in range(COUNT // 2):
+            top, left = 20 * (number % 4) + number, 30 * (number // 4)
+            more = number if kind == "JPEG" else 0
+            file = io.BytesIO()
+            tile = photograph[top : top + height + more, left : left + width + 2 * more]
+            Image.fromarray(tile).save(file, kind)
+            tiles.append(file.getvalue())
+    return tiles
 
-    def __init__(self, source: ArraySource) -> None:
-        self._source = source
-        self.keys, self.classes, self.digest = source.keys, source.classes, source.digest
 
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def __getitem__(self, row: int) -> tuple[np.ndarray, int]:
-        return self._source[row]
+def _encoded(files: list[bytes]) -> EncodedSource:
+    labels = np.arange(len(files)) % 3
+    keys = [f"tile/{row}" for row in range(len(files))]
+    return EncodedSource(name="tiles", files=files, labels=labels, keys=keys, classes=["a", "b", "c"])
 
 
-def _render(source: object, rows: np.ndarray, *, view: int = 1, batch_size: int = 64, workers: int = 0) -> torch.Tensor:
-    recipe = open_recipe("crop-flip", 8, 8)
-    loader = ViewLoader(ViewRenderer(source, recipe, seed=5), num_workers=workers)  # pyright: ignore[reportArgumentType]
-    return torch.cat([batch.pixels for batch in loader.stream(requests_for(view, rows, batch_size))])
+def _recipes(size: int) -> Iterator[Recipe]:
+    """Every preset, and a recipe of what no preset has."""
+    for name in RECIPES:
+        options = f":size={size}" if name.startswith(("imagenet", "resize")) else ""
+        yield open_recipe(name + options, 32, 32)
+    mix = Mix(mixup_alpha=0.8, cutmix_alpha=1.0)
+    yield Recipe("mixed", (RandomResizedCrop(size), HorizontalFlip()), mix)
 
 
 @pytest.fixture(scope="module")
-def expected(digits: ArraySource) -> torch.Tensor:
-    return _render(digits, np.arange(256))
+def png() -> EncodedSource:
+    return _encoded(_tiles(32, 32, "PNG"))
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 64, 256])
-@pytest.mark.parametrize("per_sample", [False, True])
-def test_any_batch_size(digits: ArraySource, expected: torch.Tensor, batch_size: int, per_sample: bool) -> None:
-    source = _OneByOne(digits) if per_sample else digits
-    assert torch.equal(_render(source, np.arange(256), batch_size=batch_size), expected)
+@pytest.fixture(scope="module")
+def jpeg() -> EncodedSource:
+    return _encoded(_tiles(90, 120, "JPEG"))
 
 
-@pytest.mark.parametrize("per_sample", [False, True])
-def test_any_number_of_workers(digits: ArraySource, expected: torch.Tensor, per_sample: bool) -> None:
-    source = _OneByOne(digits) if per_sample else digits
-    assert torch.equal(_render(source, np.arange(256), workers=2), expected)
+@pytest.fixture(scope="module")
+def in_memory(png: EncodedSource) -> ArraySource:
+    images = np.stack([png[row][0].transpose(2, 0, 1) for row in range(COUNT)])
+    return ArraySource(name="tiles", images=images, labels=png.labels, keys=png.keys, classes=png.classes)
 
 
-def test_any_order_subset_and_thread_count(digits: ArraySource, expected: torch.Tensor) -> None:
-    rows = np.random.default_rng(0).permutation(256)[:100]
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+@pytest.fixture(scope="module")
+def renderers(png: EncodedSource, jpeg: EncodedSource, in_memory: ArraySource) -> list[ViewRenderer]:
+    """Every preset on small PNGs, on the same images in memory, and on JPEGs where it gives one size."""
+    made = [ViewRenderer(source, recipe, seed=5) for source in (png, in_memory) for recipe in _recipes(24)]
+    recipes = [recipe for recipe in _recipes(48) if recipe.num_leading]
+    return made + [ViewRenderer(jpeg, recipe, seed=5) for recipe in recipes]
+
+
+def _view(renderer: ViewRenderer, rows: np.ndarray, batch_size: int = 64) -> torch.Tensor:
+    parts = [renderer[request][0].pixels for request in requests_for(1, rows, batch_size)]
+    return torch.cat(parts)
+
+
+@pytest.fixture(scope="module")
+def expected(renderers: list[ViewRenderer]) -> list[torch.Tensor]:
+    return [_view(renderer, np.arange(COUNT)) for renderer in renderers]
+
+
+def test_in_memory_is_one_by_one(renderers: list[ViewRenderer], expected: list[torch.Tensor]) -> None:
+    kinds = len(list(_recipes(24)))
+    for ours, theirs in zip(expected[:kinds], expected[kinds : 2 * kinds], strict=True):
+        assert torch.equal(ours, theirs)
+    assert renderers[kinds].in_memory
+    assert not renderers[0].in_memory
+    assert len(expected) > 2 * kinds + 4
+
+
+@pytest.mark.parametrize("batch_size", [1, 7])
+def test_any_batch_size(renderers: list[ViewRenderer], expected: list[torch.Tensor], batch_size: int) -> None:
+    for renderer, pixels in zip(renderers, expected, strict=True):
+        assert torch.equal(_view(renderer, np.arange(COUNT), batch_size), pixels)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_any_order_rank_and_thread_count(
+    renderers: list[ViewRenderer], expected: list[torch.Tensor], threads: int
+) -> None:
+    shuffled = np.random.default_rng(0).permutation(COUNT)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
     try:
-        assert torch.equal(_render(digits, rows, batch_size=13), expected[torch.from_numpy(rows)])
+        for renderer, pixels in zip(renderers, expected, strict=True):
+            for rows in (shuffled, np.arange(COUNT)[1::2], np.array([7])):
+                assert torch.equal(_view(renderer, rows, 13), pixels[torch.from_numpy(rows)])
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
 
 
-def test_views_seeds_and_keys_differ(digits: ArraySource, expected: torch.Tensor) -> None:
-    assert not torch.equal(_render(digits, np.arange(256), view=2), expected)
-    other = ViewRenderer(digits, open_recipe("crop-flip", 8, 8), seed=6)[requests_for(1, np.arange(256), 256)[0]]
-    assert not torch.equal(other.pixels, expected)
+class _All(Dataset[torch.Tensor]):
+    """Every renderer in one dataset, so that one set of workers renders them all."""
+
+    def __init__(self, renderers: list[ViewRenderer]) -> None:
+        self._renderers = renderers
+
+    def __len__(self) -> int:
+        return len(self._renderers)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return _view(self._renderers[index], np.arange(COUNT), 16)
 
 
-def test_pixels_are_torchvisions() -> None:
-    """For the drawn offsets and flips, the pixels are those of torchvision's pad, crop and horizontal_flip."""
-    images = np.random.default_rng(0).integers(0, 256, (200, 3, 32, 32), dtype=np.uint8)
-    state = streams(3, "view", 0, hash_keys(map(str, range(200))))
-    views = Recipe("crop-flip", (RandomCrop(size=32, padding=4), HorizontalFlip())).apply(images, state)
-    y, x, flips = draw_below(state, 0, 9), draw_below(state, 1, 9), draw_below(state, 16, 2)
-    for row in range(200):
-        view = functional.crop(functional.pad(torch.from_numpy(images[row]), [4]), int(y[row]), int(x[row]), 32, 32)
-        view = functional.horizontal_flip(view) if flips[row] else view
-        assert torch.equal(torch.from_numpy(views[row]), view)
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_any_start_method(renderers: list[ViewRenderer], expected: list[torch.Tensor], method: str) -> None:
+    context = multiprocessing.get_context(method)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This process", DeprecationWarning)  # of forking beside threads
+        loader = DataLoader(_All(renderers), batch_size=None, num_workers=2, multiprocessing_context=context)
+        for pixels, wanted in zip(loader, expected, strict=True):
+            assert torch.equal(pixels, wanted)
 
 
-def test_parameters_are_uniform() -> None:
-    """Chi-square of 81 offsets and 2 flips over 100,000 keys, at a significance of one in a million."""
-    state = streams(0, "view", 0, np.arange(100_000, dtype=np.uint64))
-    cells = Counter(zip(draw_below(state, 0, 9).tolist(), draw_below(state, 1, 9).tolist(),
-                        draw_below(state, 16, 2).tolist(), strict=True))  # fmt: skip
-    assert len(cells) == 162
-    mean = 100_000 / 162
-    assert sum((count - mean) ** 2 / mean for count in cells.values()) < 161 + 5.5 * np.sqrt(2 * 161)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_loader(renderers: list[ViewRenderer], expected: list[torch.Tensor], workers: int) -> None:
+    """Several views of a row from one decoding, in the order of the requests."""
+    kinds = len(list(_recipes(24)))
+    for number in (kinds + 3, len(expected) - 1):  # cifar-strong in memory, mixed JPEGs
+        loader = ViewLoader(renderers[number], num_workers=workers)
+        for _ in range(2):  # workers persist
+            requests = requests_for((0, 1, 4), np.arange(COUNT), 9)
+            batches = list(loader.stream(requests))
+            assert [batch.view for batch in batches] == [0, 1, 4] * len(requests)
+            pixels = torch.cat([batch.pixels for batch in batches if batch.view == 1])
+            assert torch.equal(pixels, expected[number])
+            labels = torch.cat([batch.labels for batch in batches if batch.view == 4])
+            assert labels.tolist() == [row % 3 for row in range(COUNT)]
 
 
-def test_recipes() -> None:
+def test_views_seeds_and_keys_differ(in_memory: ArraySource) -> None:
     recipe = open_recipe("crop-flip", 32, 32)
-    assert recipe.steps == (RandomCrop(size=32, padding=4), HorizontalFlip())
-    assert recipe.num_views(32, 32) == 162
-    assert open_recipe("none", 32, 32).num_views(32, 32) == 1
-    for made in (recipe, open_recipe("crop-flip:size=24,padding=0", 32, 32), open_recipe("none", 32, 32)):
-        assert Recipe.from_json(made.to_json()) == made
+    request = ViewRequest((1, 2), np.arange(COUNT))
+    one, two = ViewRenderer(in_memory, recipe, 5)[request]
+    (other, _) = ViewRenderer(in_memory, recipe, 6)[request]
+    assert not torch.equal(one.pixels, two.pixels)
+    assert not torch.equal(one.pixels, other.pixels)
 
 
-@pytest.mark.parametrize("spec", ["crop", "crop-flip:sise=3", "crop-flip:size=big", "crop-flip:size=0", "none:x=1"])
-def test_wrong_recipes_are_refused(spec: str) -> None:
-    with pytest.raises(UsageError):
-        open_recipe(spec, 32, 32)
+# Mixing
 
 
-def test_foreign_steps_are_refused() -> None:
-    with pytest.raises(CacheError, match="recipe cannot be read"):
-        Recipe.from_json({"name": "x", "steps": [{"step": "run_shell", "command": "true"}]})
+def _mixed(source: Source, mix: Mix) -> ViewBatch:
+    return ViewRenderer(source, Recipe("mixed", (), mix), 5)[ViewRequest((1,), np.arange(COUNT))][0]
 
 
-def test_a_crop_larger_than_the_image_is_refused(digits: ArraySource) -> None:
-    renderer = ViewRenderer(digits, open_recipe("crop-flip:size=20,padding=4", 8, 8), seed=0)
-    with pytest.raises(SourceError, match="a side of 8 pixels"):
+def test_partners() -> None:
+    """Each row is a partner once and never its own; the order of the keys does not matter, the view does."""
+    hashes = hash_keys(map(str, range(1000)))
+    theirs = partners(0, 3, hashes)
+    assert sorted(theirs.tolist()) == list(range(1000))
+    assert (theirs != np.arange(1000)).all()
+    order = np.random.default_rng(0).permutation(1000)
+    assert np.array_equal(order[partners(0, 3, hashes[order])], theirs[order])
+    assert not np.array_equal(partners(0, 4, hashes), theirs)
+    assert not np.array_equal(partners(1, 3, hashes), theirs)
+
+
+@pytest.mark.parametrize("method", ["mixup", "cutmix"])
+def test_labels_are_mixed_as_the_pixels_are(in_memory: ArraySource, method: str) -> None:
+    batch = _mixed(in_memory, Mix(mixup_alpha=1.0) if method == "mixup" else Mix(cutmix_alpha=1.0))
+    assert batch.shares is not None
+    assert batch.partner_labels is not None
+    other = partners(5, 1, hash_keys(in_memory.keys))
+    assert batch.partner_labels.tolist() == in_memory.labels[other].tolist()
+    own, theirs = in_memory.images.astype(float), in_memory.images[other].astype(float)
+    for row, share in enumerate(batch.shares.tolist()):
+        pixels = batch.pixels[row].numpy()
+        if method == "mixup":
+            np.testing.assert_allclose(pixels, share * own[row] + (1 - share) * theirs[row], atol=0.51)
+        else:
+            kept = (pixels == own[row]).all(0)
+            assert ((pixels == theirs[row]).all(0) | kept).all()
+            assert kept.mean() >= share - 1e-6
+    targets = batch.targets(3)
+    torch.testing.assert_close(targets.sum(1), torch.ones(COUNT))
+    for row in range(COUNT):
+        wanted = np.zeros(3)
+        wanted[batch.labels[row]] += batch.shares[row]
+        wanted[batch.partner_labels[row]] += 1 - batch.shares[row]
+        np.testing.assert_allclose(targets[row], wanted, atol=1e-6)
+
+
+# Decoding
+
+
+def test_scaled_decoding(jpeg: EncodedSource) -> None:
+    """JPEG files are decoded at a half where both sides allow, and that is part of what a view is."""
+    key, file = jpeg.keys[0], jpeg.files[0]
+    assert isinstance(file, bytes)
+    assert jpeg.decode(0, None).shape == (90, 120, 3)
+    assert jpeg.decode(0, 45).shape == (45, 60, 3)
+    assert jpeg.decode(0, 46).shape == (90, 120, 3)
+    whole, half = (open_recipe(f"imagenet-eval:size=32,decode_side={side}", 90, 120) for side in (0, 40))
+    request = ViewRequest((0,), np.arange(4))
+    one, other = (ViewRenderer(jpeg, recipe, 0)[request][0].pixels for recipe in (whole, half))
+    assert 0 < (one.float() - other.float()).abs().mean() < 8, key
+    assert not whole.same_pixels(half.to_json())
+
+
+def test_scaled_decoding_needs_files(in_memory: ArraySource) -> None:
+    with pytest.raises(UsageError, match="decodes no files"):
+        ViewRenderer(in_memory, open_recipe("imagenet:decode_side=40", 32, 32), 0)
+
+
+def test_each_file_is_decoded_once_for_several_views(jpeg: EncodedSource) -> None:
+    decoded: list[int] = []
+
+    class Counting(EncodedSource):
+        def decode(self, row: int, side: int | None) -> np.ndarray:
+            decoded.append(row)
+            return super().decode(row, side)
+
+    source = Counting(**vars(jpeg))
+    renderer = ViewRenderer(source, open_recipe("imagenet:size=32", 90, 120), 0)
+    batches = list(ViewLoader(renderer).stream(requests_for((0, 1, 2, 3), np.arange(8), 4)))
+    assert len(batches) == 8
+    assert sorted(decoded) == list(range(8))
+
+
+def test_views_of_several_sizes_are_refused(jpeg: EncodedSource) -> None:
+    loader = ViewLoader(ViewRenderer(jpeg, open_recipe("none", 90, 120), seed=0))
+    with pytest.raises(SourceError, match="view of 'tile/1' is 91x122, of 'tile/0' 90x120; recipe none must"):
+        list(loader.stream(requests_for(0, np.arange(8), 4)))
+
+
+def test_a_crop_larger_than_the_image_is_refused(in_memory: ArraySource) -> None:
+    renderer = ViewRenderer(in_memory, open_recipe("crop-flip:size=48,padding=4", 32, 32), seed=0)
+    with pytest.raises(SourceError, match="a side of 32 pixels"):
         next(ViewLoader(renderer).stream(requests_for(0, np.arange(2), 2)))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_error_in_rendering_names_the_key_in_one_line(digits: ArraySource, workers: int) -> None:
-    source = _WrongImage(digits)
-    loader = ViewLoader(ViewRenderer(source, open_recipe("none", 8, 8), seed=0), num_workers=workers)
-    with pytest.raises(SourceError, match=f"{digits.keys[3]!r} is float32") as caught:
+def test_an_error_in_rendering_names_the_key_in_one_line(png: EncodedSource, workers: int) -> None:
+    source = _WrongImage(**vars(png))
+    loader = ViewLoader(ViewRenderer(source, open_recipe("none", 32, 32), seed=0), num_workers=workers)
+    with pytest.raises(SourceError, match=f"{png.keys[3]!r} is float32") as caught:
         list(loader.stream(requests_for(0, np.arange(8), 4)))
     assert "\n" not in str(caught.value)
 
 
-class _WrongImage(_OneByOne):
+class _WrongImage(EncodedSource):
     def __getitem__(self, row: int) -> tuple[np.ndarray, int]:
         image, label = super().__getitem__(row)
         return (image.astype(np.float32) if row == 3 else image), label
 
 
-def test_probed_rows() -> None:
-    hashes = hash_keys(map(str, range(64_000)))
-    assert 800 < probed(hashes).sum() < 1200  # 1 in 64
-    for count in range(1, 6):
-        assert probed(hashes[:count]).any()  # never none
+# Independence
 
 
-@pytest.mark.parametrize("size", [8, 32, 96])
-def test_verdicts(size: int) -> None:
-    """Exact, rounding and different: no wrong verdict in 600 trials of each."""
-    rng = np.random.default_rng(size)
-    smooth = rng.normal(size=(200, 3, size, size)).cumsum(2).cumsum(3)
-    spread = smooth.std((1, 2, 3), keepdims=True)
-    images = np.clip(128 + 60 * (smooth - smooth.mean((1, 2, 3), keepdims=True)) / spread, 0, 255).astype(np.uint8)
-    every = np.ones(200, bool)
-    stored = probe_pixels(images, every)
-    rounded = np.clip(images.astype(int) + (rng.random(images.shape) < 0.2), 0, 255).astype(np.uint8)
-    flipped = images[..., ::-1]
-    other = np.roll(images, 1, axis=0)
-    for changed, kind in (
-        (images.copy(), "exact"),
-        (rounded, "rounding"),
-        (flipped, "different"),
-        (other, "different"),
-    ):
-        for a, b in zip(stored, probe_pixels(np.ascontiguousarray(changed), every), strict=True):
-            rms = difference(a, b)
-            assert kind == ("exact" if rms == 0 else "rounding" if rms < ROUNDING_RMS else "different")
+def test_streams_of_neighbours_are_independent() -> None:
+    """10^6 draws: no correlation between the streams of neighbouring keys, views and seeds."""
+    hashes = hash_keys(f"train/{row:07d}" for row in range(250_001))
+
+    def signs(seed: int, view: int, counter: int) -> np.ndarray:
+        words = draw(streams(seed, "view", view, hashes), counter)
+        return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53 - 0.5
+
+    base = np.concatenate([signs(0, view, 0)[:-1] for view in range(4)])
+    others = {
+        "key": np.concatenate([signs(0, view, 0)[1:] for view in range(4)]),
+        "view": np.concatenate([signs(0, view + 1, 0)[:-1] for view in range(4)]),
+        "seed": np.concatenate([signs(1, view, 0)[:-1] for view in range(4)]),
+        "counter": np.concatenate([signs(0, view, 1)[:-1] for view in range(4)]),
+    }
+    for name, other in others.items():
+        for first, second in ((base, other), (base**2, other**2), (np.abs(base), other)):
+            correlation = np.corrcoef(first, second)[0, 1]
+            assert abs(correlation) < 5 / np.sqrt(len(base)), name

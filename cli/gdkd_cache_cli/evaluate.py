@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from gdkd_cache_cli.options import MODEL_HELP, data_options, machine_options
+from gdkd_cache_cli.options import MODEL_HELP, RECIPE_HELP, data_options, machine_options
 
 
 @click.command("eval", short_help="Top-1 accuracy of trained weights.")
@@ -24,6 +24,12 @@ from gdkd_cache_cli.options import MODEL_HELP, data_options, machine_options
     metavar="MODEL",
     help=f"Needed where no .json lies beside the weights. {MODEL_HELP}",
 )
+@click.option(
+    "--recipe",
+    default=None,
+    metavar="SPEC",
+    help=f"What makes the network's inputs. [default: as it was evaluated in training] {RECIPE_HELP}",
+)
 @machine_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for machines.")
 def evaluate(
@@ -32,6 +38,7 @@ def evaluate(
     split: str,
     weights: Path,
     model: str | None,
+    recipe: str | None,
     device: str,
     workers: int | None,
     as_json: bool,
@@ -44,6 +51,7 @@ def evaluate(
     """
     from gdkd_cache import open_source
     from gdkd_cache.data import default_num_workers
+    from gdkd_cache.models import load_card
     from gdkd_cache.pipeline.evaluate import Evaluator
     from gdkd_cache.pipeline.teacher import open_teacher
 
@@ -51,7 +59,12 @@ def evaluate(
     teacher = open_teacher(model, weights, source, device=device, precision="float32")
     if workers is None:
         workers = default_num_workers(source)
-    evaluator = Evaluator(source, mean=teacher.mean, std=teacher.std, device=teacher.device, num_workers=workers)
+    if recipe is None:
+        card = load_card(weights)
+        recipe = "none" if card is None else card.eval_recipe
+    evaluator = Evaluator(
+        source, mean=teacher.mean, std=teacher.std, device=teacher.device, num_workers=workers, recipe=recipe
+    )
     result = evaluator(teacher.model)
     if as_json:
         click.echo(json.dumps(vars(result)))

@@ -19,6 +19,11 @@ MODEL_HELP = (
     "cnn-s, cnn-l, resnet8x4, resnet32x4, resnet{8,14,20,32,44,56,110}, torchvision:NAME, or "
     "package.module:callable for your own (called with num_classes)."
 )
+RECIPE_HELP = (
+    "none, crop-flip, cifar-strong, imagenet, imagenet-randaug, imagenet-eval or resize, with options such as "
+    "crop-flip:size=32,padding=4 or imagenet:size=224,decode_side=448; a .json or .toml file of steps; or "
+    "compat:module:name for a torchvision v2 transform of your own."
+)
 CODEC_HELP = (
     "auto (the smallest that meets --fidelity), transform[:step=X,k=N], topk[:k=N,step=X] or dense[:k=N,dtype=float32]."
 )
@@ -52,7 +57,11 @@ def view_options(command: Command) -> Command:
             ),
             click.option("--views", required=True, type=int, help="Views of each image: training uses one an epoch."),
             click.option(
-                "--recipe", default="crop-flip", show_default=True, help="none, or crop-flip[:size=N,padding=N]."
+                "--recipe",
+                default="crop-flip",
+                show_default=True,
+                metavar="SPEC",
+                help=f"What is done to the images: {RECIPE_HELP}",
             ),
             click.option("--seed", default=0, show_default=True, help="Seed of the views."),
         ]

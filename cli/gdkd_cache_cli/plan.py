@@ -74,7 +74,8 @@ def plan(
         )
     Console(highlight=False, width=None if Console().is_terminal else 160).print(table)
     click.echo(
-        f"{planned.num_rows} images, {views} views of the {planned.distinct_views} different ones that the recipe has; "
+        f"{planned.num_rows} images, {views} views of the {planned.distinct_views or 'countless'} different ones that "
+        "the recipe has; "
         f"the teacher sees {planned.teacher_rate:,.0f} images/s, so a build takes about "
         f"{planned.build_seconds / 60:,.1f} minutes here."
     )

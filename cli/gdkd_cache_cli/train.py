@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from gdkd_cache_cli.options import MODEL_HELP, data_options, machine_options
+from gdkd_cache_cli.options import MODEL_HELP, RECIPE_HELP, data_options, machine_options
 
 # Which options belong to which loss: an option that a loss does not have is an error, not ignored.
 _LOSS_OPTIONS = {
@@ -64,12 +64,30 @@ _LOSS_OPTIONS = {
 @click.option("--ce-weight", default=1.0, show_default=True, help="Weight of the cross-entropy.")
 @click.option("--distillation-weight", default=1.0, show_default=True, help="Weight of the distillation loss.")
 @click.option("--warmup", default=0, show_default=True, help="Epochs over which the distillation loss ramps up.")
-@click.option("--recipe", default=None, help="Views for ce [default: crop-flip]; with a cache it must be the cache's.")
+@click.option(
+    "--recipe",
+    default=None,
+    metavar="SPEC",
+    help="What ce's views are made with [default: crop-flip]; with a cache it must be the cache's, and is needed for "
+    f"compat: only. {RECIPE_HELP}",
+)
 @click.option(
     "--view-seed",
     type=int,
     default=None,
     help="Seed of ce's views [default: 0]; with a cache it must be the cache's.",
+)
+@click.option(
+    "--size",
+    type=int,
+    default=None,
+    help="Side of the student's views, in pixels: the same boxes at another resolution. [default: the teacher's]",
+)
+@click.option(
+    "--eval-recipe",
+    default=None,
+    metavar="SPEC",
+    help="What makes the inputs of evaluation. [default: imagenet-eval where the recipe resamples images, else none]",
 )
 @click.option("--strict-replay", is_flag=True, help="Refuse views that differ from the teacher's by rounding.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the initial weights and of the order.")
@@ -97,6 +115,8 @@ def train(
     warmup: int,
     recipe: str | None,
     view_seed: int | None,
+    size: int | None,
+    eval_recipe: str | None,
     strict_replay: bool,
     seed: int,
     precision: str,
@@ -130,7 +150,9 @@ def train(
         raise click.UsageError(f"--milestones is {milestones!r}; it must be epochs such as 150,180,210") from None
 
     from gdkd_cache import LossSettings, open_cache, open_source
-    from gdkd_cache.pipeline.train import TrainOptions, Views, check_views
+    from gdkd_cache.data import image_size, open_recipe
+    from gdkd_cache.errors import MismatchError
+    from gdkd_cache.pipeline.train import TrainOptions, Views
     from gdkd_cache.pipeline.train import train as run_train
 
     options = TrainOptions(
@@ -151,6 +173,8 @@ def train(
         device=device,
         num_workers=workers,
         precision=precision,
+        size=size,
+        eval_recipe=eval_recipe,
         force=force,
     )
     opened = None if cache is None else open_cache(cache, digest=digest)
@@ -160,8 +184,11 @@ def train(
         views = Views(recipe="crop-flip" if recipe is None else recipe, seed=view_seed or 0)
         result = run_train(options, source, eval_source, views=views)
     else:
-        check_views(opened, source, recipe=recipe, seed=view_seed)
-        result = run_train(options, source, eval_source, cache=opened, strict_replay=strict_replay)
+        made = opened.manifest.identity.views
+        if view_seed is not None and made is not None and view_seed != made["seed"]:
+            raise MismatchError(f"view seed {view_seed} is not the cache's {made['seed']}; leave --view-seed out")
+        named = None if recipe is None else open_recipe(recipe, *image_size(source))
+        result = run_train(options, source, eval_source, cache=opened, strict_replay=strict_replay, recipe=named)
     click.echo(
         f"{student}: best accuracy {result.best_accuracy:.2%} (epoch {result.best_epoch}), last "
         f"{result.last_accuracy:.2%}, {result.images_per_second:,.0f} images/s; {out / 'best.safetensors'}"

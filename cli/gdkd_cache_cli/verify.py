@@ -12,22 +12,35 @@ from gdkd_cache_cli.options import DATA_HELP
 @click.argument("cache", type=click.Path(path_type=Path))
 @click.option("--data", default=None, metavar="SPEC", help=f"Also render the probed views again. {DATA_HELP}")
 @click.option("--digest", default=None, metavar="sha256:...", help="Refuse any other cache.")
+@click.option(
+    "--recipe",
+    default=None,
+    metavar="SPEC",
+    help="The recipe of the cache's views, where it is a compat: one; another is refused.",
+)
 @click.option("--strict-replay", is_flag=True, help="Count views that differ by rounding as a problem.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for machines.")
-def verify(cache: Path, data: str | None, digest: str | None, strict_replay: bool, as_json: bool) -> None:
+def verify(
+    cache: Path, data: str | None, digest: str | None, recipe: str | None, strict_replay: bool, as_json: bool
+) -> None:
     """Compare every object of a cache with its manifest; exit with 1 when something is wrong.
 
-    With --data, every probed view (1 row in 64) is rendered again and compared with what the teacher saw.
+    With --data, every probed image (1 row in 64) is decoded and its views are rendered again, and compared with what
+    the teacher saw.
 
     \b
     Example:
       gdkd-cache verify digits.zarr --data digits
     """
     from gdkd_cache import open_source
+    from gdkd_cache.data import image_size, open_recipe
     from gdkd_cache.pipeline.verify import verify as run_verify
 
+    if recipe is not None and data is None:
+        raise click.UsageError("--recipe goes with --data")
     source = open_source(data) if data is not None else None
-    result = run_verify(cache, digest=digest, source=source, strict=strict_replay)
+    named = None if recipe is None or source is None else open_recipe(recipe, *image_size(source))
+    result = run_verify(cache, digest=digest, source=source, recipe=named, strict=strict_replay)
     if as_json:
         facts = {"digest": result.digest, "objects": result.num_objects, "problems": list(result.problems)}
         facts["replay"] = None if result.replay is None else vars(result.replay)

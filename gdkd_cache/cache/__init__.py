@@ -10,9 +10,10 @@ from gdkd_cache.cache.dataset import TeacherBatch as TeacherBatch
 from gdkd_cache.cache.dataset import match_rows as match_rows
 from gdkd_cache.cache.replay import Replay as Replay
 from gdkd_cache.cache.replay import check_replay as check_replay
+from gdkd_cache.cache.replay import recipe_of as recipe_of
 from gdkd_cache.cache.view import View as View
 from gdkd_cache.codec import Codec
-from gdkd_cache.data import Source
+from gdkd_cache.data import Recipe, Source
 from gdkd_cache.errors import MismatchError, NotServedError, UsageError
 from gdkd_cache.losses import LossSettings
 from gdkd_cache.store import CacheReader, Manifest
@@ -67,7 +68,13 @@ class Cache:
         return View(self.reader, number, self.labels)
 
     def dataset(
-        self, source: Source, *, temperature: float | None = None, strict_replay: bool = False
+        self,
+        source: Source,
+        *,
+        temperature: float | None = None,
+        strict_replay: bool = False,
+        recipe: Recipe | None = None,
+        size: int | None = None,
     ) -> CachedDataset:
         """Join with the images: rows are found by key, so another order or a subset of the rows is fine.
 
@@ -75,12 +82,25 @@ class Cache:
             source: what `open_source` gives, or an object of your own with the `Source` protocol.
             temperature: of the loss, for a `topk` cache with several declared temperatures; None is the first.
             strict_replay: also refuse pixels that differ from the teacher's by rounding.
+            recipe: what the views are made with, as `open_recipe` gives it; None takes the manifest's word, which
+                is enough except for `compat:` recipes. Another than the cache's is refused.
+            size: side of the student's views in pixels, if it is not the teacher's: the same boxes of the same
+                images at another resolution.
 
         Raises:
-            MismatchError: other classes, an unknown key, another label, or other pixels in a probed view.
+            MismatchError: other classes, an unknown key, another label, another recipe, or other pixels in a
+                probed image or view.
+            UsageError: a size for views that are not square.
         """
         return CachedDataset(
-            self.reader, source, self.keys, self.labels, temperature=temperature, strict_replay=strict_replay
+            self.reader,
+            source,
+            self.keys,
+            self.labels,
+            temperature=temperature,
+            strict_replay=strict_replay,
+            recipe=recipe,
+            size=size,
         )
 
     def require(self, settings: LossSettings) -> None:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gdkd_cache.cache.replay import Replay, check_replay
+from gdkd_cache.cache.replay import Replay, check_replay, recipe_of
 from gdkd_cache.cache.view import View
 from gdkd_cache.data import (
     Recipe,
@@ -23,7 +23,7 @@ from gdkd_cache.data import (
     normalize_pixels,
     requests_for,
 )
-from gdkd_cache.errors import CacheError, MismatchError, UsageError
+from gdkd_cache.errors import MismatchError, UsageError
 from gdkd_cache.seeding import permutation
 from gdkd_cache.store import CacheReader
 
@@ -54,6 +54,8 @@ class CachedDataset:
 
     Attributes:
         replay: what the probes said when it was made.
+        recipe: what its views are made with.
+        size: height and width of its views.
     """
 
     def __init__(
@@ -65,22 +67,28 @@ class CachedDataset:
         *,
         temperature: float | None,
         strict_replay: bool,
+        recipe: Recipe | None,
+        size: int | None,
     ) -> None:
-        identity = reader.manifest.identity
-        if identity.views is None:
-            raise CacheError(
-                f"{reader.path} was packed from logits computed elsewhere and names no recipe: "
-                "replay its views yourself and read them with Cache.view"
-            )
+        recipe = recipe_of(reader, recipe)
+        views = reader.manifest.identity.views
+        assert views is not None
         check_source(source)
         self.cache_rows = match_rows(reader, source, keys, labels)
+        if recipe.mix is not None and len(source) < len(keys):
+            raise MismatchError(
+                f"recipe {recipe.name} mixes images, and source {name_of(source)} has {len(source)} of the "
+                f"{len(keys)} in {reader.path}: a partner may be any of them; give the whole data"
+            )
         self.replay: Replay = check_replay(
-            reader, source, self.cache_rows, keys, [0], limit=_PROBES_AT_START, strict=strict_replay
+            reader, source, self.cache_rows, keys, [0], recipe=recipe, limit=_PROBES_AT_START, strict=strict_replay
         )
         self._reader, self._source, self._labels, self._temperature = reader, source, labels, temperature
-        recipe = Recipe.from_json(identity.views["recipe"])
-        self._renderer = ViewRenderer(source, recipe, identity.views["seed"])
-        self._loaders: dict[tuple[int, bool], ViewLoader] = {}
+        height, width = views["size"]
+        self.recipe = recipe if size is None else recipe.at_size((height, width), size)
+        self.size = (height, width) if size is None else (size, size)
+        self._seed: int = views["seed"]
+        self._loaders: dict[tuple[int, str], ViewLoader] = {}
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch-view")
         self._resident: dict[int, Future[View]] = {}
 
@@ -99,6 +107,13 @@ class CachedDataset:
         view = self._load(number).result()
         self._load(upcoming)
         return view
+
+    def _loader(self, num_workers: int, device: torch.device) -> ViewLoader:
+        key = (num_workers, str(device))
+        if key not in self._loaders:
+            renderer = ViewRenderer(self._source, self.recipe, self._seed, device=None if num_workers else device)
+            self._loaders[key] = ViewLoader(renderer, num_workers=num_workers, pin_memory=device.type == "cuda")
+        return self._loaders[key]
 
     def loader(
         self,
@@ -125,7 +140,8 @@ class CachedDataset:
 
         Yields:
             images [batch, channel, height, width] (float32, or uint8 without normalisation), labels int64
-            [batch], and a `TeacherBatch`.
+            [batch] (float32 [batch, class] where the recipe mixes images: cross-entropy takes both), and a
+            `TeacherBatch`.
 
         Raises:
             UsageError: a batch size or an epoch out of range.
@@ -137,11 +153,7 @@ class CachedDataset:
             if normalize != "source":
                 raise UsageError(f"normalize is {normalize!r}; give (mean, std), 'source' or None")
             normalize = normalization_of(self._source)
-        pin_memory = torch.device(device).type == "cuda"
-        loader = self._loaders.setdefault(
-            (num_workers, pin_memory),
-            ViewLoader(self._renderer, num_workers=num_workers, pin_memory=pin_memory),
-        )
+        loader = self._loader(num_workers, torch.device(device))
         number = epoch % self._reader.manifest.identity.num_views
         view = self._view(number)
         order = permutation(seed, "order", epoch, len(self)) if shuffle else np.arange(len(self))
@@ -151,7 +163,8 @@ class CachedDataset:
             images = pixels if normalize is None else normalize_pixels(pixels, *normalize)
             logits, top = view.decode(rows, device, temperature=self._temperature)
             teacher = TeacherBatch(logits, top.classes, torch.from_numpy(rows), number)
-            yield images, batch.labels.to(device, non_blocking=True), teacher
+            targets = batch.targets(len(self._reader.manifest.identity.classes))
+            yield images, targets.to(device, non_blocking=True), teacher
 
 
 def match_rows(reader: CacheReader, source: Source, keys: list[str], labels: np.ndarray) -> np.ndarray:

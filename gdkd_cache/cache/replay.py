@@ -1,15 +1,19 @@
 """Does this source, on this machine, give the pixels that the teacher saw? The probes decide."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from gdkd_cache.data import Recipe, Source, ViewLoader, ViewRenderer, requests_for
+from gdkd_cache.data import Recipe, Source, ViewLoader, ViewRenderer, default_num_workers, requests_for
 from gdkd_cache.data.probes import ROUNDING_RMS, difference, probed
-from gdkd_cache.errors import MismatchError
+from gdkd_cache.data.views import VIEWS_AT_ONCE
+from gdkd_cache.errors import CacheError, MismatchError
 from gdkd_cache.seeding import hash_keys
 from gdkd_cache.store import PROBE, CacheReader
+
+_ROWS_AT_ONCE = 64
+_WORTH_WORKERS = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,13 +21,15 @@ class Replay:
     """What the probes said.
 
     Attributes:
-        exact: probes whose checksums agree: the pixels are the teacher's to the bit.
-        rounding: probes that differ by rounding only (RMS below 2 of 255).
+        exact: probed views whose checksums agree: the pixels are the teacher's to the bit.
+        rounding: probed views that differ by rounding only (RMS below 2 of 255).
+        rounding_sources: those of them whose decoded image differs by rounding already.
         worst_rms: the largest estimated RMS among them.
     """
 
     exact: int = 0
     rounding: int = 0
+    rounding_sources: int = 0
     worst_rms: float = 0.0
 
     def __str__(self) -> str:
@@ -31,10 +37,38 @@ class Replay:
             return "replay not checked: none of these rows is probed (1 row in 64 is)"
         if not self.rounding:
             return f"replay exact: {self.exact} probed views have the teacher's pixels to the bit"
+        stage = "the image decoder" if self.rounding_sources else "the resize"
         return (
-            f"replay differs by rounding: {self.rounding} of {self.exact + self.rounding} probed views, "
-            f"RMS up to {self.worst_rms:.2f} of 255; another version of the image libraries?"
+            f"replay differs by rounding: {self.rounding} of {self.exact + self.rounding} probed views, RMS up to "
+            f"{self.worst_rms:.2f} of 255; {stage} rounds otherwise than in the library versions of the build"
         )
+
+
+def recipe_of(reader: CacheReader, asked: Recipe | None = None) -> Recipe:
+    """The recipe of a cache's views.
+
+    Args:
+        reader: the cache.
+        asked: the recipe that the user named; needed for `compat:` recipes, as a cache must not name code.
+
+    Raises:
+        CacheError: the cache has no recipe, or one that cannot be read.
+        MismatchError: the recipe asked for is another, or none was asked for and the views need the user's code.
+    """
+    views = reader.manifest.identity.views
+    if views is None:
+        raise CacheError(
+            f"{reader.path} was packed from logits computed elsewhere and names no recipe: "
+            "replay its views yourself and read them with Cache.view"
+        )
+    if asked is None:
+        return Recipe.from_json(views["recipe"])
+    if not asked.same_pixels(views["recipe"]):
+        raise MismatchError(
+            f"recipe {asked.name} is not the cache's {views['recipe'].get('name')}, or has other settings: "
+            "the teacher saw other views; leave --recipe out"
+        )
+    return asked
 
 
 def check_replay(
@@ -42,12 +76,13 @@ def check_replay(
     source: Source,
     cache_rows: np.ndarray,
     keys: list[str],
-    views: Iterable[int],
+    views: Sequence[int],
     *,
+    recipe: Recipe | None = None,
     limit: int | None = None,
     strict: bool = False,
 ) -> Replay:
-    """Render the probed rows again and compare.
+    """Decode and render the probed rows again and compare.
 
     Args:
         reader: the cache.
@@ -55,30 +90,46 @@ def check_replay(
         cache_rows: int64 [source row], the cache row of each of the source's rows.
         keys: the cache's key table.
         views: which views to check.
+        recipe: as for `recipe_of`.
         limit: at most so many probed rows a view; None checks all.
         strict: also refuse a difference by rounding.
 
     Raises:
-        MismatchError: a view differs, or differs by rounding under `strict`; it names view, key and difference.
+        MismatchError: an image or a view differs, or differs by rounding under `strict`; it names the first key
+            and the stage.
     """
+    recipe = recipe_of(reader, recipe)
     identity = reader.manifest.identity
     assert identity.views is not None
-    recipe, seed = Recipe.from_json(identity.views["recipe"]), identity.views["seed"]
+    seed = identity.views["seed"]
     rows = np.flatnonzero(probed(hash_keys(keys))[cache_rows])[:limit]
-    loader = ViewLoader(ViewRenderer(source, recipe, seed, probe_rows=np.ones(len(source), bool)))
-    exact, rounding, worst = 0, 0, 0.0
-    for view in views:
-        stored = reader.column(PROBE, view)
-        for batch in loader.stream(requests_for(view, rows, 256)):
+    renderer = ViewRenderer(source, recipe, seed, probe_rows=np.ones(len(source), bool), probe_sources=True)
+    many = len(rows) * len(views) > _WORTH_WORKERS
+    loader = ViewLoader(renderer, num_workers=default_num_workers(source) if many else 0)
+    sources = reader.source_probes()
+    exact, rounding, rounding_sources, worst = 0, 0, 0, 0.0
+    for first in range(0, len(views), VIEWS_AT_ONCE):
+        group = tuple(views[first : first + VIEWS_AT_ONCE])
+        stored = {view: reader.column(PROBE, view) for view in group}
+        for batch in loader.stream(requests_for(group, rows, _ROWS_AT_ONCE)):
             assert batch.probes is not None
-            for row, rendered in zip(batch.rows.tolist(), batch.probes, strict=True):
-                rms = difference(stored[cache_rows[row]], rendered)
-                if rms >= ROUNDING_RMS or (rms and strict):
-                    kind = "different pixels" if rms >= ROUNDING_RMS else "pixels that differ by rounding"
-                    raise MismatchError(
-                        f"replay: view {view} of {source.keys[row]!r} renders to {kind} than the teacher saw "
-                        f"(RMS about {rms:.1f} of 255, recipe {recipe.name}, seed {seed}): the image, its decoder, "
-                        "the recipe or the seed is another; use the images that the cache was built from"
-                    )
+            assert batch.source_probes is not None
+            for row, image, rendered in zip(batch.rows.tolist(), batch.source_probes, batch.probes, strict=True):
+                key = source.keys[row]
+                from_image = difference(sources[cache_rows[row]], image)
+                rms = difference(stored[batch.view][cache_rows[row]], rendered)
+                _refuse(f"the decoded image of {key!r}", from_image, strict, "its file or its decoder is another")
+                why = f"recipe {recipe.name} or seed {seed} is another, or a library renders it otherwise"
+                _refuse(f"view {batch.view} of {key!r}", rms, strict, f"{why}; the decoded image is the same")
                 exact, rounding, worst = exact + (rms == 0), rounding + (rms > 0), max(worst, rms)
-    return Replay(exact=exact, rounding=rounding, worst_rms=worst)
+                rounding_sources += from_image > 0
+    return Replay(exact=exact, rounding=rounding, rounding_sources=rounding_sources, worst_rms=worst)
+
+
+def _refuse(what: str, rms: float, strict: bool, why: str) -> None:
+    if rms >= ROUNDING_RMS or (rms and strict):
+        kind = "different pixels" if rms >= ROUNDING_RMS else "pixels that differ by rounding"
+        raise MismatchError(
+            f"replay: {what} has {kind} than the teacher saw (RMS about {rms:.1f} of 255): {why}; "
+            "use the images and the settings that the cache was built with"
+        )

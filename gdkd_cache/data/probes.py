@@ -1,8 +1,9 @@
 """Probes: what detects that the student would see other pixels than the teacher saw.
 
-For 1 row in 64, chosen by its key, 20 bytes of the rendered view: the crc32 of its uint8 bytes, and a sketch, 8
-fixed +-1 projections in float16. The sketches of two renderings estimate the RMS of their difference, which tells
-rounding (another resize kernel) from another crop, flip or file.
+For 1 row in 64, chosen by its key, 20 bytes of the decoded image and of each rendered view: the crc32 of the uint8
+bytes, and a sketch, 8 fixed +-1 projections in float16. The sketches of two renderings estimate the RMS of their
+difference, which tells rounding (another resize kernel) from another crop, flip or file; the probe of the decoded
+image tells another file or decoder from another recipe.
 """
 
 import zlib
@@ -11,10 +12,10 @@ from functools import lru_cache
 import numpy as np
 
 from gdkd_cache.seeding import Words, draw, streams
-from gdkd_cache.store import PROBE_BYTES
 
 _ONE_IN = np.uint64(64)
 _PROJECTIONS = 8
+_BLOCK = 65536
 ROUNDING_RMS = 2.0
 """Below this RMS (of 255) a difference is rounding: kernels gave at most 1.6, a shift by a pixel at least 2.9."""
 
@@ -27,32 +28,24 @@ def probed(key_hashes: Words) -> np.ndarray:
     return selected
 
 
-@lru_cache(maxsize=4)
-def _signs(numel: int) -> np.ndarray:
-    """The fixed projections for views of `numel` values: float64 [8, numel], +1 or -1."""
-    state = streams(0, "probe", 0, np.arange(_PROJECTIONS * numel, dtype=np.uint64))
-    return (draw(state, 0) >> np.uint64(63)).astype(np.float64).reshape(_PROJECTIONS, numel) * 2 - 1
+@lru_cache(maxsize=64)
+def _signs(block: int) -> np.ndarray:
+    """The fixed projections of one block of values: int8 [8, 65536], +1 or -1; one draw has the signs of 8 values."""
+    words = draw(streams(0, "probe", block, np.arange(_BLOCK // 8, dtype=np.uint64)), 0)
+    bits = np.unpackbits(words.astype("<u8").view(np.uint8), bitorder="little")
+    return bits.reshape(_BLOCK, _PROJECTIONS).T.astype(np.int8) * 2 - 1
 
 
-def probe_pixels(pixels: np.ndarray, selected: np.ndarray) -> np.ndarray:
-    """Probe the selected rows of rendered views.
-
-    Args:
-        pixels: uint8 [n, channel, height, width].
-        selected: bool [n].
-
-    Returns:
-        uint8 [n, 20]; zeros where not selected.
-    """
-    probes = np.zeros((len(pixels), PROBE_BYTES), np.uint8)
-    for row in np.flatnonzero(selected):
-        view = pixels[row]
-        checksum = zlib.crc32(view.tobytes())
-        # Sums of integers below 2**53 are exact in float64, so the sketch is the same on every machine.
-        sketch = (_signs(view.size) @ view.ravel().astype(np.float64)) / np.sqrt(view.size)
-        probes[row, :4] = np.frombuffer(checksum.to_bytes(4, "little"), np.uint8)
-        probes[row, 4:] = sketch.astype("<f2").view(np.uint8)
-    return probes
+def probe_pixels(pixels: np.ndarray) -> np.ndarray:
+    """Probe an image: uint8 [channel, height, width] -> uint8 [20]."""
+    values = np.ascontiguousarray(pixels).ravel()
+    # Sums of integers below 2**53 are exact in float64, so the sketch is the same on every machine.
+    sketch = np.zeros(_PROJECTIONS)
+    for block in range(-(-values.size // _BLOCK)):
+        part = values[block * _BLOCK : (block + 1) * _BLOCK].astype(np.float64)
+        sketch += _signs(block)[:, : part.size].astype(np.float64) @ part
+    halves = (sketch / np.sqrt(values.size)).astype("<f2")
+    return np.frombuffer(zlib.crc32(values.tobytes()).to_bytes(4, "little") + halves.tobytes(), np.uint8)
 
 
 def difference(stored: np.ndarray, rendered: np.ndarray) -> float:

@@ -27,8 +27,9 @@ class Source(Protocol):
         digest: a string that changes when keys, labels or classes do.
 
     Optional attributes make it faster: `labels` (int64 [row]; else every row is read once for its label),
-    `images` (uint8 [row, 3, height, width]; all pixels in memory, for the batched path), and
-    `mean`, `std` (channel statistics of pixels in [0, 1]; else ImageNet's).
+    `images` (uint8 [row, 3, height, width]; all pixels in memory, for the batched path), `decode` (as that of
+    `EncodedSource`, for recipes with a decode_side) and `mean`, `std` (channel statistics of pixels in [0, 1]; else
+    ImageNet's).
     """
 
     @property
@@ -104,18 +105,30 @@ class EncodedSource:
         return len(self.keys)
 
     def __getitem__(self, row: int) -> tuple[np.ndarray, int]:
-        return decode_image(self.keys[row], self.files[row]), int(self.labels[row])
+        return self.decode(row, None), int(self.labels[row])
+
+    def decode(self, row: int, side: int | None) -> np.ndarray:
+        """The row's image, as `decode_image`."""
+        return decode_image(self.keys[row], self.files[row], side)
 
 
-def decode_image(key: str, file: Path | bytes) -> np.ndarray:
+def decode_image(key: str, file: Path | bytes, side: int | None = None) -> np.ndarray:
     """Decode an image file to uint8 RGB [height, width, 3].
+
+    Args:
+        key: for messages.
+        file: a path, or a file's bytes.
+        side: JPEG files are decoded at the smallest of 1, 1/2, 1/4 and 1/8 of their size whose shorter side has
+            at least so many pixels; None decodes them whole.
 
     Raises:
         SourceError: it cannot be decoded; the message names the key.
     """
     try:
         with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
-            return np.asarray(image.convert("RGB"))
+            if side is not None:
+                image.draft("RGB", (side, side))
+            return np.array(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = str(error).split("\n")[0]
         raise SourceError(f"image {key!r} cannot be decoded ({reason}); replace or remove that file") from None

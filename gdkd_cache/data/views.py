@@ -1,98 +1,224 @@
 """Views: `(seed, view, key)` -> stream -> parameters -> uint8 pixels, alike for any batch, order and worker."""
 
-import multiprocessing
-import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset
 
 from gdkd_cache.data.probes import probe_pixels
-from gdkd_cache.data.recipes import Recipe
-from gdkd_cache.data.source import Source
-from gdkd_cache.errors import GdkdCacheError, SourceError
-from gdkd_cache.seeding import hash_keys, streams
+from gdkd_cache.data.recipes import Mix, Recipe, as_batch, partners
+from gdkd_cache.data.source import Source, name_of
+from gdkd_cache.errors import SourceError, UsageError
+from gdkd_cache.seeding import Words, draws, hash_keys, streams
+from gdkd_cache.store import PROBE_BYTES
+
+_BLOCK_ROWS = 1024
+
+VIEWS_AT_ONCE = 8
+"""For how many views an image is decoded once."""
 
 
 @dataclass(frozen=True)
 class ViewRequest:
-    """Which rows of a source to render as which view: rows int64 [n]."""
+    """Which rows of a source to render, int64 [n], as which views: each image is decoded once for all of them."""
 
-    view: int
+    views: tuple[int, ...]
     rows: np.ndarray
 
 
 @dataclass(frozen=True)
 class ViewBatch:
-    """Rendered views.
+    """One rendered view of some rows.
 
     Attributes:
         view, rows: as requested; rows int64 [n] are rows of the source.
         pixels: uint8 [n, channel, height, width].
         labels: int64 [n].
+        partner_labels, shares: int64 [n] and float32 [n], when the recipe mixes: the pixels are `shares` of an image
+            of class `labels` and the rest of one of class `partner_labels`.
         probes: uint8 [n, 20], zeros where a row is not probed; None unless asked for.
+        source_probes: the same, of the decoded images.
     """
 
     view: int
     rows: np.ndarray
     pixels: Tensor
     labels: Tensor
-    probes: np.ndarray | None
+    partner_labels: Tensor | None = None
+    shares: Tensor | None = None
+    probes: np.ndarray | None = None
+    source_probes: np.ndarray | None = None
+
+    def pin_memory(self) -> "ViewBatch":
+        """The same with page-locked pixels and labels; called by the DataLoader."""
+        if self.pixels.is_cuda:
+            return self
+        return replace(self, pixels=self.pixels.pin_memory(), labels=self.labels.pin_memory())
+
+    def split(self, sizes: Sequence[int]) -> Iterator["ViewBatch"]:
+        """Cut it into batches of so many rows."""
+        ends = np.cumsum(sizes).tolist()
+        for part in (slice(end - size, end) for end, size in zip(ends, sizes, strict=True)):
+            yield ViewBatch(
+                self.view, **{name: _cut(value, part) for name, value in vars(self).items() if name != "view"}
+            )
+
+    def targets(self, num_classes: int) -> Tensor:
+        """What cross-entropy is taken with: the labels, or float32 [n, class] where images are mixed."""
+        if self.partner_labels is None or self.shares is None:
+            return self.labels
+        targets = torch.zeros(len(self.labels), num_classes)
+        targets.scatter_(1, self.labels[:, None], self.shares[:, None])
+        return targets.scatter_add_(1, self.partner_labels[:, None], 1 - self.shares[:, None])
 
 
-class ViewRenderer(Dataset[ViewBatch]):
-    """Renders the views of one source: `renderer[request]` is one finished batch.
+def _cut(value: Any, part: slice) -> Any:
+    return None if value is None else value[part]
+
+
+class ViewRenderer(Dataset[list[ViewBatch]]):
+    """Renders the views of one source: `renderer[request]` is one finished batch for each of its views.
 
     Args:
         source: the images.
         recipe: what is done to them.
         seed: the views' seed.
         probe_rows: bool [row]: also probe these rows of the source.
+        probe_sources: also probe their decoded images.
+        device: where images that lie in memory are rendered, if the recipe gives the same pixels on every device.
+
+    Raises:
+        UsageError: the recipe wants scaled decoding, and the source does not decode files.
     """
 
-    def __init__(self, source: Source, recipe: Recipe, seed: int, *, probe_rows: np.ndarray | None = None) -> None:
+    def __init__(
+        self,
+        source: Source,
+        recipe: Recipe,
+        seed: int,
+        *,
+        probe_rows: np.ndarray | None = None,
+        probe_sources: bool = False,
+        device: torch.device | None = None,
+    ) -> None:
         self._source = source
         self._recipe = recipe
         self._seed = seed
-        self._images: np.ndarray | None = getattr(source, "images", None)
         self._key_hashes = hash_keys(source.keys)
         self._probe_rows = probe_rows
+        self._probe_sources = probe_sources
+        self._images: Tensor | None = None
+        if getattr(source, "images", None) is not None:
+            self._images = torch.from_numpy(getattr(source, "images"))  # noqa: B009  (optional in the protocol)
+            if device is not None and device.type != "cpu" and recipe.integral:
+                self._images = self._images.to(device)
+        if recipe.decode_side is not None and not hasattr(source, "decode"):
+            raise UsageError(f"recipe {recipe.name} has a decode_side; source {name_of(source)} decodes no files")
+        self._partners: dict[int, np.ndarray] = {}
 
-    def __getitem__(self, request: ViewRequest) -> ViewBatch:
-        rows = request.rows
-        state = streams(self._seed, "view", request.view, self._key_hashes[rows])
-        if self._images is not None:
-            pixels = self._recipe.apply(self._images[rows], state)
-            labels = np.asarray(getattr(self._source, "labels"))[rows]  # noqa: B009  (optional in the protocol)
-        else:
-            pixels, labels = self._render_each(rows, state)
-        probes = None if self._probe_rows is None else probe_pixels(pixels, self._probe_rows[rows])
-        return ViewBatch(
-            request.view, rows, torch.from_numpy(pixels), torch.as_tensor(labels, dtype=torch.int64), probes
+    @property
+    def in_memory(self) -> bool:
+        """Whether whole batches are rendered at once, from images that lie in memory."""
+        return self._images is not None
+
+    def __getitem__(self, request: ViewRequest) -> list[ViewBatch]:
+        if self._recipe.mix is None:
+            return self._render(request.rows, request.views)
+        return [self._render_mixed(request.rows, view, self._recipe.mix) for view in request.views]
+
+    def _render_mixed(self, rows: np.ndarray, view: int, mix: Mix) -> ViewBatch:
+        if view not in self._partners:
+            self._partners = {view: partners(self._seed, view, self._key_hashes)}  # one view at a time
+        others = self._partners[view][rows]
+        unique, back = np.unique(np.concatenate([rows, others]), return_inverse=True)
+        (both,) = self._render(unique, (view,), probe=False)
+        own, other = torch.from_numpy(back[: len(rows)]), torch.from_numpy(back[len(rows) :])
+        state = streams(self._seed, "mix", view, self._key_hashes[rows])
+        device = both.pixels.device
+        pixels, shares = mix.apply(
+            both.pixels[own.to(device)], both.pixels[other.to(device)], draws(state, range(mix.num_draws))
         )
+        batch = ViewBatch(view, rows, pixels, both.labels[own], both.labels[other], torch.from_numpy(shares))
+        source_probes = None if both.source_probes is None else both.source_probes[back[: len(rows)]]
+        return replace(batch, probes=self._probes(rows, pixels), source_probes=source_probes)
 
-    def _render_each(self, rows: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, list[int]]:
-        views, labels = [], []
+    def _probes(self, rows: np.ndarray, images: Sequence[np.ndarray | Tensor] | Tensor) -> np.ndarray | None:
+        if self._probe_rows is None:
+            return None
+        probes = np.zeros((len(rows), PROBE_BYTES), np.uint8)
+        for position in np.flatnonzero(self._probe_rows[rows]).tolist():
+            probes[position] = probe_pixels(torch.as_tensor(images[position]).cpu().numpy())
+        return probes
+
+    def _render(self, rows: np.ndarray, views: tuple[int, ...], *, probe: bool = True) -> list[ViewBatch]:
+        hashes = self._key_hashes[rows]
+        words = [self._recipe.words(streams(self._seed, "view", view, hashes)) for view in views]
+        if self._images is not None:
+            images = self._images[torch.from_numpy(rows).to(self._images.device)]
+            labels = np.asarray(getattr(self._source, "labels"))[rows]  # noqa: B009
+            pixels = [self._recipe.apply(images, own) for own in words]
+            source_probes = self._probes(rows, images) if self._probe_sources else None
+        else:
+            pixels, labels, source_probes = self._render_each(rows, words)
+        return [
+            ViewBatch(
+                view,
+                rows,
+                view_pixels.contiguous(),
+                torch.as_tensor(labels, dtype=torch.int64),
+                probes=self._probes(rows, view_pixels) if probe else None,
+                source_probes=source_probes,
+            )
+            for view, view_pixels in zip(views, pixels, strict=True)
+        ]
+
+    def _render_each(
+        self, rows: np.ndarray, words: list[list[Words]]
+    ) -> tuple[list[Tensor], list[int], np.ndarray | None]:
+        """Decode one image at a time, for all views; steps after the last that changes sizes see whole batches."""
+        leading = self._recipe.num_leading
+        views: list[list[Tensor]] = [[] for _ in words]
+        labels, source_probes = [], []
         for position, row in enumerate(rows.tolist()):
-            image, label = self._source[row]
-            view = self._recipe.apply(check_image(self._source, row, image), state[position : position + 1])[0]
-            if views and view.shape != views[0].shape:
-                raise SourceError(
-                    f"view of {self._source.keys[row]!r} is {view.shape[1]}x{view.shape[2]}, of "
-                    f"{self._source.keys[int(rows[0])]!r} {views[0].shape[1]}x{views[0].shape[2]}; recipe "
-                    f"{self._recipe.name} must give one size: try crop-flip:size=N"
-                )
-            views.append(view)
+            image, label = self._read(row)
             labels.append(label)
-        return np.stack(views), labels
+            if self._probe_sources:
+                source_probes.append(self._probes(rows[position : position + 1], image))
+            for rendered, own in zip(views, words, strict=True):
+                own_words = [step_words[position : position + 1] for step_words in own]
+                rendered.append(self._recipe.apply(image, own_words, slice(leading)))
+                if rendered[-1].shape != rendered[0].shape:
+                    raise self._size_error(rows, rendered)
+        pixels = [
+            self._recipe.apply(torch.cat(rendered), own, slice(leading, None))
+            for rendered, own in zip(views, words, strict=True)
+        ]
+        return pixels, labels, np.concatenate(source_probes) if source_probes else None
+
+    def _read(self, row: int) -> tuple[Tensor, int]:
+        side = self._recipe.decode_side
+        if side is None:
+            image, label = self._source[row]
+        else:
+            source: Any = self._source
+            image, label = source.decode(row, side), int(source.labels[row])
+        return as_batch(check_image(self._source, row, image)), label
+
+    def _size_error(self, rows: np.ndarray, rendered: list[Tensor]) -> SourceError:
+        key, first = self._source.keys[int(rows[len(rendered) - 1])], self._source.keys[int(rows[0])]
+        sizes = [f"{image.shape[2]}x{image.shape[3]}" for image in (rendered[-1], rendered[0])]
+        return SourceError(
+            f"view of {key!r} is {sizes[0]}, of {first!r} {sizes[1]}; recipe {self._recipe.name} must give one size: "
+            "try imagenet:size=N (random resized crops) or imagenet-eval:size=N"
+        )
 
 
 def check_image(source: Source, row: int, image: np.ndarray) -> np.ndarray:
-    """A source's image as uint8 [1, 3, height, width].
+    """Check that a source's image is uint8 [height, width, 3].
 
     Raises:
         SourceError: it is not uint8 [height, width, 3].
@@ -101,75 +227,7 @@ def check_image(source: Source, row: int, image: np.ndarray) -> np.ndarray:
         raise SourceError(
             f"image {source.keys[row]!r} is {image.dtype} {list(image.shape)}; a source gives uint8 [height, width, 3]"
         )
-    return image.transpose(2, 0, 1)[None]
-
-
-class _Requests(Sampler[ViewRequest]):
-    """The requests of the current pass, in the main process: workers that persist see each pass's own."""
-
-    def __init__(self) -> None:
-        self.current: Iterable[ViewRequest] = ()
-
-    def __iter__(self) -> Iterator[ViewRequest]:
-        return iter(self.current)
-
-
-class ViewLoader:
-    """Streams rendered batches in the order of the requests, from worker processes or this one.
-
-    Args:
-        renderer: what renders one request.
-        num_workers: worker processes; 0 renders here, which is fastest for images that lie in memory.
-        pin_memory: page-locked batches, for copies to a GPU.
-    """
-
-    def __init__(self, renderer: ViewRenderer, *, num_workers: int = 0, pin_memory: bool = False) -> None:
-        self._requests = _Requests()
-        # Not fork: this process may hold threads (Zarr's, the writer's) whose locks a child would inherit.
-        context = multiprocessing.get_context("forkserver") if num_workers else None
-        if context is not None:
-            context.set_forkserver_preload([__name__])  # torch is imported once, not once a worker
-        self._loader = DataLoader(
-            _ErrorsAsValues(renderer),
-            batch_size=None,
-            sampler=self._requests,
-            collate_fn=_as_is,
-            num_workers=num_workers,
-            multiprocessing_context=context,
-            persistent_workers=num_workers > 0,
-            pin_memory=pin_memory,
-            generator=torch.Generator(),  # its own, so that the global generator is left alone
-        )
-
-    def stream(self, requests: Sequence[ViewRequest]) -> Iterator[ViewBatch]:
-        """Render the requests in order.
-
-        Raises:
-            SourceError: an image cannot be read or rendered; it names the key.
-        """
-        self._requests.current = requests
-        for batch in self._loader:
-            if isinstance(batch, GdkdCacheError):
-                raise batch
-            yield batch
-
-
-class _ErrorsAsValues(Dataset[ViewBatch | GdkdCacheError]):
-    """Carries our errors out of workers as they are: the DataLoader would wrap them in a traceback."""
-
-    def __init__(self, renderer: ViewRenderer) -> None:
-        self._renderer = renderer
-
-    def __getitem__(self, request: ViewRequest) -> ViewBatch | GdkdCacheError:
-        try:
-            return self._renderer[request]
-        except GdkdCacheError as error:
-            return error
-
-
-def _as_is(batch: Any) -> Any:
-    """The collation of a batch that is finished already."""
-    return batch
+    return image
 
 
 def image_size(source: Source) -> tuple[int, int]:
@@ -178,7 +236,7 @@ def image_size(source: Source) -> tuple[int, int]:
     Raises:
         SourceError: it cannot be decoded or is no uint8 [height, width, 3].
     """
-    height, width = check_image(source, 0, source[0][0]).shape[2:]
+    height, width = check_image(source, 0, source[0][0]).shape[:2]
     return height, width
 
 
@@ -188,11 +246,7 @@ def normalize_pixels(pixels: Tensor, mean: Sequence[float], std: Sequence[float]
     return pixels.to(torch.float32).sub_(scale[0]).div_(scale[1])
 
 
-def requests_for(view: int, rows: np.ndarray, batch_size: int) -> list[ViewRequest]:
-    """Cut rows into requests of at most `batch_size`, in order."""
-    return [ViewRequest(view, rows[first : first + batch_size]) for first in range(0, len(rows), batch_size)]
-
-
-def default_num_workers(source: Source) -> int:
-    """Images in memory are rendered in whole batches by this process, which is faster than any worker."""
-    return 0 if getattr(source, "images", None) is not None else min(os.cpu_count() or 1, 8)
+def requests_for(views: int | tuple[int, ...], rows: np.ndarray, batch_size: int) -> list[ViewRequest]:
+    """Cut rows into requests of at most `batch_size`, in order; several views share each image's decoding."""
+    group = (views,) if isinstance(views, int) else views
+    return [ViewRequest(group, rows[first : first + batch_size]) for first in range(0, len(rows), batch_size)]

@@ -30,6 +30,7 @@ class ModelCard:
         size: height and width of the images that it was trained on.
         mean, std: channel statistics that its inputs were normalised with, for pixels in [0, 1].
         accuracy: top-1 on the split it was evaluated on, in [0, 1]; None when it was not.
+        eval_recipe: what makes its inputs of images to be evaluated, without augmentation.
     """
 
     name: str
@@ -38,6 +39,7 @@ class ModelCard:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     accuracy: float | None = None
+    eval_recipe: str = "none"
 
     def to_json(self) -> dict[str, Any]:
         return json.loads(json.dumps(dataclasses.asdict(self)))

@@ -61,7 +61,7 @@ def rendered_batches(
         teacher: a live teacher, uint8 [batch, 3, height, width] -> logits [batch, class]; None for none.
         num_top: how many exact top classes the loss needs of it.
     """
-    renderer = ViewRenderer(source, recipe, view_seed)
+    renderer = ViewRenderer(source, recipe, view_seed, device=None if num_workers else device)
     loader = ViewLoader(renderer, num_workers=num_workers, pin_memory=device.type == "cuda")
     normalization = normalization_of(source)
 
@@ -74,6 +74,7 @@ def rendered_batches(
             if teacher is not None:
                 logits = teacher(pixels)
                 said = TeacherBatch(logits, top_classes(logits, num_top), torch.from_numpy(batch.rows), view)
-            yield normalize_pixels(pixels, *normalization), batch.labels.to(device, non_blocking=True), said
+            targets = batch.targets(len(source.classes)).to(device, non_blocking=True)
+            yield normalize_pixels(pixels, *normalization), targets, said
 
     return epoch_batches

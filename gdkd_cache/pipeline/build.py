@@ -2,25 +2,20 @@
 
 import logging
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from gdkd_cache.codec import ENCODE_ROWS, Calibration, Codec, CodecRequest, calibration_rows
+from gdkd_cache.codec import Calibration, CodecRequest, calibration_rows
 from gdkd_cache.data import (
     Recipe,
     Source,
-    ViewBatch,
     ViewLoader,
     ViewRenderer,
+    ViewRequest,
     check_source,
     default_num_workers,
     image_size,
@@ -30,15 +25,15 @@ from gdkd_cache.data import (
     requests_for,
 )
 from gdkd_cache.data.probes import probed
-from gdkd_cache.errors import ModelError, UsageError
+from gdkd_cache.errors import UsageError
 from gdkd_cache.pipeline.device import describe
 from gdkd_cache.pipeline.progress import progress
+from gdkd_cache.pipeline.shards import ROWS_AT_ONCE, compute_shards, finite_logits
 from gdkd_cache.pipeline.teacher import Teacher
 from gdkd_cache.seeding import hash_keys
-from gdkd_cache.store import PROBE, SHARD_ROWS, CacheWriter, Identity, Manifest, encode_keys
+from gdkd_cache.store import PROBE_BYTES, SHARD_ROWS, CacheWriter, Identity, Manifest, encode_keys
 
 _LOG = logging.getLogger(__name__)
-_MOST_WAITING = 4
 _SOFTWARE = ("gdkd-cache", "numpy", "pillow", "torch", "torchvision", "zarr")
 
 
@@ -49,7 +44,7 @@ class BuildOptions:
     Attributes:
         out: the cache folder.
         num_views: views of each image, at least 1.
-        recipe: such as `crop-flip`.
+        recipe: a spec such as `crop-flip`, or a recipe.
         seed: the views' seed.
         request: the codec, or the gradient error that it shall meet for the declared losses.
         batch_size: rows the teacher sees at once; part of the cache's identity, as it moves a teacher's last bits.
@@ -63,7 +58,7 @@ class BuildOptions:
 
     out: Path
     num_views: int
-    recipe: str = "crop-flip"
+    recipe: str | Recipe = "crop-flip"
     seed: int = 0
     request: CodecRequest = field(default_factory=CodecRequest)
     batch_size: int = 256
@@ -108,10 +103,10 @@ def build(options: BuildOptions, source: Source, teacher: Teacher) -> BuildResul
     labels = labels_of(source)
     keys = list(source.keys)
     size = image_size(source)
-    recipe = open_recipe(options.recipe, *size)
+    recipe = options.recipe if isinstance(options.recipe, Recipe) else open_recipe(options.recipe, *size)
     probe_rows = probed(hash_keys(keys))
-    renderer = ViewRenderer(source, recipe, options.seed, probe_rows=probe_rows)
-    view_size = renderer[requests_for(0, np.arange(1), 1)[0]].pixels.shape[2:]
+    renderer = ViewRenderer(source, recipe, options.seed, probe_rows=probe_rows, device=teacher.device)
+    view_size = renderer[ViewRequest((0,), np.arange(1))][0].pixels.shape[2:]
     teacher.check_classes(source, (view_size[0], view_size[1]))
     options.request.check(len(source.classes))
     identity = _identity(options, source, keys, recipe, teacher, list(view_size))
@@ -137,10 +132,11 @@ def build(options: BuildOptions, source: Source, teacher: Teacher) -> BuildResul
     if len(pending) < len(shards):
         _LOG.info("resuming: %d of %d shards are committed already", len(shards) - len(pending), len(shards))
     total = sum(len(rows) for _, _, rows in pending)
+    num_workers = _workers(options, source)
     with progress("build", total, "images") as advance:
-        loader = ViewLoader(renderer, num_workers=_workers(options, source), pin_memory=teacher.device.type == "cuda")
-        _run(options.batch_size, pending, loader, teacher, codec, writer, keys, advance)
-    manifest = writer.finish(keys, labels)
+        compute_shards(options.batch_size, pending, renderer, num_workers, teacher, codec, writer, keys, advance)
+    source_probes = _source_probes(source, recipe, options.seed, np.flatnonzero(probe_rows), num_workers)
+    manifest = writer.finish(keys, labels, source_probes)
     return BuildResult(manifest=manifest, rows_computed=total, seconds=time.monotonic() - start)
 
 
@@ -193,7 +189,7 @@ def calibrate(
     logits, labels = [], []
     with progress("calibrate", len(rows), "images") as advance:
         for batch in loader.stream(requests_for(0, rows, options.batch_size)):
-            logits.append(_finite_logits(teacher, batch, source.keys).cpu())
+            logits.append(finite_logits(teacher, batch.pixels, batch.rows, source.keys).cpu())
             labels.append(batch.labels)
             advance(len(batch.rows))
     return Calibration(request, torch.cat(logits), torch.cat(labels), stored_rows=stored_rows)
@@ -203,68 +199,11 @@ def _workers(options: BuildOptions, source: Source) -> int:
     return default_num_workers(source) if options.num_workers is None else options.num_workers
 
 
-def _finite_logits(teacher: Teacher, batch: ViewBatch, keys: Sequence[str]) -> Tensor:
-    logits = teacher.logits(batch.pixels)
-    finite = logits.isfinite().all(-1)
-    if not finite.all():
-        key = keys[int(batch.rows[int(finite.logical_not().nonzero()[0])])]
-        raise ModelError(f"the teacher gives NaN or infinity for {key!r}; check its weights and precision")
-    return logits
-
-
-def _run(
-    batch_size: int,
-    pending: list[tuple[int, int, range]],
-    loader: ViewLoader,
-    teacher: Teacher,
-    codec: Codec,
-    writer: CacheWriter,
-    keys: Sequence[str],
-    advance: Callable[[int], None],
-) -> None:
-    """Render, infer and encode the pending shards in order; one thread encodes, compresses and writes meanwhile."""
-    # Batches are cut inside a shard, at places that do not depend on what was committed before.
-    requests = [
-        request
-        for view, _, rows in pending
-        for request in requests_for(view, np.arange(rows.start, rows.stop), batch_size)
-    ]
-    batches = loader.stream(requests)
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="encode-and-write") as executor:
-        waiting: deque[Future[Any]] = deque()
-
-        def submit(work: Callable[..., Any], *arguments: Any) -> Future[Any]:
-            waiting.append(executor.submit(work, *arguments))
-            while len(waiting) > _MOST_WAITING:  # memory stays bounded, and errors surface
-                waiting.popleft().result()
-            return waiting[-1]
-
-        for view, shard, rows in pending:
-            parts: list[Future[dict[str, np.ndarray]]] = []
-            said: list[tuple[Tensor, ViewBatch]] = []
-            done = encoded = 0
-            while done < len(rows):
-                batch = next(batches)
-                said.append((_finite_logits(teacher, batch, keys), batch))
-                done += len(batch.rows)
-                advance(len(batch.rows))
-                if done - encoded >= ENCODE_ROWS or done == len(rows):
-                    parts.append(submit(_encode, codec, said))
-                    said, encoded = [], done
-            submit(_commit, writer, view, shard, parts)
-        while waiting:
-            waiting.popleft().result()
-
-
-def _encode(codec: Codec, said: list[tuple[Tensor, ViewBatch]]) -> dict[str, np.ndarray]:
-    """The columns of some batches, on the teacher's device until they are small."""
-    logits = torch.cat([logits for logits, _ in said])
-    labels = torch.cat([batch.labels for _, batch in said]).to(logits.device)
-    columns = {name: column.cpu().numpy() for name, column in codec.encode(logits, labels).items()}
-    probes = [batch.probes for _, batch in said if batch.probes is not None]
-    return columns | {PROBE: np.concatenate(probes)}
-
-
-def _commit(writer: CacheWriter, view: int, shard: int, parts: list[Future[dict[str, np.ndarray]]]) -> None:
-    pieces = [part.result() for part in parts]
-    writer.commit(view, shard, {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]})
+def _source_probes(source: Source, recipe: Recipe, seed: int, rows: np.ndarray, num_workers: int) -> np.ndarray:
+    """Probes of the decoded images of some rows: uint8 [row, 20], zeros for the others."""
+    renderer = ViewRenderer(source, recipe, seed, probe_rows=np.ones(len(source), bool), probe_sources=True)
+    probes = np.zeros((len(source), PROBE_BYTES), np.uint8)
+    for batch in ViewLoader(renderer, num_workers=num_workers).stream(requests_for(0, rows, ROWS_AT_ONCE)):
+        assert batch.source_probes is not None
+        probes[batch.rows] = batch.source_probes
+    return probes

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from gdkd_cache.data import Recipe, Source, ViewLoader, ViewRenderer, normalize_pixels, requests_for
+from gdkd_cache.data import Source, ViewLoader, ViewRenderer, image_size, normalize_pixels, open_recipe, requests_for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +28,10 @@ class Evaluator:
         device: where to compute.
         batch_size: images a batch.
         num_workers: processes that decode.
+        recipe: what makes the network's inputs, without augmentation.
+
+    Raises:
+        UsageError: an unknown recipe.
     """
 
     def __init__(
@@ -39,8 +43,9 @@ class Evaluator:
         device: torch.device,
         batch_size: int = 512,
         num_workers: int = 0,
+        recipe: str = "none",
     ) -> None:
-        renderer = ViewRenderer(source, Recipe("none", ()), seed=0)
+        renderer = ViewRenderer(source, open_recipe(recipe, *image_size(source)), seed=0, device=device)
         self._loader = ViewLoader(renderer, num_workers=num_workers, pin_memory=device.type == "cuda")
         self._requests = requests_for(0, np.arange(len(source)), batch_size)
         self._mean, self._std, self._device = mean, std, device

@@ -4,10 +4,11 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from gdkd_cache.codec import Choice
-from gdkd_cache.data import Source, ViewRenderer, check_source, image_size, open_recipe
+from gdkd_cache.data import Recipe, Source, ViewRenderer, ViewRequest, check_source, image_size, open_recipe
 from gdkd_cache.errors import UsageError
 from gdkd_cache.pipeline.build import BuildOptions, calibrate
 from gdkd_cache.pipeline.teacher import Teacher
@@ -45,7 +46,7 @@ class Plan:
 
     Attributes:
         num_rows, num_views: extent.
-        distinct_views: how many different views the recipe has for one image.
+        distinct_views: how many different views the recipe has for one image; None for too many to matter.
         teacher_rate: images a second of rendering and teacher on this machine.
         build_seconds: estimated for all views, encoding included.
         rows: one a codec setting.
@@ -53,7 +54,7 @@ class Plan:
 
     num_rows: int
     num_views: int
-    distinct_views: int
+    distinct_views: int | None
     teacher_rate: float
     build_seconds: float
     rows: tuple[PlanRow, ...]
@@ -79,9 +80,10 @@ def plan(options: BuildOptions, source: Source, teacher: Teacher) -> Plan:
         raise UsageError(f"plan compares codecs around a fidelity; codec {request.spec!r} leaves nothing to compare")
     check_source(source)
     size = image_size(source)
-    recipe = open_recipe(options.recipe, *size)
-    renderer = ViewRenderer(source, recipe, options.seed)
-    teacher.check_classes(source, size)
+    recipe = options.recipe if isinstance(options.recipe, Recipe) else open_recipe(options.recipe, *size)
+    renderer = ViewRenderer(source, recipe, options.seed, device=teacher.device)
+    view_size = renderer[ViewRequest((0,), np.arange(1))][0].pixels.shape[2:]
+    teacher.check_classes(source, (view_size[0], view_size[1]))
     start = time.monotonic()
     calibration = calibrate(request, source, renderer, teacher, options, stored_rows=len(source) * options.num_views)
     teacher_rate = calibration.num_rows / (time.monotonic() - start)
@@ -118,9 +120,10 @@ def plan(options: BuildOptions, source: Source, teacher: Teacher) -> Plan:
 def _num_objects(choice: Choice, source: Source, num_views: int) -> int:
     """Files of the cache: metadata and shards of every array, the group's metadata and the manifest."""
     columns = len(choice.codec.columns()) + 1  # and the probes
-    lengths = [len(source), encode_keys(list(source.keys)).size, choice.codec.tables_bytes().size]
+    rows = len(source)
+    lengths = [rows, rows, encode_keys(list(source.keys)).size, choice.codec.tables_bytes().size]  # labels, probes
     shared = sum(1 + -(-length // SHARD_ROWS) for length in lengths if length)
-    return columns * (1 + num_views * -(-len(source) // SHARD_ROWS)) + shared + 2
+    return columns * (1 + num_views * -(-rows // SHARD_ROWS)) + shared + 2
 
 
 def _encode_rate(choice: Choice, sample: tuple[torch.Tensor, torch.Tensor]) -> float:

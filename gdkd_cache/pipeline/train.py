@@ -7,12 +7,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from gdkd_cache.cache import Cache
 from gdkd_cache.data import (
+    Recipe,
     Source,
+    ViewRenderer,
+    ViewRequest,
     check_source,
     default_num_workers,
     image_size,
@@ -39,12 +43,12 @@ class Views:
     """Which views to train on when no cache says so.
 
     Attributes:
-        recipe: such as `crop-flip`.
+        recipe: a spec such as `crop-flip`, or a recipe.
         seed: the views' seed.
         num_views: the views come round after so many epochs; None gives each epoch a view of its own.
     """
 
-    recipe: str = "crop-flip"
+    recipe: str | Recipe = "crop-flip"
     seed: int = 0
     num_views: int | None = None
 
@@ -72,6 +76,7 @@ def train(
     *,
     cache: Cache | None = None,
     strict_replay: bool = False,
+    recipe: Recipe | None = None,
     views: Views | None = None,
     teacher: Callable[[Tensor], Tensor] | None = None,
 ) -> TrainResult:
@@ -86,6 +91,7 @@ def train(
         eval_source: evaluated after each epoch, without augmentation.
         cache: what the distillation loss reads.
         strict_replay: with a cache, also refuse views that differ from the teacher's by rounding.
+        recipe: with a cache, what its views are made with, where the manifest's word is not enough (`compat:`).
         views: without a cache, what to render.
         teacher: without a cache, the live teacher.
 
@@ -99,7 +105,7 @@ def train(
     """
     if (options.distillation is None) != (cache is None and teacher is None):
         raise UsageError("a distillation loss needs a cache (or a live teacher), and cross-entropy takes none")
-    if cache is not None and (views is not None or teacher is not None):
+    if (cache is not None and (views is not None or teacher is not None)) or (cache is None and recipe is not None):
         raise UsageError("a cache brings its own views and its teacher; give either a cache or views")
     device = choose_device(options.device)
     for checked in (source, eval_source):
@@ -123,16 +129,27 @@ def train(
     if cache is not None:
         assert options.distillation is not None
         cache.require(options.distillation)
-        dataset = cache.dataset(source, temperature=options.distillation.temperature, strict_replay=strict_replay)
+        dataset = cache.dataset(
+            source,
+            temperature=options.distillation.temperature,
+            strict_replay=strict_replay,
+            recipe=recipe,
+            size=options.size,
+        )
+        _refuse_mixed_labels(options, dataset.recipe)
         _LOG.info("%s", dataset.replay)
         if len(dataset) < cache.num_rows:
             _LOG.info("training on %d of the %d cached rows", len(dataset), cache.num_rows)
         batches = cached_batches(dataset, **loading)
-        assert cache.manifest.identity.views is not None
-        size = cache.manifest.identity.views["size"]
+        recipe, size = dataset.recipe, dataset.size
     else:
         views = views or Views()
-        recipe = open_recipe(views.recipe, *image_size(source))
+        recipe = views.recipe if isinstance(views.recipe, Recipe) else open_recipe(views.recipe, *image_size(source))
+        _refuse_mixed_labels(options, recipe)
+        rendered = ViewRenderer(source, recipe, views.seed)[ViewRequest((0,), np.arange(1))][0].pixels.shape
+        size = (rendered[2], rendered[3])
+        if options.size is not None:
+            recipe, size = recipe.at_size(size, options.size), (options.size, options.size)
         num_top = options.distillation.num_top if options.distillation else 0
         batches = rendered_batches(
             source,
@@ -143,9 +160,11 @@ def train(
             num_top=num_top,
             **loading,
         )
-        size = image_size(source)
-    card = ModelCard(name=options.student, num_classes=len(source.classes), size=(size[0], size[1]), mean=mean, std=std)
-    evaluator = Evaluator(eval_source, mean=mean, std=std, device=device, num_workers=num_workers)
+    eval_recipe = options.eval_recipe or recipe.evaluation(size)
+    card = ModelCard(
+        name=options.student, num_classes=len(source.classes), size=size, mean=mean, std=std, eval_recipe=eval_recipe
+    )
+    evaluator = Evaluator(eval_source, mean=mean, std=std, device=device, num_workers=num_workers, recipe=eval_recipe)
     torch.manual_seed(options.seed)
     model = build_model(options.student, card.num_classes).to(device)
     if device.type == "cuda":
@@ -154,23 +173,9 @@ def train(
     return _run(options, model, batches, len(source), evaluator, card, device)
 
 
-def check_views(cache: Cache, source: Source, *, recipe: str | None, seed: int | None) -> None:
-    """Refuse a recipe or a views' seed that is not the cache's; None is not asked for.
-
-    Raises:
-        MismatchError: it differs; the message says what the cache has.
-    """
-    stored = cache.manifest.identity.views
-    if stored is None:
-        return
-    if recipe is not None and open_recipe(recipe, *image_size(source)).to_json() != stored["recipe"]:
-        raise MismatchError(
-            f"recipe {recipe} is not the cache's {stored['recipe']}: the teacher saw other views; leave --recipe out"
-        )
-    if seed is not None and seed != stored["seed"]:
-        raise MismatchError(
-            f"view seed {seed} is not the cache's {stored['seed']}: the teacher saw other views; leave --view-seed out"
-        )
+def _refuse_mixed_labels(options: TrainOptions, recipe: Recipe) -> None:
+    if recipe.mix is not None and options.distillation is not None and options.distillation.loss == "dkd":
+        raise UsageError(f"dkd needs one label an image; recipe {recipe.name} mixes images: use kd, gdkd or gdkd3")
 
 
 def _claim_folder(options: TrainOptions) -> None:

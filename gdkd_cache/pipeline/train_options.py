@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from gdkd_cache.data import LARGEST_SIDE
 from gdkd_cache.errors import UsageError
 from gdkd_cache.losses import LossSettings
 
@@ -27,6 +28,9 @@ class TrainOptions:
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         num_workers: processes that render views; None takes 0 for images in memory, else one a core (at most 8).
         precision: `float32`, or `bfloat16` autocast.
+        size: side of the student's views in pixels; None takes the recipe's, which is the teacher's.
+        eval_recipe: what makes the inputs of evaluation; None takes `imagenet-eval` where the recipe resamples
+            images, else the images as they are (resized, with `size`).
         force: replace an earlier training in `out`.
 
     Raises:
@@ -50,6 +54,8 @@ class TrainOptions:
     device: str = "auto"
     num_workers: int | None = None
     precision: str = "float32"
+    size: int | None = None
+    eval_recipe: str | None = None
     force: bool = False
 
     def __post_init__(self) -> None:
@@ -61,6 +67,8 @@ class TrainOptions:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 0 and finite")
         if self.num_workers is not None and self.num_workers < 0:
             raise UsageError(f"num_workers is {self.num_workers}; it must be at least 0")
+        if self.size is not None and not 1 <= self.size <= LARGEST_SIDE:
+            raise UsageError(f"size is {self.size}; it must be in 1..{LARGEST_SIDE} pixels")
         if not 0 < self.lr < float("inf"):
             raise UsageError(f"lr is {self.lr}; it must be above 0 and finite")
         for name, allowed in (

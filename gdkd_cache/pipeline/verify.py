@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gdkd_cache.cache import Replay, check_replay, match_rows, open_cache
-from gdkd_cache.data import Source, check_source
+from gdkd_cache.data import Recipe, Source, check_source
 from gdkd_cache.errors import CacheError, MismatchError
 from gdkd_cache.pipeline.progress import progress
 
@@ -27,14 +27,20 @@ class VerifyResult:
 
 
 def verify(
-    path: Path, *, digest: str | None = None, source: Source | None = None, strict: bool = False
+    path: Path,
+    *,
+    digest: str | None = None,
+    source: Source | None = None,
+    recipe: Recipe | None = None,
+    strict: bool = False,
 ) -> VerifyResult:
     """Compare every object with the manifest and, given the images, every probe of every view.
 
     Args:
         path: the cache folder.
         digest: refuse a cache with another digest.
-        source: the images; renders every probed view again.
+        source: the images; decodes every probed image and renders its views again.
+        recipe: what the views are made with, where the manifest's word is not enough (`compat:`).
         strict: also count a difference by rounding as a problem.
 
     Raises:
@@ -51,12 +57,10 @@ def verify(
                 problems.append(problem)
     if source is not None and not problems:
         try:
-            if cache.manifest.identity.views is None:
-                raise CacheError(f"{path} was packed from logits computed elsewhere: it has no probes to compare")
             check_source(source)
             rows = match_rows(cache.reader, source, cache.keys, cache.labels)
             views = range(cache.num_views)
-            replay = check_replay(cache.reader, source, rows, cache.keys, views, strict=strict)
+            replay = check_replay(cache.reader, source, rows, cache.keys, views, recipe=recipe, strict=strict)
         except (CacheError, MismatchError) as error:
             problems.append(str(error))
     return VerifyResult(

@@ -11,11 +11,19 @@ LABELS = "labels"
 KEYS = "keys"
 TABLES = "tables"
 PROBE = "probe"
+SOURCE_PROBE = "source_probe"
 PROBE_BYTES = 20
+
+# crc32 of the pixels (4 bytes, little-endian), then their sketch (8 float16); zeros where not probed.
+_PROBES = Column(dtype="uint8", shape=(PROBE_BYTES,), fill=255)
 
 
 def row_layouts(identity: Identity) -> dict[str, ArrayLayout]:
-    """The arrays that all views share: `labels` [row], `keys` [byte] (one a line) and the codec's `tables` [byte]."""
+    """The arrays that all views share.
+
+    `labels` [row], `keys` [byte] (one a line), the codec's `tables` [byte], and the `source_probe` [row] of decoded
+    images, when views are replayed.
+    """
     extents = {
         LABELS: (class_column(len(identity.classes), ()), identity.num_rows),
         KEYS: (Column(dtype="uint8", shape=(), fill=255), identity.data["keys_bytes"]),  # 255 is not in UTF-8
@@ -23,6 +31,8 @@ def row_layouts(identity: Identity) -> dict[str, ArrayLayout]:
     if "tables_bytes" in identity.codec:
         # What a fitted codec needs to decode; checked by its object's checksum, so it needs no sentinel.
         extents[TABLES] = (Column(dtype="uint8", shape=(), fill=0), int(identity.codec["tables_bytes"]))
+    if identity.views is not None:
+        extents[SOURCE_PROBE] = (_PROBES, identity.num_rows)
     return {
         name: ArrayLayout(name=name, column=column, num_rows=length, num_views=None)
         for name, (column, length) in extents.items()
@@ -33,8 +43,7 @@ def view_layouts(identity: Identity, codec: Codec) -> dict[str, ArrayLayout]:
     """The arrays `[view, row, ...]`: the codec's columns and, when views are replayed, their probes."""
     columns = codec.columns()
     if identity.views is not None:
-        # crc32 of the view's bytes (4, little-endian), then its sketch (8 float16); zeros where not probed.
-        columns[PROBE] = Column(dtype="uint8", shape=(PROBE_BYTES,), fill=255)
+        columns[PROBE] = _PROBES
     return {
         name: ArrayLayout(
             name=name,

@@ -10,7 +10,7 @@ from gdkd_cache.codec import Codec, codec_from_json
 from gdkd_cache.errors import CacheError
 from gdkd_cache.store.arrays import ArrayLayout
 from gdkd_cache.store.folder import Folder
-from gdkd_cache.store.layout import KEYS, LABELS, TABLES, decode_keys, row_layouts, view_layouts
+from gdkd_cache.store.layout import KEYS, LABELS, SOURCE_PROBE, TABLES, decode_keys, row_layouts, view_layouts
 from gdkd_cache.store.manifest import BUILD_NAME, LEDGER_NAME, MANIFEST_LIMIT, MANIFEST_NAME, Manifest
 
 
@@ -92,6 +92,14 @@ class CacheReader:
         """
         identity = self.manifest.identity
         return decode_keys(self._array(row_layouts(identity)[KEYS]), identity.num_rows)
+
+    def source_probes(self) -> np.ndarray:
+        """Probes of the decoded images: uint8 [row, 20], zeros where not probed.
+
+        Raises:
+            CacheError: the object is missing or damaged.
+        """
+        return self._array(row_layouts(self.manifest.identity)[SOURCE_PROBE])
 
     def problems(self) -> Iterator[tuple[str, str | None]]:
         """Check every object's size and checksum: (object name, what is wrong or None), in name order.

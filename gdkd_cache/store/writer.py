@@ -15,7 +15,7 @@ from gdkd_cache.codec import Codec, codec_from_json
 from gdkd_cache.errors import CacheError, MismatchError
 from gdkd_cache.store.arrays import group_metadata
 from gdkd_cache.store.folder import Folder
-from gdkd_cache.store.layout import KEYS, LABELS, TABLES, encode_keys, row_layouts, view_layouts
+from gdkd_cache.store.layout import KEYS, LABELS, SOURCE_PROBE, TABLES, encode_keys, row_layouts, view_layouts
 from gdkd_cache.store.manifest import (
     BUILD_NAME,
     LEDGER_NAME,
@@ -142,12 +142,13 @@ class CacheWriter:
                 records[object_name] = [record.size, record.sha256]
         self._folder.write(f"{LEDGER_NAME}/{view}/{shard}.json", canonical_json(records))
 
-    def finish(self, keys: list[str], labels: np.ndarray) -> Manifest:
+    def finish(self, keys: list[str], labels: np.ndarray, source_probes: np.ndarray | None = None) -> Manifest:
         """Write what all views share, then publish the manifest.
 
         Args:
             keys: key strings in row order.
             labels: class ids [row].
+            source_probes: uint8 [row, 20], when views are replayed.
 
         Raises:
             CacheError: a shard is not committed.
@@ -163,6 +164,8 @@ class CacheWriter:
             shared |= layout.metadata()
         shared |= layouts[LABELS].encode(labels.astype(layouts[LABELS].column.dtype))
         shared |= layouts[KEYS].encode(encode_keys(keys))
+        if source_probes is not None:
+            shared |= layouts[SOURCE_PROBE].encode(source_probes)
         for name, data in shared.items():
             self._folder.write(name, data)
         for name, data in (shared | self._tables).items():

@@ -1,0 +1,111 @@
+"""Streams of rendered views, from worker processes or from this one."""
+
+import multiprocessing
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from gdkd_cache.data.source import Source
+from gdkd_cache.data.views import ViewBatch, ViewRenderer, ViewRequest
+from gdkd_cache.errors import GdkdCacheError
+
+_BLOCK_ROWS = 1024
+
+
+class _Requests(Sampler[ViewRequest]):
+    """The requests of the current pass, in the main process: workers that persist see each pass's own."""
+
+    def __init__(self) -> None:
+        self.current: Iterable[ViewRequest] = ()
+
+    def __iter__(self) -> Iterator[ViewRequest]:
+        return iter(self.current)
+
+
+class ViewLoader:
+    """Streams rendered batches in the order of the requests, from worker processes or this one.
+
+    Args:
+        renderer: what renders one request.
+        num_workers: worker processes; 0 renders here, which is fastest for images that lie in memory.
+        pin_memory: page-locked batches, for copies to a GPU.
+    """
+
+    def __init__(self, renderer: ViewRenderer, *, num_workers: int = 0, pin_memory: bool = False) -> None:
+        self._requests = _Requests()
+        # Images in memory are rendered in blocks larger than a batch: a policy's operations come in larger groups.
+        self._block = _BLOCK_ROWS if renderer.in_memory and num_workers == 0 else 1
+        # Not fork: this process may hold threads (Zarr's, the writer's) whose locks a child would inherit.
+        context = multiprocessing.get_context("forkserver") if num_workers else None
+        if context is not None:
+            context.set_forkserver_preload([__name__])  # torch is imported once, not once a worker
+        self._loader = DataLoader(
+            _ErrorsAsValues(renderer),
+            batch_size=None,
+            sampler=self._requests,
+            collate_fn=_as_is,
+            num_workers=num_workers,
+            multiprocessing_context=context,
+            persistent_workers=num_workers > 0,
+            pin_memory=pin_memory,
+            generator=torch.Generator(),  # its own, so that the global generator is left alone
+        )
+
+    def stream(self, requests: Sequence[ViewRequest]) -> Iterator[ViewBatch]:
+        """Render the requests in order: one batch for each request and each of its views.
+
+        Raises:
+            SourceError: an image cannot be read or rendered; it names the key.
+        """
+        blocks = list(_blocks(requests, self._block))
+        self._requests.current = [block for block, _ in blocks]
+        for batches, (_, sizes) in zip(self._loader, blocks, strict=True):
+            if isinstance(batches, GdkdCacheError):
+                raise batches
+            for batch in batches:
+                yield from batch.split(sizes) if len(sizes) > 1 else [batch]
+
+
+def _blocks(requests: Sequence[ViewRequest], least: int) -> Iterator[tuple[ViewRequest, list[int]]]:
+    """Join requests of one view until they have `least` rows: the joined request and the rows of its parts."""
+    parts: list[ViewRequest] = []
+    for request in requests:
+        alike = parts and len(request.views) == 1 and request.views == parts[0].views
+        if parts and not (alike and sum(len(part.rows) for part in parts) < least):
+            yield _joined(parts)
+            parts = []
+        parts.append(request)
+    if parts:
+        yield _joined(parts)
+
+
+def _joined(parts: list[ViewRequest]) -> tuple[ViewRequest, list[int]]:
+    rows = np.concatenate([part.rows for part in parts])
+    return ViewRequest(parts[0].views, rows), [len(part.rows) for part in parts]
+
+
+class _ErrorsAsValues(Dataset[list[ViewBatch] | GdkdCacheError]):
+    """Carries our errors out of workers as they are: the DataLoader would wrap them in a traceback."""
+
+    def __init__(self, renderer: ViewRenderer) -> None:
+        self._renderer = renderer
+
+    def __getitem__(self, request: ViewRequest) -> list[ViewBatch] | GdkdCacheError:
+        try:
+            return self._renderer[request]
+        except GdkdCacheError as error:
+            return error
+
+
+def _as_is(batch: Any) -> Any:
+    """The collation of a batch that is finished already."""
+    return batch
+
+
+def default_num_workers(source: Source) -> int:
+    """Images in memory are rendered in whole batches by this process, which is faster than any worker."""
+    return 0 if getattr(source, "images", None) is not None else min(os.cpu_count() or 1, 8)

@@ -1,0 +1,29 @@
+"""Recipes: lists of augmentation steps, with their parameters drawn from (seed, view, key) alone."""
+
+from gdkd_cache.data.recipes.colour import AutoContrast as AutoContrast
+from gdkd_cache.data.recipes.colour import ColorJitter as ColorJitter
+from gdkd_cache.data.recipes.colour import Equalize as Equalize
+from gdkd_cache.data.recipes.colour import GaussianBlur as GaussianBlur
+from gdkd_cache.data.recipes.colour import Posterize as Posterize
+from gdkd_cache.data.recipes.colour import RandomGrayscale as RandomGrayscale
+from gdkd_cache.data.recipes.colour import Solarize as Solarize
+from gdkd_cache.data.recipes.compat import Compat as Compat
+from gdkd_cache.data.recipes.erasing import Cutout as Cutout
+from gdkd_cache.data.recipes.erasing import RandomErasing as RandomErasing
+from gdkd_cache.data.recipes.geometry import HorizontalFlip as HorizontalFlip
+from gdkd_cache.data.recipes.geometry import RandomCrop as RandomCrop
+from gdkd_cache.data.recipes.geometry import RandomResizedCrop as RandomResizedCrop
+from gdkd_cache.data.recipes.geometry import Resize as Resize
+from gdkd_cache.data.recipes.geometry import ResizeCenterCrop as ResizeCenterCrop
+from gdkd_cache.data.recipes.mixing import Mix as Mix
+from gdkd_cache.data.recipes.mixing import partners as partners
+from gdkd_cache.data.recipes.policies import AugMix as AugMix
+from gdkd_cache.data.recipes.policies import AutoAugment as AutoAugment
+from gdkd_cache.data.recipes.policies import RandAugment as RandAugment
+from gdkd_cache.data.recipes.policies import TrivialAugmentWide as TrivialAugmentWide
+from gdkd_cache.data.recipes.presets import RECIPES as RECIPES
+from gdkd_cache.data.recipes.presets import open_recipe as open_recipe
+from gdkd_cache.data.recipes.recipe import Recipe as Recipe
+from gdkd_cache.data.recipes.recipe import as_batch as as_batch
+from gdkd_cache.data.recipes.step import LARGEST_SIDE as LARGEST_SIDE
+from gdkd_cache.data.recipes.step import Step as Step

@@ -1,0 +1,194 @@
+"""Changes of colour; pixels are those of torchvision.transforms.v2.functional on uint8 tensors."""
+
+import itertools
+from abc import abstractmethod
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional
+
+from gdkd_cache.data.recipes.step import Step, below, chance, uniform
+from gdkd_cache.errors import UsageError
+from gdkd_cache.seeding import Words
+
+_ORDERS = tuple(itertools.permutations(range(4)))
+
+
+@dataclass(frozen=True)
+class ColorJitter(Step):
+    """Change brightness, contrast, saturation and hue, each by its own random factor, in random order.
+
+    Attributes:
+        brightness, contrast, saturation: factors are uniform in [max(0, 1 - x), 1 + x].
+        hue: the shift is uniform in [-x, x], in turns of the colour wheel; at most 0.5.
+        probability: of changing anything.
+    """
+
+    name: ClassVar[str] = "color_jitter"
+    ranges: ClassVar = {
+        "brightness": (0, 10),
+        "contrast": (0, 10),
+        "saturation": (0, 10),
+        "hue": (0, 0.5),
+        "probability": (0, 1),
+    }
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    probability: float = 1.0
+
+    @property
+    def num_draws(self) -> int:
+        return 6
+
+    def factors(self, words: Words) -> np.ndarray:
+        """Brightness, contrast, saturation and hue: float64 [n, 4]."""
+        widths = (self.brightness, self.contrast, self.saturation)
+        columns = [uniform(words[:, i], max(0.0, 1 - x), 1 + x) for i, x in enumerate(widths)]
+        return np.stack([*columns, uniform(words[:, 3], -self.hue, self.hue)], axis=1)
+
+    def apply(self, images: Tensor, words: Words) -> Tensor:
+        factors, orders = self.factors(words).tolist(), below(words[:, 4], len(_ORDERS)).tolist()
+        changes = (
+            (self.brightness, functional.adjust_brightness),
+            (self.contrast, functional.adjust_contrast),
+            (self.saturation, functional.adjust_saturation),
+            (self.hue, functional.adjust_hue),
+        )
+        images = images.clone()
+        for row in np.flatnonzero(chance(words[:, 5], self.probability)).tolist():
+            image = images[row]
+            for kind in _ORDERS[orders[row]]:
+                width, change = changes[kind]
+                if width:
+                    image = change(image, factors[row][kind])
+            images[row] = image
+        return images
+
+
+@dataclass(frozen=True)
+class _Sometimes(Step):
+    """A change that is made with a probability, alike for every image."""
+
+    ranges: ClassVar = {"probability": (0, 1)}
+    probability: float = 0.5
+
+    @abstractmethod
+    def change(self, images: Tensor) -> Tensor:
+        """The change, for uint8 [n, 3, height, width]."""
+
+    @property
+    def num_draws(self) -> int:
+        return 1
+
+    def apply(self, images: Tensor, words: Words) -> Tensor:
+        rows = torch.from_numpy(np.flatnonzero(chance(words[:, 0], self.probability))).to(images.device)
+        images = images.clone()
+        if len(rows):
+            images[rows] = self.change(images[rows])
+        return images
+
+    def num_outcomes(self, height: int, width: int) -> int:
+        return 2 if 0 < self.probability < 1 else 1
+
+
+@dataclass(frozen=True)
+class RandomGrayscale(_Sometimes):
+    """Replace the colours by their luma (as torchvision's RandomGrayscale)."""
+
+    name: ClassVar[str] = "grayscale"
+    probability: float = 0.1
+
+    def change(self, images: Tensor) -> Tensor:
+        return functional.rgb_to_grayscale(images, num_output_channels=3)
+
+
+@dataclass(frozen=True)
+class Solarize(_Sometimes):
+    """Invert all values from the threshold upwards."""
+
+    name: ClassVar[str] = "solarize"
+    ranges: ClassVar = {"probability": (0, 1), "threshold": (0, 255)}
+    integral: ClassVar[bool] = True
+    threshold: int = 128
+
+    def change(self, images: Tensor) -> Tensor:
+        return functional.solarize(images, self.threshold)
+
+
+@dataclass(frozen=True)
+class Posterize(_Sometimes):
+    """Keep the upper bits of every value."""
+
+    name: ClassVar[str] = "posterize"
+    ranges: ClassVar = {"probability": (0, 1), "bits": (0, 8)}
+    integral: ClassVar[bool] = True
+    bits: int = 4
+
+    def change(self, images: Tensor) -> Tensor:
+        return functional.posterize(images, self.bits)
+
+
+@dataclass(frozen=True)
+class Equalize(_Sometimes):
+    """Flatten the histogram of every channel."""
+
+    name: ClassVar[str] = "equalize"
+
+    def change(self, images: Tensor) -> Tensor:
+        return functional.equalize(images)
+
+
+@dataclass(frozen=True)
+class AutoContrast(_Sometimes):
+    """Stretch every channel to the whole range."""
+
+    name: ClassVar[str] = "autocontrast"
+
+    def change(self, images: Tensor) -> Tensor:
+        return functional.autocontrast(images)
+
+
+@dataclass(frozen=True)
+class GaussianBlur(Step):
+    """Blur with a Gaussian whose deviation is uniform in `sigma`, in pixels.
+
+    Attributes:
+        kernel: side of the kernel in pixels; odd.
+        sigma: range of the deviation.
+        probability: of blurring at all.
+    """
+
+    name: ClassVar[str] = "gaussian_blur"
+    ranges: ClassVar = {"kernel": (1, 255), "sigma": (1e-3, 100), "probability": (0, 1)}
+    kernel: int = 23
+    sigma: tuple[float, float] = (0.1, 2.0)
+    probability: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.kernel % 2 == 0:
+            raise UsageError(f"{self.name}: kernel is {self.kernel}; it must be odd")
+
+    @property
+    def num_draws(self) -> int:
+        return 2
+
+    def scaled(self, ratio: float) -> "GaussianBlur":
+        kernel = 2 * round((self.kernel * ratio - 1) / 2) + 1
+        return replace(self, kernel=max(kernel, 1), sigma=(self.sigma[0] * ratio, self.sigma[1] * ratio))
+
+    def sigmas(self, words: Words) -> np.ndarray:
+        """Deviations in pixels: float64 [n]."""
+        return uniform(words[:, 0], *self.sigma)
+
+    def apply(self, images: Tensor, words: Words) -> Tensor:
+        sigmas = self.sigmas(words).tolist()
+        images = images.clone()
+        for row in np.flatnonzero(chance(words[:, 1], self.probability)).tolist():
+            images[row] = functional.gaussian_blur(images[row], [self.kernel, self.kernel], [sigmas[row], sigmas[row]])
+        return images

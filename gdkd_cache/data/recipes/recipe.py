@@ -1,0 +1,210 @@
+"""A recipe: the closed, serialisable list of steps that turns an image into a view."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gdkd_cache.data.recipes.colour import (
+    AutoContrast,
+    ColorJitter,
+    Equalize,
+    GaussianBlur,
+    Posterize,
+    RandomGrayscale,
+    Solarize,
+)
+from gdkd_cache.data.recipes.compat import Compat
+from gdkd_cache.data.recipes.erasing import Cutout, RandomErasing
+from gdkd_cache.data.recipes.geometry import (
+    HorizontalFlip,
+    RandomCrop,
+    RandomResizedCrop,
+    Resampling,
+    Resize,
+    ResizeCenterCrop,
+)
+from gdkd_cache.data.recipes.mixing import Mix
+from gdkd_cache.data.recipes.policies import AugMix, AutoAugment, RandAugment, TrivialAugmentWide
+from gdkd_cache.data.recipes.step import LARGEST_SIDE, MAX_DRAWS, Step
+from gdkd_cache.errors import CacheError, MismatchError, UsageError
+from gdkd_cache.seeding import Words, draws
+
+_MOST_STEPS = 32
+_KINDS = (
+    RandomCrop, RandomResizedCrop, Resize, ResizeCenterCrop, HorizontalFlip, ColorJitter, RandomGrayscale,
+    GaussianBlur, Solarize, Posterize, Equalize, AutoContrast, AutoAugment, RandAugment, TrivialAugmentWide, AugMix,
+    RandomErasing, Cutout,
+)  # fmt: skip
+STEPS: dict[str, Callable[..., Step]] = {kind.name: kind for kind in _KINDS}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A named list of steps; all but the name decides the pixels.
+
+    Attributes:
+        name: what the user asked for.
+        steps: applied in order.
+        mix: what is done last, with a partner's image; None for nothing.
+        decode_side: JPEG files may be decoded at 1/2, 1/4 or 1/8 of their size, as long as the shorter side keeps
+            so many pixels; None decodes them whole.
+
+    Raises:
+        UsageError: too many steps, or a decode_side out of range.
+    """
+
+    name: str
+    steps: tuple[Step, ...] = ()
+    mix: Mix | None = None
+    decode_side: int | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.steps) > _MOST_STEPS:
+            raise UsageError(f"recipe {self.name} has {len(self.steps)} steps; at most {_MOST_STEPS}")
+        side = self.decode_side
+        if side is not None and not (type(side) is int and 1 <= side <= LARGEST_SIDE):
+            raise UsageError(f"recipe {self.name}: decode_side is {side!r}; it must be int in 1..{LARGEST_SIDE}")
+
+    def words(self, state: Words) -> list[Words]:
+        """Every step's random words: uint64 [n, num_draws] each, from one stream an image, uint64 [n].
+
+        Step i owns the draws 64 i to 64 i + 63 of the stream, whatever the other steps are.
+        """
+        counters = [i * MAX_DRAWS + j for i, step in enumerate(self.steps) for j in range(step.num_draws)]
+        words = draws(state, counters)
+        return np.split(words, np.cumsum([step.num_draws for step in self.steps])[:-1], axis=1) if self.steps else []
+
+    @property
+    def num_leading(self) -> int:
+        """How many of the steps it takes until images of any size have one size."""
+        sizing = (Resampling, RandomCrop, Compat)
+        return max((i + 1 for i, step in enumerate(self.steps) if isinstance(step, sizing)), default=0)
+
+    def apply(self, images: Tensor, words: list[Words], steps: slice = slice(None)) -> Tensor:
+        """Augment uint8 [n, 3, height, width] with some of the steps; `words` is of all of them, [n, ...] each."""
+        for step, own in zip(self.steps[steps], words[steps], strict=True):
+            images = step.apply(images, own)
+        return images
+
+    @property
+    def integral(self) -> bool:
+        """Whether every device gives the same pixels."""
+        return all(step.integral for step in self.steps)
+
+    def num_views(self, height: int, width: int) -> int | None:
+        """How many different views one image of that size has; None for too many to matter."""
+        if self.mix is not None:
+            return None
+        outcomes = [step.num_outcomes(height, width) for step in self.steps]
+        return None if None in outcomes else int(np.prod([n for n in outcomes if n is not None], dtype=object))
+
+    def evaluation(self, view_size: tuple[int, int]) -> str:
+        """The spec of a recipe without augmentation, for networks that are trained on these views."""
+        resampled = [step for step in self.steps if isinstance(step, Resampling)]
+        if not resampled:
+            return "none"
+        whole = isinstance(resampled[-1], Resize)
+        return f"{'resize' if whole else 'imagenet-eval'}:size={view_size[0]}"
+
+    def at_size(self, view_size: tuple[int, int], size: int) -> "Recipe":
+        """The same views of another size: boxes stay where they were in the image.
+
+        Where a step resamples, it renders more or fewer pixels, and what follows is scaled; otherwise the finished
+        view is resized.
+
+        Args:
+            view_size: [height, width] that the recipe gives.
+            size: wanted side, in pixels.
+
+        Raises:
+            UsageError: the views are not square.
+        """
+        if view_size[0] != view_size[1]:
+            raise UsageError(f"views of {view_size[0]}x{view_size[1]} have no other size; only square ones do")
+        if view_size[0] == size:
+            return self
+        positions = [i for i, step in enumerate(self.steps) if isinstance(step, Resampling)]
+        if not positions:
+            return replace(self, steps=(*self.steps, Resize(size)))
+        last = positions[-1]
+        step = self.steps[last]
+        assert isinstance(step, Resampling)
+        ratio = size / view_size[0]
+        later = (step.scaled(ratio) for step in self.steps[last + 1 :])
+        return replace(self, steps=(*self.steps[:last], step.at_size(size), *later))
+
+    def same_pixels(self, stored: dict[str, Any]) -> bool:
+        """Whether a recipe from a manifest is this one, whatever its name."""
+        return json.loads(json.dumps(self.to_json() | {"name": None})) == stored | {"name": None}
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "steps": [step.to_json() for step in self.steps],
+            "mix": None if self.mix is None else self.mix.to_json(),
+            "decode_side": self.decode_side,
+        }
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> "Recipe":
+        """Rebuild a recipe from a manifest.
+
+        Raises:
+            CacheError: an unknown step or option.
+            MismatchError: it is a `compat:` recipe, whose code only the user may name.
+        """
+        try:
+            if any(fields["step"] == Compat.name for fields in stored["steps"]):
+                raise MismatchError(
+                    f"the views were made by your own code, {stored['name']}, which no cache may load: "
+                    "name it again with --recipe (or recipe=...)"
+                )
+            mix = stored["mix"]
+            steps = tuple(map(step_from_json, stored["steps"]))
+            return cls(str(stored["name"]), steps, None if mix is None else mix_from_json(mix), stored["decode_side"])
+        except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
+            raise CacheError(f"the manifest's recipe cannot be read: {error}; it may need a newer version") from None
+
+
+def step_from_json(fields: object) -> Step:
+    """Make a step from `{"step": name, option: value, ...}`.
+
+    Raises:
+        UsageError: an unknown step or option, or a value out of range.
+    """
+    options = _options("a step", fields)
+    name = options.pop("step", None)
+    if not isinstance(name, str) or name not in STEPS:
+        raise UsageError(f"step is {name!r}; it must be one of {', '.join(STEPS)}")
+    try:
+        return STEPS[name](**options)
+    except TypeError as error:
+        raise UsageError(f"{name}: {str(error).split('__init__() ')[-1]}") from None
+
+
+def mix_from_json(fields: object) -> Mix:
+    """Make a mix from its options.
+
+    Raises:
+        UsageError: an unknown option, or a value out of range.
+    """
+    try:
+        return Mix(**_options("mix", fields))
+    except TypeError as error:
+        raise UsageError(f"mix: {str(error).split('__init__() ')[-1]}") from None
+
+
+def _options(what: str, fields: object) -> dict[str, Any]:
+    if not isinstance(fields, dict) or not all(isinstance(key, str) for key in fields):
+        raise UsageError(f"{what} must be a table of options, not {fields!r}")
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
+
+
+def as_batch(image: np.ndarray) -> Tensor:
+    """uint8 [height, width, 3] as uint8 [1, 3, height, width]; its memory stays as it is, which resizes fastest."""
+    return torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1)[None]
