@@ -25,8 +25,8 @@ def verify(
 ) -> None:
     """Compare every object of a cache with its manifest; exit with 1 when something is wrong.
 
-    With --data, every probed image (1 row in 64) is decoded and its views are rendered again, and compared with what
-    the teacher saw.
+    With --data, every probed image (1 in 64, at least 32) is decoded and its views are rendered again, and compared
+    with what the teacher saw.
 
     \b
     Example:

@@ -34,7 +34,7 @@ class Replay:
 
     def __str__(self) -> str:
         if not self.exact + self.rounding:
-            return "replay not checked: none of these rows is probed (1 row in 64 is)"
+            return "replay not checked: none of these rows is probed (1 in 64 is)"
         if not self.rounding:
             return f"replay exact: {self.exact} probed views have the teacher's pixels to the bit"
         stage = "the image decoder" if self.rounding_sources else "the resize"

@@ -14,7 +14,7 @@ PROBE = "probe"
 SOURCE_PROBE = "source_probe"
 PROBE_BYTES = 20
 
-# crc32 of the pixels (4 bytes, little-endian), then their sketch (8 float16); zeros where not probed.
+# crc32 of the pixels (4 bytes, little-endian), then their sketch (16); zeros where not probed.
 _PROBES = Column(dtype="uint8", shape=(PROBE_BYTES,), fill=255)
 
 
