@@ -15,6 +15,7 @@ from gdkd_cache.data.source import Source, name_of
 from gdkd_cache.errors import SourceError, UsageError
 from gdkd_cache.seeding import Words, draws, hash_keys, streams
 from gdkd_cache.store import PROBE_BYTES
+from gdkd_cache.threads import one_thread
 
 _BLOCK_ROWS = 1024
 
@@ -125,6 +126,7 @@ class ViewRenderer(Dataset[list[ViewBatch]]):
         """Whether whole batches are rendered at once, from images that lie in memory."""
         return self._images is not None
 
+    @one_thread()
     def __getitem__(self, request: ViewRequest) -> list[ViewBatch]:
         if self._recipe.mix is None:
             return self._render(request.rows, request.views)

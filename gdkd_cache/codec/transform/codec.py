@@ -11,10 +11,11 @@ from torch import Tensor
 from gdkd_cache.codec.columns import Column, TopK, check_num_top, exact_top, refusal_of_k
 from gdkd_cache.codec.transform.head import decode_head, encode_head
 from gdkd_cache.codec.transform.patterns import PatternGroup, pack, pattern_groups, unpack
-from gdkd_cache.codec.transform.quantise import one_thread, quantise, sensitivity
+from gdkd_cache.codec.transform.quantise import quantise, sensitivity
 from gdkd_cache.codec.transform.tables import TransformTables
 from gdkd_cache.errors import CacheError, GdkdCacheError, UsageError
 from gdkd_cache.losses import LossSettings
+from gdkd_cache.threads import one_thread
 
 QUARTERS = 4
 BASIS_SCALE = 127

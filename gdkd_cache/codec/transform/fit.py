@@ -10,9 +10,10 @@ from torch import Tensor
 from gdkd_cache.codec.columns import exact_top
 from gdkd_cache.codec.transform.codec import BASIS_SCALE, LABEL_WEIGHT, QUARTERS, TransformCodec
 from gdkd_cache.codec.transform.patterns import column_costs, group_columns
-from gdkd_cache.codec.transform.quantise import one_thread, sensitivity
+from gdkd_cache.codec.transform.quantise import sensitivity
 from gdkd_cache.codec.transform.tables import TransformTables
 from gdkd_cache.losses import LossSettings
+from gdkd_cache.threads import one_thread
 
 _SHRINKAGE = 4.0
 _FULL_EIGENPROBLEM = 1024

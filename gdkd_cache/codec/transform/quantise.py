@@ -8,8 +8,7 @@ by coordinate descent. W is the diagonal sensitivity of the declared losses' gra
 gradient error this saves a fifth of the bytes against rounding (README.md in this folder).
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -21,20 +20,6 @@ _POWER = 1.5  # (w p)^2 is the squared Jacobian's diagonal; flattened, it measur
 _SWEEPS = 3
 _BLOCK = 16
 _RIDGE = 6.0
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Run the block's CPU work in one thread: its many small steps lose more to waiting than a second one gains.
-
-    It also makes the integers independent of the number of threads. Other Python threads keep theirs.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def sensitivity(losses: Sequence[LossSettings], logits: Tensor, labels: Tensor, top: Tensor) -> Tensor:
