@@ -47,7 +47,7 @@ class BuildOptions:
     """What to build.
 
     Attributes:
-        out: the cache folder.
+        out: the cache folder, or the URL of an object store.
         num_views: views of each image, at least 1.
         recipe: such as `crop-flip`.
         seed: the views' seed.
@@ -61,7 +61,7 @@ class BuildOptions:
         UsageError: a number out of range.
     """
 
-    out: Path
+    out: str | Path
     num_views: int
     recipe: str = "crop-flip"
     seed: int = 0

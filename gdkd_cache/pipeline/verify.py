@@ -27,12 +27,12 @@ class VerifyResult:
 
 
 def verify(
-    path: Path, *, digest: str | None = None, source: Source | None = None, strict: bool = False
+    path: str | Path, *, digest: str | None = None, source: Source | None = None, strict: bool = False
 ) -> VerifyResult:
     """Compare every object with the manifest and, given the images, every probe of every view.
 
     Args:
-        path: the cache folder.
+        path: the cache folder, or a URL.
         digest: refuse a cache with another digest.
         source: the images; renders every probed view again.
         strict: also count a difference by rounding as a problem.
@@ -52,7 +52,9 @@ def verify(
     if source is not None and not problems:
         try:
             if cache.manifest.identity.views is None:
-                raise CacheError(f"{path} was packed from logits computed elsewhere: it has no probes to compare")
+                raise CacheError(
+                    f"{cache.reader.path} was packed from logits computed elsewhere: it has no probes to compare"
+                )
             check_source(source)
             rows = match_rows(cache.reader, source, cache.keys, cache.labels)
             views = range(cache.num_views)
