@@ -54,7 +54,9 @@ class Bucket:
             raise UsageError(f"{self.location}: give the URL without user, ? and #; credentials go in the environment")
         if parts.scheme == "http" and parts.hostname not in _LOOPBACK:
             raise UsageError(f"{self.location}: http:// is for this machine only, as anyone can alter it; use https://")
-        with self._told(""):
+        if not host:
+            raise UsageError(f"{self.location}: names no bucket or host; such as s3://BUCKET/PATH")
+        with self._told():
             if self._web:
                 options: ClientConfig = {**_TIMEOUTS, "allow_http": parts.scheme == "http"}
                 self._store = HTTPStore.from_url(self.location, client_options=options, retry_config=_RETRY)
@@ -68,10 +70,10 @@ class Bucket:
         raise TypeError(f"{self.location}: an object store stays in its process; open the cache again in the other")
 
     @contextmanager
-    def _told(self, name: str) -> Iterator[None]:
+    def _told(self, name: str | None = None) -> Iterator[None]:
         """Check the name, and tell what obstore raises in a line of ours: its own may quote signed URLs."""
         what = self.location
-        if name:
+        if name is not None:
             check_name(self.location, name)
             what = f"{what}/{name}"
         if os.getpid() != self._process:
@@ -93,11 +95,11 @@ class Bucket:
                 return None
 
     def sizes(self) -> dict[str, int]:
-        return {} if self._web else self._sizes("")
+        return {} if self._web else self._sizes()
 
-    def _sizes(self, folder: str) -> dict[str, int]:
+    def _sizes(self, folder: str | None = None) -> dict[str, int]:
         with self._told(folder):
-            pages = obstore.list(self._store, folder or None, chunk_size=1000)
+            pages = obstore.list(self._store, folder, chunk_size=1000)
             return dict(sorted((meta["path"], meta["size"]) for page in pages for meta in page))
 
     def read(self, name: str, limit: int) -> bytes:
@@ -154,7 +156,7 @@ def _reason(error: Exception) -> str:
     text = str(error)
     found = re.search(r"status code: (\d{3})(?:.*?<Code>(\w{1,40})</Code>)?", text, re.DOTALL)
     status, code = found.groups() if found else (None, None)
-    said = f"{status} {code}" if code else str(status)
+    said = f"{status} {code}" if code else status
     if "169.254.169.254" in text or "Missing" in text.splitlines()[0]:
         return "no credentials, or no account, in the environment; set those of your store, such as AWS_ACCESS_KEY_ID"
     if isinstance(error, PermissionDeniedError | UnauthenticatedError) or status in ("401", "403"):
@@ -165,8 +167,8 @@ def _reason(error: Exception) -> str:
         return f"the store is throttling or overloaded ({said}), and stayed so; run the same command again later"
     if status is not None and status >= "500":
         return f"the store failed ({said}), and went on failing; run the same command again later"
-    if status is not None:
-        return f"the store refused ({said}); check bucket, region and endpoint"
+    if status is not None or "redirect" in text:
+        return f"the store refused ({said or 'a redirect'}); check bucket, region and endpoint"
     if "builder error" in text:
         return "the endpoint is http://, which needs AWS_ALLOW_HTTP=true (or GOOGLE_, AZURE_)"
     if isinstance(error, ValueError) or "URL error" in text:

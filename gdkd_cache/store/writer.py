@@ -174,8 +174,9 @@ class CacheWriter:
             shared |= layout.metadata()
         shared |= layouts[LABELS].encode(labels.astype(layouts[LABELS].column.dtype))
         shared |= layouts[KEYS].encode(encode_keys(keys))
-        for name, data in shared.items():
-            self._objects.write(name, data)
+        if MANIFEST_NAME not in self._sizes:  # what another build has published is left as it is
+            for name, data in shared.items():
+                self._objects.write(name, data)
         for name, data in (shared | self._tables).items():
             objects[name] = ObjectRecord.of(data)
         manifest = Manifest(self._identity, objects)
