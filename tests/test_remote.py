@@ -279,10 +279,13 @@ def test_a_write_that_arrives_damaged_is_refused(proxy: FaultyProxy, bucket: str
     assert not proxy.sent("^GET")
     assert objects.read("a", size) == data
     proxy.plan = [("^PUT", flip, 1)]
-    with pytest.raises(StoreError, match="/a: the store holds something else than was sent"):
+    with pytest.raises(StoreError, match="/a: the store held something else than was sent"):
         objects.write("a", data)
     proxy.plan = [("^PUT", flip, 1)]
-    assert not objects.create("b", data)
+    with pytest.raises(StoreError, match="/b: the store held something else"):
+        objects.create("b", data)
+    assert objects.sizes() == {}  # no later run takes it for whole
+    assert objects.create("b", data)
 
 
 def test_a_store_without_md5_is_read_back(proxy: FaultyProxy, bucket: str) -> None:
@@ -300,10 +303,13 @@ def test_a_damaged_shard_is_not_committed(
     digits: ArraySource, teacher: Teacher, proxy: FaultyProxy, bucket: str
 ) -> None:
     proxy.plan = [("PUT .*/classes/c/1/", flip, 1)]
-    with pytest.raises(StoreError, match="classes/c/1/0/0: the store holds something else"):
+    with pytest.raises(StoreError, match="classes/c/1/0/0: the store held something else"):
         build_small(f"{bucket}/x", digits, teacher)
     assert "ledger/1/0.json" not in open_objects(f"{bucket}/x").sizes()
-    assert build_small(f"{bucket}/x", digits, teacher).rows_computed == 256
+    proxy.plan = [("PUT .*/manifest.json", flip, 1)]
+    with pytest.raises(StoreError, match=r"manifest\.json: the store held something else"):
+        build_small(f"{bucket}/x", digits, teacher)
+    assert build_small(f"{bucket}/x", digits, teacher).rows_computed == 0
     assert verify(f"{bucket}/x").problems == ()
 
 
@@ -414,8 +420,9 @@ def test_reads_are_bounded(bucket: str) -> None:
     assert [len(objects.read("a", limit)) for limit in (0, 10, 2999, 3000, 3001)] == [1, 11, 3000, 3000, 3000]
 
 
-def test_objects_of_both_kinds(tmp_path: Path, bucket: str) -> None:
+def test_objects_of_both_kinds(tmp_path: Path, proxy: FaultyProxy, bucket: str) -> None:
     """One protocol, one behaviour."""
+    assert proxy.forward("PUT", f"/{bucket.removeprefix('s3://')}/x/", b"", {}).status == 200  # as a console does
     for objects in (Folder(tmp_path / "x"), Bucket(f"{bucket}/x")):
         assert isinstance(objects, Objects)
         assert objects.sizes() == {}

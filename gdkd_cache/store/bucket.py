@@ -99,8 +99,9 @@ class Bucket:
 
     def _sizes(self, folder: str | None = None) -> dict[str, int]:
         with self._told(folder):
-            pages = obstore.list(self._store, folder, chunk_size=1000)
-            return dict(sorted((meta["path"], meta["size"]) for page in pages for meta in page))
+            found = [meta for page in obstore.list(self._store, folder, chunk_size=1000) for meta in page]
+        # The empty name is what consoles put there to show a folder.
+        return dict(sorted((meta["path"], meta["size"]) for meta in found if meta["path"]))
 
     def read(self, name: str, limit: int) -> bytes:
         data = bytearray()
@@ -117,8 +118,7 @@ class Bucket:
     def write(self, name: str, data: bytes) -> None:
         with self._told(name):
             put = obstore.put(self._store, name, data, chunk_size=_PART, max_concurrency=_PARTS_AT_ONCE)
-        if not self._is(name, data, put["e_tag"]):
-            raise StoreError(f"{self.location}/{name}: the store holds something else than was sent; write it again")
+        self._check(name, data, put["e_tag"])
 
     def create(self, name: str, data: bytes) -> bool:
         with self._told(name):
@@ -126,7 +126,13 @@ class Bucket:
                 put = obstore.put(self._store, name, data, mode="create", use_multipart=False)
             except AlreadyExistsError:  # it may be our own: an answer that was lost is asked for again
                 return self.read(name, len(data)) == data
-        return self._is(name, data, put["e_tag"])
+        self._check(name, data, put["e_tag"])
+        return True
+
+    def _check(self, name: str, data: bytes, e_tag: str | None) -> None:
+        if not self._is(name, data, e_tag):
+            self.delete(name)  # so that no later run takes it for what it should be
+            raise StoreError(f"{self.location}/{name}: the store held something else than was sent; try again")
 
     def holds(self, name: str, record: ObjectRecord, read: Callable[[], bytes]) -> bool:
         with self._told(name):
@@ -145,10 +151,11 @@ class Bucket:
 
 def _md5(data: bytes) -> str:
     """What S3 and its kin give as the ETag of bytes that were put whole, or in parts as `write` does."""
-    parts = [hashlib.md5(data[start : start + _PART]) for start in range(0, len(data), _PART)]
     if len(data) <= _PART:
-        return hashlib.md5(data).hexdigest()
-    return f"{hashlib.md5(b''.join(part.digest() for part in parts)).hexdigest()}-{len(parts)}"
+        return hashlib.md5(data, usedforsecurity=False).hexdigest()
+    parts = [hashlib.md5(data[start : start + _PART], usedforsecurity=False) for start in range(0, len(data), _PART)]
+    whole = hashlib.md5(b"".join(part.digest() for part in parts), usedforsecurity=False)
+    return f"{whole.hexdigest()}-{len(parts)}"
 
 
 def _reason(error: Exception) -> str:
@@ -157,7 +164,7 @@ def _reason(error: Exception) -> str:
     found = re.search(r"status code: (\d{3})(?:.*?<Code>(\w{1,40})</Code>)?", text, re.DOTALL)
     status, code = found.groups() if found else (None, None)
     said = f"{status} {code}" if code else status
-    if "169.254.169.254" in text or "Missing" in text.splitlines()[0]:
+    if "169.254.169.254" in text or re.match(r"Generic \w+ error: (Missing|Account must be)", text):
         return "no credentials, or no account, in the environment; set those of your store, such as AWS_ACCESS_KEY_ID"
     if isinstance(error, PermissionDeniedError | UnauthenticatedError) or status in ("401", "403"):
         return f"permission denied ({said}); check the credentials in the environment, and what they may do"

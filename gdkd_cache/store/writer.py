@@ -1,7 +1,8 @@
 """Build a cache so that a crash at any instant loses at most the shard in flight.
 
 Protocol: `build.json` (the identity) first; then for each (view, shard) its objects, each durable and read
-back, and only then its ledger record; the manifest last. Records and `build.json` go once it stands.
+back, and only then its ledger record; the manifest last. Records and `build.json` go once it stands. `build.json` and
+the manifest are created only where none stands, so that of two different builds in one place one is refused.
 """
 
 import dataclasses
