@@ -10,8 +10,10 @@ import sys
 import threading
 import time
 import traceback
+import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -86,6 +88,21 @@ def _run(*args: str | Path) -> Result:
 def _contents(location: str | Path) -> dict[str, bytes]:
     objects = open_objects(location)
     return {name: objects.read(name, size) for name, size in objects.sizes().items()}
+
+
+class _QuietServer(ThreadingHTTPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that has read enough breaks the connection."""
+
+
+@contextmanager
+def _web_server(folder: Path) -> Iterator[str]:
+    """The URL of a plain web server for a folder."""
+    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
+    with _QuietServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
 
 
 class _Stopping(nn.Module):
@@ -414,10 +431,18 @@ def test_damage_in_a_bucket(digits_cache: Path, bucket: str) -> None:
     assert "logits/extra is not listed" in problem
 
 
-def test_reads_are_bounded(bucket: str) -> None:
+def test_reads_are_bounded(tmp_path: Path, bucket: str) -> None:
     objects = Bucket(bucket)
     objects.write("a", bytes(3000))
     assert [len(objects.read("a", limit)) for limit in (0, 10, 2999, 3000, 3001)] == [1, 11, 3000, 3000, 3000]
+    with (tmp_path / "huge").open("wb") as file:
+        file.truncate(200 * 2**20)
+    with _web_server(tmp_path) as url:
+        tracemalloc.start()
+        assert len(Bucket(url).read("huge", 10)) == 11
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < 50 * 2**20
 
 
 def test_objects_of_both_kinds(tmp_path: Path, proxy: FaultyProxy, bucket: str) -> None:
@@ -447,19 +472,16 @@ def test_objects_of_both_kinds(tmp_path: Path, proxy: FaultyProxy, bucket: str) 
 
 def test_a_web_server(tmp_path: Path, digits_cache: Path) -> None:
     """A plain one, with no ranges and no lists: read everything, write nothing."""
-    handler = partial(SimpleHTTPRequestHandler, directory=str(digits_cache.parent))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}/{digits_cache.name}"
+    with _web_server(digits_cache.parent) as server:
+        url = f"{server}/{digits_cache.name}"
         assert torch.equal(open_cache(url).view(1).logits([5]), open_cache(digits_cache).view(1).logits([5]))
         assert verify(url).problems == ()
         copy(url, tmp_path / "back.zarr")
         assert _contents(tmp_path / "back.zarr") == _contents(digits_cache)
         with pytest.raises(UsageError, match="a web server is read-only"):
-            copy(digits_cache, f"{url}2")
+            copy(digits_cache, f"{server}/other")
         with pytest.raises(CacheError, match="is no cache"):
-            open_cache(f"{url}2")
-        server.shutdown()
+            open_cache(f"{server}/other")
 
 
 @pytest.mark.parametrize(

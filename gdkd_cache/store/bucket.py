@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 _SETTINGS = {"s3": "AWS", "gs": "GOOGLE", "az": "AZURE"}  # prefixes of the environment variables that obstore reads
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
-# Server errors, throttling and broken connections are tried again, for half a minute or so in all.
+# Server errors, throttling and broken connections are tried again; the jitter makes it 4 to 60 s before it gives up.
 _RETRY: "RetryConfig" = {
     "max_retries": 8,
     "retry_timeout": timedelta(minutes=3),
-    "backoff": {"init_backoff": timedelta(milliseconds=200), "max_backoff": timedelta(seconds=15), "base": 2},
+    "backoff": {"init_backoff": timedelta(milliseconds=200), "max_backoff": timedelta(seconds=15), "base": 4},
 }
 # `read_timeout` also covers the sending of one part, hence two minutes for what may be a slow line.
 _TIMEOUTS: "ClientConfig" = {"connect_timeout": "10s", "read_timeout": "2m", "timeout": "30m"}
