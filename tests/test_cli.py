@@ -156,6 +156,13 @@ _BUILD = "build --data digits --teacher cnn-s --weights {weights} --out out"
         ("verify {cache} --digest sha256:0", 1, "not the sha256:0 asked for"),
         ("eval --data digits --weights nowhere", 1, "do not exist"),
         ("demo --out {parent}", 1, "no earlier demo"),
+        (f"{_TRAIN} --loss ce --local-copy kept", 2, "go with --cache"),
+        ("inspect ftp://host/x", 2, "no place for a cache"),
+        ("push nowhere out", 1, "nowhere is no cache"),
+        ("push {cache} {parent}", 1, "not empty and holds no cache"),
+        ("push {cache} {weights}/out", 1, "Not a directory"),
+        ("pull {cache} out --views 3", 2, "--views is '3'"),
+        ("pull {cache} out --digest sha256:0", 1, "not the sha256:0 asked for"),
     ],
 )
 def test_bad_input(

@@ -63,8 +63,7 @@ class Folder:
     def write(self, name: str, data: bytes) -> None:
         with self._partial(name, data) as partial:
             partial.replace(self.path(name))
-        if self.path(name).read_bytes() != data:
-            raise CacheError(f"{self.path(name)}: what was read back is not what was written; check the disk")
+        self._check(name, data)
 
     def create(self, name: str, data: bytes) -> bool:
         path = self.path(name)
@@ -72,11 +71,17 @@ class Folder:
             try:
                 os.link(partial, path)
             except FileExistsError:
-                pass
+                return path.read_bytes() == data
             except OSError:  # a file system without hard links: two steps, the second still atomic
-                if not path.exists():
-                    partial.replace(path)
-        return path.read_bytes() == data
+                if path.exists():
+                    return path.read_bytes() == data
+                partial.replace(path)
+        self._check(name, data)
+        return True
+
+    def _check(self, name: str, data: bytes) -> None:
+        if self.path(name).read_bytes() != data:
+            raise CacheError(f"{self.path(name)}: what was read back is not what was written; check the disk")
 
     def holds(self, name: str, record: ObjectRecord, read: Callable[[], bytes]) -> bool:
         return ObjectRecord.of(self.read(name, record.size)) == record
