@@ -30,3 +30,7 @@ class MismatchError(GdkdCacheError):
 
 class NotServedError(GdkdCacheError):
     """A cache does not hold what the requested loss needs."""
+
+
+class StoreError(GdkdCacheError):
+    """An object store cannot be reached, refuses, or does not keep what it was given."""

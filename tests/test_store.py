@@ -147,8 +147,18 @@ def test_a_failed_write_leaves_the_old_object(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(OSError, match=r"No space left on device: .*a/b"):
         folder.write("a/b", b"new")
     assert folder.read("a/b", 10) == b"old"
-    assert folder.names() == ["a/b"]
+    assert list(folder.sizes()) == ["a/b"]
     assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_a_file_system_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Path) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    folder = Folder(tmp_path)
+    assert [folder.create("a", data) for data in (b"one", b"one", b"two")] == [True, True, False]
+    assert folder.read("a", 9) == b"one"
 
 
 def test_manifest_round_trip(digits_cache: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from gdkd_cache_cli.options import codec_options, codec_request, data_options, machine_options, view_options
+from gdkd_cache_cli.options import PLACE, codec_options, codec_request, data_options, machine_options, view_options
 
 
 @click.command(short_help="Run a teacher over seeded views of a dataset and keep its logits.")
@@ -20,8 +20,8 @@ from gdkd_cache_cli.options import codec_options, codec_request, data_options, m
 )
 @click.option("--precision", default="auto", show_default=True, help="auto, float32, float16 or bfloat16.")
 @machine_options
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The cache folder.")
-@click.option("--force", is_flag=True, help="Replace another cache in that folder.")
+@click.option("--out", required=True, type=PLACE, help="The cache folder, or a URL: s3://, gs://, az://.")
+@click.option("--force", is_flag=True, help="Replace another cache there.")
 def build(
     data: str,
     download: bool,
@@ -34,7 +34,7 @@ def build(
     precision: str,
     device: str,
     workers: int | None,
-    out: Path,
+    out: str,
     force: bool,
     **codec: Any,
 ) -> None:

@@ -1,20 +1,22 @@
 """`gdkd-cache inspect`."""
 
 import json
-from pathlib import Path
 
 import click
 
+from gdkd_cache_cli.options import PLACE
+
 
 @click.command(short_help="Say what a cache holds.")
-@click.argument("cache", type=click.Path(path_type=Path))
+@click.argument("cache", type=PLACE)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for machines.")
-def inspect(cache: Path, as_json: bool) -> None:
+def inspect(cache: str, as_json: bool) -> None:
     """Say what a cache holds: data, teacher, views, codec, size, digest. Reads the manifest only.
 
     \b
-    Example:
+    Examples:
       gdkd-cache inspect digits.zarr --json
+      gdkd-cache inspect s3://bucket/digits.zarr
     """
     from gdkd_cache import open_cache
     from gdkd_cache_cli.report import cache_json, cache_lines

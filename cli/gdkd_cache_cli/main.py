@@ -11,6 +11,7 @@ from gdkd_cache_cli.inspect import inspect
 from gdkd_cache_cli.pack import pack
 from gdkd_cache_cli.plan import plan
 from gdkd_cache_cli.train import train
+from gdkd_cache_cli.transfer import pull, push
 from gdkd_cache_cli.verify import verify
 
 
@@ -35,7 +36,7 @@ class _Group(click.Group):
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except KeyboardInterrupt:
-            raise _Interrupted("interrupted; a build goes on when the same command is run again") from None
+            raise _Interrupted("interrupted; a build or a copy goes on when the same command is run again") from None
         except Exception as error:
             failure = _failure(error)
             if failure is None:
@@ -76,5 +77,5 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
 
-for command in (build, train, evaluate, inspect, verify, plan, pack, demo):
+for command in (build, train, evaluate, inspect, verify, plan, pack, push, pull, demo):
     main.add_command(command)

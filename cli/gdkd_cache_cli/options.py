@@ -28,6 +28,13 @@ CODEC_HELP = (
     "auto (the smallest that meets --fidelity), transform[:step=X,k=N], topk[:k=N,step=X] or dense[:k=N,dtype=float32]."
 )
 DEFAULT_FIDELITY = 0.1
+PLACE = str  # of a cache: not a path, which would lose a slash of s3://
+PLACE_HELP = (
+    "A cache lies in a folder, in an object store (s3://BUCKET/PATH, gs://BUCKET/PATH, az://CONTAINER/PATH) or, to "
+    "read only, on a web server (https://HOST/PATH). Credentials come from the environment: AWS_ACCESS_KEY_ID, "
+    "AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL; GOOGLE_APPLICATION_CREDENTIALS; AZURE_STORAGE_ACCOUNT_NAME, "
+    "AZURE_STORAGE_ACCOUNT_KEY; or from the machine's own role."
+)
 
 
 def data_options(command: Command) -> Command:

@@ -5,19 +5,19 @@ from typing import Any
 
 import click
 
-from gdkd_cache_cli.options import codec_options, codec_request
+from gdkd_cache_cli.options import PLACE, codec_options, codec_request
 
 
 @click.command(short_help="Make a cache of logits that were computed elsewhere.")
 @click.argument("logits", type=click.Path(path_type=Path))
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=PLACE)
 @click.option("--labels", type=click.Path(path_type=Path), default=None, help="A .npy of class ids [row].")
 @click.option(
     "--keys", type=click.Path(path_type=Path), default=None, help="A file of one key a line. [default: numbers]"
 )
 @codec_options
-@click.option("--force", is_flag=True, help="Replace another cache in that folder.")
-def pack(logits: Path, out: Path, labels: Path | None, keys: Path | None, force: bool, **codec: Any) -> None:
+@click.option("--force", is_flag=True, help="Replace another cache there.")
+def pack(logits: Path, out: str, labels: Path | None, keys: Path | None, force: bool, **codec: Any) -> None:
     """Make a cache of LOGITS, which another program computed: a .npy of [view, row, class] floats.
 
     A .npz is read too: its `teacher` or `logits`, and its `label` or `labels` where --labels is not given. Without

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from gdkd_cache_cli.options import MODEL_HELP, RECIPE_HELP, data_options, machine_options
+from gdkd_cache_cli.options import MODEL_HELP, PLACE, RECIPE_HELP, data_options, machine_options
 
 # Which options belong to which loss: an option that a loss does not have is an error, not ignored.
 _LOSS_OPTIONS = {
@@ -26,7 +26,19 @@ _LOSS_OPTIONS = {
 )
 @data_options
 @click.option("--eval-data", default=None, metavar="SPEC", help="Evaluate on this. [default: the test split of --data]")
-@click.option("--cache", default=None, type=click.Path(path_type=Path), help="What the distillation loss reads.")
+@click.option(
+    "--cache",
+    default=None,
+    type=PLACE,
+    help="What the distillation loss reads: a folder or a URL (s3://, gs://, az://, https://).",
+)
+@click.option(
+    "--local-copy",
+    default=None,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Keep what is read of a remote cache in this folder, and read it there the next time.",
+)
 @click.option("--digest", default=None, metavar="sha256:...", help="Refuse any other cache.")
 @click.option("--student", required=True, metavar="MODEL", help=MODEL_HELP)
 @click.option(
@@ -98,7 +110,8 @@ def train(
     data: str,
     download: bool,
     eval_data: str | None,
-    cache: Path | None,
+    cache: str | None,
+    local_copy: Path | None,
     digest: str | None,
     student: str,
     epochs: int,
@@ -132,6 +145,8 @@ def train(
     Examples:
       gdkd-cache train --loss ce --data digits --student cnn-l --epochs 8 --out teacher
       gdkd-cache train --loss gdkd --data digits --cache digits.zarr --student cnn-s --epochs 8 --out student
+      gdkd-cache train --loss gdkd --data digits --cache s3://bucket/digits.zarr --local-copy kept \\
+          --student cnn-s --epochs 8 --out student
     """
     given = {name: value for name, value in loss_options.items() if value is not None}
     if foreign := sorted(given.keys() - set(_LOSS_OPTIONS[loss])):
@@ -140,8 +155,8 @@ def train(
         raise click.UsageError("--loss ce uses no cache; name a distillation loss, or leave --cache out")
     if loss != "ce" and cache is None:
         raise click.UsageError(f"--loss {loss} needs --cache; build one with: gdkd-cache build")
-    if cache is None and (digest is not None or strict_replay):
-        raise click.UsageError("--digest and --strict-replay go with --cache")
+    if cache is None and (digest is not None or local_copy is not None or strict_replay):
+        raise click.UsageError("--digest, --local-copy and --strict-replay go with --cache")
     if eval_data is None and data.startswith("wds:"):
         raise click.UsageError("wds shards have no test split: name some with --eval-data wds:PATTERN")
     try:
@@ -177,7 +192,7 @@ def train(
         eval_recipe=eval_recipe,
         force=force,
     )
-    opened = None if cache is None else open_cache(cache, digest=digest)
+    opened = None if cache is None else open_cache(cache, digest=digest, local_copy=local_copy)
     source = open_source(data, download=download)
     eval_source = open_source(eval_data or data, split="test", download=download and eval_data is None)
     if opened is None:

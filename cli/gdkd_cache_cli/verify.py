@@ -1,15 +1,14 @@
 """`gdkd-cache verify`."""
 
 import json
-from pathlib import Path
 
 import click
 
-from gdkd_cache_cli.options import DATA_HELP
+from gdkd_cache_cli.options import DATA_HELP, PLACE
 
 
 @click.command(short_help="Check that a cache is whole and belongs to these images.")
-@click.argument("cache", type=click.Path(path_type=Path))
+@click.argument("cache", type=PLACE)
 @click.option("--data", default=None, metavar="SPEC", help=f"Also render the probed views again. {DATA_HELP}")
 @click.option("--digest", default=None, metavar="sha256:...", help="Refuse any other cache.")
 @click.option(
@@ -21,7 +20,7 @@ from gdkd_cache_cli.options import DATA_HELP
 @click.option("--strict-replay", is_flag=True, help="Count views that differ by rounding as a problem.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for machines.")
 def verify(
-    cache: Path, data: str | None, digest: str | None, recipe: str | None, strict_replay: bool, as_json: bool
+    cache: str, data: str | None, digest: str | None, recipe: str | None, strict_replay: bool, as_json: bool
 ) -> None:
     """Compare every object of a cache with its manifest; exit with 1 when something is wrong.
 

@@ -114,18 +114,21 @@ class Cache:
             raise NotServedError(f"{self.reader.path} (codec {name}) cannot serve {settings}: {reason}")
 
 
-def open_cache(path: str | Path, *, digest: str | None = None) -> Cache:
+def open_cache(path: str | Path, *, digest: str | None = None, local_copy: str | Path | None = None) -> Cache:
     """Open a cache: reads its manifest, nothing else.
 
     Args:
-        path: the cache folder.
+        path: the cache folder, or a URL: `s3://`, `gs://`, `az://` or `https://`, credentials in the environment.
         digest: `sha256:...`; refuse any other cache.
+        local_copy: a folder where everything that is read is kept, to be read there the next time; each object lies
+            under its SHA-256 and is checked at every read. It only grows, may serve several caches, and may be deleted.
 
     Raises:
-        CacheError: no cache, an unfinished build, or a damaged manifest.
+        CacheError: no cache, an unfinished build or copy, or a damaged manifest.
         MismatchError: another digest.
+        StoreError: the object store cannot be reached, or refuses.
     """
-    cache = Cache(CacheReader(Path(path)))
+    cache = Cache(CacheReader(path, local_copy=local_copy))
     if digest is not None and digest != cache.manifest.digest:
-        raise MismatchError(f"{path} has digest {cache.manifest.digest}, not the {digest} asked for")
+        raise MismatchError(f"{cache.reader.path} has digest {cache.manifest.digest}, not the {digest} asked for")
     return cache

@@ -21,11 +21,9 @@ class View:
         self.number = number
         self._codec = reader.codec
         self._labels = labels
-        columns: dict[str, np.ndarray] = {}
-        for name, layout in reader.layouts.items():
-            if name != PROBE:
-                columns[name] = reader.column(name, number)
-                _check_written(f"{reader.path}: view {number}: {name}", columns[name], layout.column.fill)
+        columns = reader.columns([name for name in reader.layouts if name != PROBE], number)
+        for name, column in columns.items():
+            _check_written(f"{reader.path}: view {number}: {name}", column, reader.layouts[name].column.fill)
         try:
             self._columns = reader.codec.expand(columns, labels)
         except CacheError as error:

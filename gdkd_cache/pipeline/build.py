@@ -42,7 +42,7 @@ class BuildOptions:
     """What to build.
 
     Attributes:
-        out: the cache folder.
+        out: the cache folder, or the URL of an object store.
         num_views: views of each image, at least 1.
         recipe: a spec such as `crop-flip`, or a recipe.
         seed: the views' seed.
@@ -56,7 +56,7 @@ class BuildOptions:
         UsageError: a number out of range.
     """
 
-    out: Path
+    out: str | Path
     num_views: int
     recipe: str | Recipe = "crop-flip"
     seed: int = 0

@@ -41,7 +41,7 @@ def pack(
     Its views have no recipe: the user replays them, and reads the logits with `Cache.view`.
 
     Args:
-        path: the cache folder.
+        path: the cache folder, or the URL of an object store.
         logits: [view, row, class], or one [row, class] array a view; any float type, all finite.
         keys: one stable, unique string a row.
         labels: class ids [row].
@@ -51,14 +51,14 @@ def pack(
             `{"loss": "gdkd", "k": 5, "w0": 1, "w1": 1, "w2": 8, "temperature": 4}`.
         num_top: how many classes are kept in exact rank order.
         classes: class names; numbers where none are given.
-        force: replace another cache in the folder.
+        force: replace another cache there.
 
     Returns:
         The finished cache's manifest.
 
     Raises:
         UsageError: shapes, keys or labels that do not fit, or NaN or infinity; it names view and key.
-        MismatchError: the folder holds another cache, and `force` is off.
+        MismatchError: the place holds another cache, and `force` is off.
         OSError: it cannot be written; the same call resumes.
     """
     views = list(logits)
@@ -91,7 +91,7 @@ def pack(
         build={"software": {name: version(name) for name in ("gdkd-cache", "numpy", "torch", "zarr")}},
         shard_rows=SHARD_ROWS,
     )
-    writer = CacheWriter(Path(path), identity, force=force)
+    writer = CacheWriter(path, identity, force=force)
     if writer.fitted is None:
         chosen = np.sort(np.argsort(hash_keys(keys), kind="stable")[: calibration_rows(num_rows, num_classes)])
         sample = torch.cat([_rows(views[0], slice(row, row + 1), 0, keys) for row in chosen.tolist()])

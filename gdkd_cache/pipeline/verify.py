@@ -27,7 +27,7 @@ class VerifyResult:
 
 
 def verify(
-    path: Path,
+    path: str | Path,
     *,
     digest: str | None = None,
     source: Source | None = None,
@@ -37,7 +37,7 @@ def verify(
     """Compare every object with the manifest and, given the images, every probe of every view.
 
     Args:
-        path: the cache folder.
+        path: the cache folder, or a URL.
         digest: refuse a cache with another digest.
         source: the images; decodes every probed image and renders its views again.
         recipe: what the views are made with, where the manifest's word is not enough (`compat:`).

@@ -4,6 +4,7 @@ from gdkd_cache.store.arrays import SHARD_ROWS as SHARD_ROWS
 from gdkd_cache.store.layout import PROBE as PROBE
 from gdkd_cache.store.layout import PROBE_BYTES as PROBE_BYTES
 from gdkd_cache.store.layout import encode_keys as encode_keys
+from gdkd_cache.store.layout import view_layouts as view_layouts
 from gdkd_cache.store.manifest import Identity as Identity
 from gdkd_cache.store.manifest import Manifest as Manifest
 from gdkd_cache.store.reader import CacheReader as CacheReader

@@ -1,22 +1,36 @@
 """A folder of objects with relative names: durable atomic writes, bounded reads, nothing outside the folder."""
 
 import os
-import re
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 from gdkd_cache.errors import CacheError
+from gdkd_cache.store.manifest import ObjectRecord
+from gdkd_cache.store.names import check_name
 
-# One name syntax for all objects: no `..`, no hidden or absolute names, nothing that a shell would read.
-_NAME = re.compile(r"[a-z0-9_][a-z0-9_.-]*(/[a-z0-9_][a-z0-9_.-]*)*")
 _PARTIAL = ".partial"
 
 
 class Folder:
-    """Objects under one local folder; `name` is always relative, with `/`."""
+    """`Objects` under one local folder; `name` is always relative, with `/`."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
+
+    @property
+    def location(self) -> str:
+        return str(self.root)
+
+    def prepare(self) -> None:
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            raise CacheError(f"{self.root}: a file is in the way; name a folder") from None
+        for path in self.root.rglob(f"*{_PARTIAL}"):
+            path.unlink()
 
     def path(self, name: str) -> Path:
         """Where an object lies.
@@ -24,24 +38,22 @@ class Folder:
         Raises:
             CacheError: the name could escape the folder, or a link leads out of it.
         """
-        if not _NAME.fullmatch(name) or ".." in name:
-            raise CacheError(f"{self.root}: {name!r} is not an object name")
+        check_name(self.location, name)
         path = self.root / name
         if path.parent.resolve() != self.root.resolve() / Path(name).parent or path.is_symlink():
             raise CacheError(f"{self.root}: {name} is reached through a symbolic link; copy the data instead")
         return path
 
     def size(self, name: str) -> int | None:
-        """Size of an object in bytes, None when it does not exist."""
         path = self.path(name)
         return path.stat().st_size if path.is_file() else None
 
-    def read(self, name: str, limit: int) -> bytes:
-        """Read an object whole, at most `limit` + 1 bytes of it.
+    def sizes(self) -> dict[str, int]:
+        # What interrupted writes have left is no object.
+        files = (path for path in self.root.rglob("*") if not path.is_dir() and path.suffix != _PARTIAL)
+        return dict(sorted((path.relative_to(self.root).as_posix(), path.lstat().st_size) for path in files))
 
-        Raises:
-            CacheError: it does not exist.
-        """
+    def read(self, name: str, limit: int) -> bytes:
         try:
             with self.path(name).open("rb") as file:
                 return file.read(limit + 1)
@@ -49,54 +61,61 @@ class Folder:
             raise CacheError(f"{self.root}: {name} is missing") from None
 
     def write(self, name: str, data: bytes) -> None:
-        """Write an object so that after a crash it is either whole or absent, then read it back.
+        with self._partial(name, data) as partial:
+            partial.replace(self.path(name))
+        self._check(name, data)
 
-        Temporary name, fsync, rename, fsync of every folder that may be new.
+    def create(self, name: str, data: bytes) -> bool:
+        path = self.path(name)
+        with self._partial(name, data) as partial:
+            try:
+                os.link(partial, path)
+            except FileExistsError:
+                return path.read_bytes() == data
+            except OSError:  # a file system without hard links: two steps, the second still atomic
+                if path.exists():
+                    return path.read_bytes() == data
+                partial.replace(path)
+        self._check(name, data)
+        return True
 
-        Raises:
-            CacheError: what is read back is not what was written.
-            OSError: the disk is full, or permission is missing.
-        """
+    def _check(self, name: str, data: bytes) -> None:
+        if self.path(name).read_bytes() != data:
+            raise CacheError(f"{self.path(name)}: what was read back is not what was written; check the disk")
+
+    def holds(self, name: str, record: ObjectRecord, read: Callable[[], bytes]) -> bool:
+        return ObjectRecord.of(self.read(name, record.size)) == record
+
+    @contextmanager
+    def _partial(self, name: str, data: bytes) -> Iterator[Path]:
+        """A durable file of `data` beside the object, to be moved in place; then every folder that may be new is."""
         path = self.path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.{os.getpid()}{_PARTIAL}")
+        partial = path.with_name(f"{path.name}.{uuid4().hex}{_PARTIAL}")
         try:
             with partial.open("wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            partial.replace(path)
-        except BaseException as error:
-            if isinstance(error, OSError):
-                error.filename = error.filename or str(path)  # a full disk does not say where
-            partial.unlink(missing_ok=True)
+            yield partial
+        except OSError as error:
+            error.filename = error.filename or str(path)  # a full disk does not say where
             raise
+        finally:
+            partial.unlink(missing_ok=True)
         folder = path.parent
         while True:
             _fsync_folder(folder)
             if folder == self.root:
                 break
             folder = folder.parent
-        if path.read_bytes() != data:
-            raise CacheError(f"{path}: what was read back is not what was written; check the disk")
 
     def delete(self, name: str) -> None:
-        """Remove an object or a whole sub-folder; absent is fine."""
         path = self.path(name)
         if path.is_dir():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-
-    def remove_partials(self) -> None:
-        """Remove what writes that were killed have left."""
-        for path in self.root.rglob(f"*{_PARTIAL}"):
-            path.unlink()
-
-    def names(self) -> list[str]:
-        """Names of all files, sorted; leftovers of interrupted writes are not objects and are left out."""
-        files = (p for p in self.root.rglob("*") if not p.is_dir() and p.suffix != _PARTIAL)
-        return sorted(p.relative_to(self.root).as_posix() for p in files)
 
 
 def _fsync_folder(path: Path) -> None:

@@ -1,6 +1,7 @@
 """Read a finished cache: the manifest alone says what exists, and no byte is used before it was checked."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 
@@ -11,36 +12,44 @@ from gdkd_cache.errors import CacheError
 from gdkd_cache.store.arrays import ArrayLayout
 from gdkd_cache.store.folder import Folder
 from gdkd_cache.store.layout import KEYS, LABELS, SOURCE_PROBE, TABLES, decode_keys, row_layouts, view_layouts
-from gdkd_cache.store.manifest import BUILD_NAME, LEDGER_NAME, MANIFEST_LIMIT, MANIFEST_NAME, Manifest
+from gdkd_cache.store.manifest import BUILD_NAME, LEDGER_NAME, MANIFEST_LIMIT, MANIFEST_NAME, Manifest, ObjectRecord
+from gdkd_cache.store.objects import open_objects
+
+_READS_AT_ONCE = 8
 
 
 class CacheReader:
-    """Read-only access to a cache folder.
+    """Read-only access to a cache.
 
     Attributes:
-        path: the folder.
+        path: where it is, as messages tell it: a folder, or a URL without credentials.
         manifest: the checked manifest.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: str | Path, *, local_copy: str | Path | None = None) -> None:
         """Open a cache: reads and checks the manifest, nothing else.
 
+        Args:
+            path: the cache folder, or the URL of an object store or web server.
+            local_copy: a folder where objects are kept once read, under their SHA-256.
+
         Raises:
-            CacheError: no cache there, an unfinished build, or a damaged or unknown manifest.
+            CacheError: no cache there, an unfinished build or copy, or a damaged or unknown manifest.
+            StoreError: the object store cannot be reached, or refuses.
         """
-        self._folder = Folder(path)
-        if not path.is_dir():
-            raise CacheError(f"{path}: no such cache folder; build it with: gdkd-cache build --out {path}")
-        if self._folder.size(MANIFEST_NAME) is None:
-            if self._folder.size(BUILD_NAME) is not None:
-                raise CacheError(f"{path} is an unfinished build; run its gdkd-cache build again to resume it")
-            raise CacheError(f"{path} is no cache: it has no {MANIFEST_NAME}")
-        self.path = path
-        self.manifest = Manifest.from_bytes(self._folder.read(MANIFEST_NAME, MANIFEST_LIMIT))
-        num_classes = self.manifest.identity.codec.get("num_classes")
-        if num_classes != len(self.manifest.identity.classes):
+        self._objects = open_objects(path)
+        self._copy = None if local_copy is None else Folder(Path(local_copy))
+        self.path = self._objects.location
+        if self._objects.size(MANIFEST_NAME) is None:
+            if self._objects.size(BUILD_NAME) is not None:
+                raise CacheError(f"{self.path} is an unfinished build or copy; run its command again to resume it")
+            raise CacheError(f"{self.path} is no cache: it has no {MANIFEST_NAME}; make one with: gdkd-cache build")
+        self.manifest = Manifest.from_bytes(self._objects.read(MANIFEST_NAME, MANIFEST_LIMIT))
+        identity = self.manifest.identity
+        if identity.codec.get("num_classes") != len(identity.classes):
             raise CacheError(
-                f"{path}: the codec has {num_classes} classes, the manifest names {len(self.manifest.identity.classes)}"
+                f"{self.path}: the codec has {identity.codec.get('num_classes')} classes, "
+                f"the manifest names {len(identity.classes)}"
             )
 
     @cached_property
@@ -54,16 +63,38 @@ class CacheReader:
         """The arrays `[view, row, ...]` by column name."""
         return view_layouts(self.manifest.identity, self.codec)
 
-    def _read(self, name: str) -> bytes:
+    def read(self, name: str) -> bytes:
+        """An object that the manifest lists, every byte checked.
+
+        Raises:
+            CacheError: it is not listed, missing or damaged.
+        """
         record = self.manifest.objects.get(name)
         if record is None:
             raise CacheError(f"{self.path}: the manifest does not list {name}; copy the cache again")
-        data = self._folder.read(name, record.size)
+        kept = f"{record.sha256[:2]}/{record.sha256}"
+        if self._copy is not None and self._copy.size(kept) == record.size:
+            data = self._copy.read(kept, record.size)
+            if ObjectRecord.of(data) == record:
+                return data
+        data = self._objects.read(name, record.size)
         record.check(f"{self.path}/{name}", data)
+        if self._copy is not None:
+            self._copy.write(kept, data)
         return data
 
-    def _array(self, layout: ArrayLayout, view: int | None = None) -> np.ndarray:
-        return layout.decode({name: self._read(name) for name in layout.object_names(view)}, view)
+    def _arrays(self, layouts: Sequence[ArrayLayout], view: int | None = None) -> dict[str, np.ndarray]:
+        """Arrays by name; their objects are read at once, as an object store answers each only after a while."""
+        names = [name for layout in layouts for name in layout.object_names(view)]
+        with ThreadPoolExecutor(_READS_AT_ONCE, thread_name_prefix="read-objects") as executor:
+            objects = dict(zip(names, executor.map(self.read, names), strict=True))
+        return {
+            layout.name: layout.decode({name: objects[name] for name in layout.object_names(view)}, view)
+            for layout in layouts
+        }
+
+    def _array(self, layout: ArrayLayout) -> np.ndarray:
+        return self._arrays([layout])[layout.name]
 
     def column(self, name: str, view: int) -> np.ndarray:
         """One column of one view, every byte checked: [row, ...].
@@ -71,7 +102,11 @@ class CacheReader:
         Raises:
             CacheError: an object is missing or damaged.
         """
-        return self._array(self.layouts[name], view)
+        return self.columns([name], view)[name]
+
+    def columns(self, names: Iterable[str], view: int) -> dict[str, np.ndarray]:
+        """Several columns of one view by name, as `column` gives them."""
+        return self._arrays([self.layouts[name] for name in names], view)
 
     def labels(self) -> np.ndarray:
         """Class ids as int64 [row].
@@ -106,15 +141,18 @@ class CacheReader:
 
         Objects that the manifest does not list come last.
         """
-        for name in sorted(self.manifest.objects):
-            try:
-                self._read(name)
-            except CacheError as error:
-                yield name, str(error)
-            else:
-                yield name, None
-        for name in self._folder.names():
+        names = sorted(self.manifest.objects)
+        with ThreadPoolExecutor(_READS_AT_ONCE, thread_name_prefix="check-objects") as executor:
+            yield from zip(names, executor.map(self._problem, names), strict=True)
+        for name in self._objects.sizes():
             # A kill between publishing and tidying leaves build.json and ledger/: harmless, and not read.
             leftover = name in (MANIFEST_NAME, BUILD_NAME) or name.startswith(f"{LEDGER_NAME}/")
             if name not in self.manifest.objects and not leftover:
                 yield name, f"{self.path}/{name} is not listed in the manifest; remove it"
+
+    def _problem(self, name: str) -> str | None:
+        try:
+            self.read(name)
+        except CacheError as error:
+            return str(error)
+        return None

@@ -1,0 +1,73 @@
+"""`gdkd-cache push` and `gdkd-cache pull`: one copy in two directions."""
+
+import re
+
+import click
+
+from gdkd_cache_cli.options import PLACE, PLACE_HELP, Command
+
+
+def _options(command: Command) -> Command:
+    for option in reversed(
+        [
+            click.argument("source", type=PLACE),
+            click.argument("destination", type=PLACE),
+            click.option(
+                "--views",
+                default=None,
+                metavar="0-N",
+                help="Copy the first views only, such as 0-39: a cache of its own, with its own digest.",
+            ),
+            click.option("--digest", default=None, metavar="sha256:...", help="Refuse any other source."),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+def _copy(source: str, destination: str, views: str | None, digest: str | None) -> None:
+    from gdkd_cache.pipeline.copy import copy
+
+    found = None if views is None else re.fullmatch(r"0-(\d{1,9})", views)
+    if views is not None and found is None:
+        raise click.UsageError(f"--views is {views!r}; it must be 0-N, as a view keeps its number: the first N+1 views")
+    result = copy(source, destination, num_views=found and int(found[1]) + 1, digest=digest)
+    manifest = result.manifest
+    click.echo(
+        f"{result.num_sent} of {len(manifest.objects)} objects copied ({result.num_bytes:,} bytes), "
+        f"the others stood already; {destination} is complete: {manifest.digest}"
+    )
+    if manifest.digest != result.source_digest:
+        click.echo(f"it holds the first {manifest.identity.num_views} views of {result.source_digest}")
+
+
+@click.command(short_help="Copy a cache to an object store.", epilog=PLACE_HELP)
+@_options
+def push(source: str, destination: str, views: str | None, digest: str | None) -> None:
+    """Copy the cache SOURCE to DESTINATION, an object store (or a folder).
+
+    Every byte is checked against the manifest on the way, and the manifest is written last. A copy that was
+    interrupted goes on when the same command is run again: objects that stand already are compared, not sent.
+
+    \b
+    Examples:
+      gdkd-cache push digits.zarr s3://bucket/caches/digits.zarr
+      gdkd-cache push digits.zarr gs://bucket/small.zarr --views 0-39
+    """
+    _copy(source, destination, views, digest)
+
+
+@click.command(short_help="Copy a cache from an object store.", epilog=PLACE_HELP)
+@_options
+def pull(source: str, destination: str, views: str | None, digest: str | None) -> None:
+    """Copy the cache SOURCE, in an object store or on a web server, to the folder DESTINATION.
+
+    Every byte is checked against the manifest on the way, and the manifest is written last. A copy that was
+    interrupted goes on when the same command is run again: objects that stand already are checked, not fetched.
+
+    \b
+    Examples:
+      gdkd-cache pull s3://bucket/caches/digits.zarr digits.zarr --digest sha256:...
+      gdkd-cache pull https://example.org/digits.zarr small.zarr --views 0-39
+    """
+    _copy(source, destination, views, digest)

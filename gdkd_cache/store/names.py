@@ -1,0 +1,17 @@
+"""One name syntax for all objects: no `..`, no hidden or absolute names, nothing that a shell would read."""
+
+import re
+
+from gdkd_cache.errors import CacheError
+
+_NAME = re.compile(r"[a-z0-9_][a-z0-9_.-]*(/[a-z0-9_][a-z0-9_.-]*)*")
+
+
+def check_name(location: str, name: str) -> None:
+    """Refuse a name that could lead out of the place.
+
+    Raises:
+        CacheError: it is not an object name.
+    """
+    if not _NAME.fullmatch(name) or ".." in name:
+        raise CacheError(f"{location}: {name!r} is not an object name")
