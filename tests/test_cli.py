@@ -58,7 +58,7 @@ def test_the_fixed_forms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert facts["digest"].startswith("sha256:")
     verified = json.loads(_run("verify", "digits.zarr", "--data", "digits", "--json").stdout)
     assert verified["problems"] == []
-    assert verified["replay"]["exact"] == 4 * 22
+    assert verified["replay"]["exact"] == 4 * 53  # 22 are 1 in 64, and the 32 of the smallest hashes are others but one
     evaluated = json.loads(_run("eval", "--data", "digits", "--weights", "student/best.safetensors", "--json").stdout)
     card = json.loads(Path("student/best.json").read_text())
     assert evaluated["accuracy"] == card["accuracy"]
