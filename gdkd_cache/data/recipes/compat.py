@@ -24,7 +24,7 @@ class Compat(Step):
 
     Attributes:
         transform: `module:name` of the transform, or of a function without arguments that makes it.
-        description: its `repr`, so that a changed transform is noticed.
+        description: its `repr`, for people.
     """
 
     name: ClassVar[str] = "compat"

@@ -139,8 +139,11 @@ class Recipe:
         return replace(self, steps=(*self.steps[:last], step.at_size(size), *later))
 
     def same_pixels(self, stored: dict[str, Any]) -> bool:
-        """Whether a recipe from a manifest is this one, whatever its name."""
-        return json.loads(json.dumps(self.to_json() | {"name": None})) == stored | {"name": None}
+        """Whether a recipe from a manifest is this one, whatever its name and the description of the user's code.
+
+        A transform's `repr` changes with the library's version; whether its pixels do is what the probes tell.
+        """
+        return _comparable(json.loads(json.dumps(self.to_json()))) == _comparable(stored)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -169,6 +172,13 @@ class Recipe:
             return cls(str(stored["name"]), steps, None if mix is None else mix_from_json(mix), stored["decode_side"])
         except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
             raise CacheError(f"the manifest's recipe cannot be read: {error}; it may need a newer version") from None
+
+
+def _comparable(stored: dict[str, Any]) -> dict[str, Any]:
+    steps = stored.get("steps")
+    if isinstance(steps, list):
+        steps = [step | {"description": None} if isinstance(step, dict) else step for step in steps]
+    return stored | {"name": None, "steps": steps}
 
 
 def step_from_json(fields: object) -> Step:
