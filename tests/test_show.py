@@ -137,7 +137,7 @@ def test_no_text_leaves_its_column(name: str) -> None:
     assert np.array_equal(picture, np.asarray(_sheet(8, 8, name)))
     below_title = picture[40:]
     for gap in range(4):
-        assert (below_title[:, gap * 206 : gap * 206 + 14] == 255).all()
+        assert (below_title[:, gap * 206 + 1 : gap * 206 + 13] == 255).all()
     assert (picture[-14:] == 255).all()
     assert (picture[:14] == 255).all()
 

@@ -15,7 +15,7 @@ _LONGEST_TEXT = 300
 _KEY_LINES = 4
 
 _INK, _FAINT, _OWN, _PARTNER = (32, 32, 32), (112, 112, 112), (0, 112, 40), (176, 80, 0)
-_PAPER, _FRAME = (255, 255, 255), (240, 240, 240)
+_PAPER, _FRAME = (255, 255, 255), (228, 228, 228)
 _BARS = {_INK: (218, 226, 240), _OWN: (186, 230, 196), _PARTNER: (252, 216, 178)}
 
 Colour = tuple[int, int, int]
@@ -77,7 +77,7 @@ def draw_sheet(rows: Sequence[ShownRow], classes: Sequence[str], title: Sequence
         y = top + number * step
         for column, image in enumerate(images):
             x = _GAP + column * (width + _GAP)
-            pen.draw.rectangle((x, y, x + width - 1, y + height - 1), _FRAME)
+            pen.draw.rectangle((x - 1, y - 1, x + width, y + height), _FRAME)
             sheet.paste(image, (x + (width - image.width) // 2, y + (height - image.height) // 2))
             below = y + height + 4
             if column == 0:
