@@ -46,6 +46,7 @@ def test_the_fixed_forms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         "plan --data digits --teacher cnn-s --weights teacher/best.safetensors --views 40 --fidelity 0.2",
         "inspect digits.zarr",
         "verify digits.zarr --data digits",
+        "show digits.zarr --data digits --out views.png",
         "eval --data digits --weights student/best.safetensors",
     ):
         result = _run(*line.split())
@@ -154,6 +155,12 @@ _BUILD = "build --data digits --teacher cnn-s --weights {weights} --out out"
         ("inspect nowhere", 1, "is no cache"),
         ("verify .", 1, "is no cache"),
         ("verify {cache} --digest sha256:0", 1, "not the sha256:0 asked for"),
+        ("show {cache} --data digits --out views.gif", 2, "must end in .png, .jpg"),
+        ("show {cache} --data digits --out {parent}", 2, "is a directory"),
+        ("show {cache} --data digits --out views.png --views 0;1", 2, "must be numbers such as 0,1,2"),
+        ("show {cache} --data digits --out views.png --rows 0", 2, "0 rows to show"),
+        ("show {cache} --data digits --out views.png", 1, "is not in"),  # a cache of 256 digits
+        ("show nowhere --data digits --out views.png", 1, "no such cache folder"),
         ("eval --data digits --weights nowhere", 1, "do not exist"),
         ("demo --out {parent}", 1, "no earlier demo"),
         (f"{_TRAIN} --loss ce --local-copy kept", 2, "go with --cache"),

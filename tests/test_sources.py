@@ -3,6 +3,7 @@
 import hashlib
 import io
 import pickle
+import re
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -77,6 +78,40 @@ def _cifar100(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
+def _tiny_imagenet(root: Path) -> Path:
+    """Three train images of each of two classes (one is grayscale) and two val images, as in tiny-imagenet-200."""
+    (root / "wnids.txt").write_text("n02124075\nn01443537\n")
+    (root / "words.txt").write_text("n00001740\tentity\nn01443537\tgoldfish, Carassius auratus\nn02124075\tcat\n")
+    (root / "val" / "images").mkdir(parents=True)
+    for label, wnid in enumerate(("n01443537", "n02124075")):
+        folder = root / "train" / wnid / "images"
+        folder.mkdir(parents=True)
+        (folder.parent / f"{wnid}_boxes.txt").write_text("")
+        for number in range(3):
+            (folder / f"{wnid}_{number}.JPEG").write_bytes(_encoded(10 * label + number, 64, "JPEG"))
+    Image.fromarray(_image(5, 64)[..., 0]).save(root / "train" / "n02124075" / "images" / "n02124075_1.JPEG")
+    for number in range(2):
+        (root / "val" / "images" / f"val_{number}.JPEG").write_bytes(_encoded(20 + number, 64, "JPEG"))
+    (root / "val" / "val_annotations.txt").write_text(
+        "val_0.JPEG\tn02124075\t0\t32\t44\t62\nval_1.JPEG\tn01443537\t52\t55\t57\t59\n"
+    )
+    return root
+
+
+def _cub200(root: Path) -> Path:
+    """Four images of two classes, as in CUB_200_2011."""
+    names = ["001.Albatross/A_18.jpg", "001.Albatross/A_19.jpg", "002.Auklet/B_1.jpg", "002.Auklet/B_2.jpg"]
+    (root / "classes.txt").write_text("1 001.Albatross\n2 002.Auklet\n")
+    (root / "images.txt").write_text("".join(f"{number} {name}\n" for number, name in enumerate(names, 1)))
+    (root / "image_class_labels.txt").write_text("1 1\n2 1\n3 2\n4 2\n")
+    (root / "train_test_split.txt").write_text("1 0\n2 1\n3 1\n4 0\n")
+    for number, name in enumerate(names, 1):
+        path = root / "images" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(_encoded(number, 40 + number, "JPEG"))
+    return root
+
+
 def test_digits() -> None:
     train, test = open_source("digits"), open_source("digits", split="test")
     assert (len(train), len(test)) == (1438, 359)
@@ -102,6 +137,118 @@ def test_imagefolder(tmp_path: Path) -> None:
 def test_imagefolder_with_test_folder(tmp_path: Path) -> None:
     _imagefolder(tmp_path, "test")
     assert open_source(f"imagefolder:{tmp_path}", split="test").keys == ["test/cat/0.png", "test/dog/0.png"]
+
+
+def test_imagenet_is_an_imagefolder(tmp_path: Path) -> None:
+    """Class folders of .JPEG files, of which ImageNet has some in CMYK, in grayscale, and one that is a PNG."""
+    for split, name in (("train", "n01440764_18"), ("train", "n02105855_2933"), ("val", "ILSVRC2012_val_00000293")):
+        for wnid in ("n01440764", "n02105855"):
+            folder = tmp_path / split / wnid
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{name}.JPEG").write_bytes(_encoded(0, 80, "JPEG"))
+    train = tmp_path / "train"
+    Image.fromarray(_image(1, 80)).convert("CMYK").save(train / "n01440764" / "n01440764_18.JPEG")
+    (train / "n02105855" / "n02105855_2933.JPEG").write_bytes(_encoded(2, 80, "PNG"))
+    Image.fromarray(_image(3, 80)[..., 0]).save(train / "n02105855" / "n01440764_18.JPEG")
+    source = open_source(f"imagefolder:{tmp_path}")
+    assert isinstance(source, EncodedSource)
+    assert list(source.classes) == ["n01440764", "n02105855"]
+    assert source.keys[0] == "train/n01440764/n01440764_18.JPEG"
+    for row in range(4):
+        assert source[row][0].shape == source.decode(row, 60).shape == (80, 80, 3)
+    assert source.decode(0, 40).shape == (40, 40, 3)  # CMYK too is decoded at a half
+    assert np.array_equal(source.decode(3, 40), _image(2, 80))  # a PNG never is
+    assert len(open_source(f"imagefolder:{tmp_path}", split="test")) == 2
+
+
+def test_imagenets_flat_val_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "train" / "n01440764").mkdir(parents=True)
+    (tmp_path / "val").mkdir()
+    (tmp_path / "val" / "ILSVRC2012_val_00000001.JPEG").write_bytes(_encoded(0, 80, "JPEG"))
+    with pytest.raises(SourceError, match=r"val or .* holds no class folders; .* valprep\.sh"):
+        open_source(f"imagefolder:{tmp_path}", split="test")
+
+
+def test_tiny_imagenet(tmp_path: Path) -> None:
+    spec = f"tiny-imagenet:{_tiny_imagenet(tmp_path)}"
+    source, test = open_source(spec), open_source(spec, split="test")
+    assert isinstance(source, ArraySource)
+    assert list(source.classes) == list(test.classes) == ["goldfish, Carassius auratus", "cat"]
+    assert source.keys[0] == "train/n01443537/images/n01443537_0.JPEG"
+    assert source.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert np.array_equal(source[2][0], np.array(Image.open(io.BytesIO(_encoded(2, 64, "JPEG")))))
+    gray = source[4][0]
+    assert (gray[..., 0] == gray[..., 2]).all()
+    assert list(test.keys) == ["val/images/val_0.JPEG", "val/images/val_1.JPEG"]
+    assert labels_of(test).tolist() == [1, 0]
+    assert test.digest != source.digest == open_source(spec).digest
+
+
+def test_cub200(tmp_path: Path) -> None:
+    spec = f"cub200:{_cub200(tmp_path)}"
+    source, test = open_source(spec), open_source(spec, split="test")
+    assert list(source.keys) == ["images/001.Albatross/A_19.jpg", "images/002.Auklet/B_1.jpg"]
+    assert list(test.keys) == ["images/001.Albatross/A_18.jpg", "images/002.Auklet/B_2.jpg"]
+    assert list(source.classes) == ["001.Albatross", "002.Auklet"]
+    assert labels_of(source).tolist() == labels_of(test).tolist() == [0, 1]
+    assert source[1][0].shape == (43, 43, 3)
+    assert source[1][1] == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "file", "text", "said"),
+    [
+        ("tiny-imagenet", "wnids.txt", None, "cannot be read: No such file"),
+        ("tiny-imagenet", "wnids.txt", "", "is empty"),
+        ("tiny-imagenet", "wnids.txt", "n02124075\nn09999999\n", "no words for n09999999"),
+        ("tiny-imagenet", "wnids.txt", "../..\nn01443537\n", "no words for"),
+        ("tiny-imagenet", "words.txt", "n02124075 cat\n", "line 1: 'n02124075 cat' must have 2 fields"),
+        ("tiny-imagenet", "words.txt", "n01443537\tfish\nn02124075\tcat\nn3\t\xff\n", "no UTF-8 text"),
+        ("tiny-imagenet", "train/n01443537/images", None, "holds no .JPEG images"),
+        ("tiny-imagenet", "train/n01443537/images/n01443537_0.JPEG", "x", "cannot be decoded"),
+        ("cub200", "classes.txt", None, "cannot be read: No such file"),
+        ("cub200", "images.txt", "1\n", "line 1: '1' must have 2 fields"),
+        ("cub200", "images.txt", "1 a.jpg\n1 b.jpg\n", "names an id more than once"),
+        ("cub200", "images.txt", "2 ../../secret.jpg\n", "leads out of"),
+        ("cub200", "images.txt", "2 /etc/secret.jpg\n", "leads out of"),
+        ("cub200", "images.txt", "5 a.jpg\n", "has nothing for image 5"),
+        ("cub200", "image_class_labels.txt", "1 1\n2 1\n3 2\n4 3\n", "has 3 for image 4"),
+        ("cub200", "train_test_split.txt", "1 1\n2 2\n3 1\n4 0\n", "has 2 for image 2"),
+        ("cub200", "train_test_split.txt", "1 0\n2 0\n3 0\n4 0\n", "has 0 rows"),
+    ],
+)
+def test_wrong_lists(tmp_path: Path, kind: str, file: str, text: str | None, said: str) -> None:
+    (_tiny_imagenet if kind == "tiny-imagenet" else _cub200)(tmp_path)
+    path = tmp_path / file
+    if text is None:
+        path.rename(tmp_path / "gone")
+    else:
+        path.write_text(text, "latin-1")
+    with pytest.raises(SourceError, match=re.escape(said)) as caught:
+        open_source(f"{kind}:{tmp_path}")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("val_0.JPEG\tn1\n", "of class 'n1'"),
+        ("../../a.JPEG\tn01443537\n", "leads out of"),
+        ("val_0.JPEG\n", "2 fields"),
+    ],
+)
+def test_wrong_val_annotations(tmp_path: Path, line: str, said: str) -> None:
+    _tiny_imagenet(tmp_path)
+    (tmp_path / "val" / "val_annotations.txt").write_text(line)
+    with pytest.raises(SourceError, match=said):
+        open_source(f"tiny-imagenet:{tmp_path}", split="test")
+
+
+def test_tiny_imagenet_of_another_size_is_refused(tmp_path: Path) -> None:
+    _tiny_imagenet(tmp_path)
+    (tmp_path / "val" / "images" / "val_1.JPEG").write_bytes(_encoded(0, 32, "JPEG"))
+    with pytest.raises(SourceError, match=r"'val/images/val_1\.JPEG' is 32x32; it must be 64x64"):
+        open_source(f"tiny-imagenet:{tmp_path}", split="test")
 
 
 def test_cifar100(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,6 +295,8 @@ def test_wds(tmp_path: Path, size: int) -> None:
         ("imagefolder:{tmp}/nowhere", SourceError, "is no folder"),
         ("imagefolder:{tmp}", SourceError, "has no train folder"),
         ("cifar100:{tmp}", SourceError, "--download"),
+        ("tiny-imagenet:{tmp}/nowhere", SourceError, "wnids.txt cannot be read"),
+        ("cub200", UsageError, "needs a path"),
         ("wds:{tmp}/a-{{0..3}}.tar", SourceError, "a-0.tar does not exist"),
         ("wds:{tmp}/*.tar", SourceError, "no file matches"),
     ],

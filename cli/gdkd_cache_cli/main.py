@@ -10,6 +10,7 @@ from gdkd_cache_cli.evaluate import evaluate
 from gdkd_cache_cli.inspect import inspect
 from gdkd_cache_cli.pack import pack
 from gdkd_cache_cli.plan import plan
+from gdkd_cache_cli.show import show
 from gdkd_cache_cli.train import train
 from gdkd_cache_cli.transfer import pull, push
 from gdkd_cache_cli.verify import verify
@@ -77,5 +78,5 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
 
-for command in (build, train, evaluate, inspect, verify, plan, pack, push, pull, demo):
+for command in (build, train, evaluate, inspect, verify, show, plan, pack, push, pull, demo):
     main.add_command(command)

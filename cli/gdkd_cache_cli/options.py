@@ -12,8 +12,10 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 DATA_HELP = (
-    "The images: digits (in scikit-learn, no download), cifar100:PATH, imagefolder:PATH (PATH/train and PATH/val "
-    "or PATH/test, one folder a class) or wds:PATTERN (WebDataset shards, such as wds:data/train-{000..009}.tar)."
+    "The images: digits (in scikit-learn, no download), cifar100:PATH, tiny-imagenet:PATH (the folder "
+    "tiny-imagenet-200), cub200:PATH (the folder CUB_200_2011), imagefolder:PATH (PATH/train and PATH/val or "
+    "PATH/test, one folder a class, as for ImageNet) or wds:PATTERN (WebDataset shards, such as "
+    "wds:data/train-{000..009}.tar)."
 )
 MODEL_HELP = (
     "cnn-s, cnn-l, resnet8x4, resnet32x4, resnet{8,14,20,32,44,56,110}, torchvision:NAME, or "

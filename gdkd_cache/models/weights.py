@@ -48,11 +48,16 @@ class ModelCard:
 def save_weights(model: nn.Module, card: ModelCard, path: Path) -> None:
     """Write `path` (.safetensors) and its card (.json beside it), each whole or not at all, the weights last."""
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    _replace(path.with_suffix(".json"), json.dumps(card.to_json(), indent=1).encode() + b"\n")
-    _replace(path, safetensors.torch.save(weights))
+    replace_file(path.with_suffix(".json"), json.dumps(card.to_json(), indent=1).encode() + b"\n")
+    replace_file(path, safetensors.torch.save(weights))
 
 
-def _replace(path: Path, data: bytes) -> None:
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file so that it is the old one or the new one, never a part.
+
+    Raises:
+        OSError: it cannot be written; the old one stays.
+    """
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         partial.write_bytes(data)

@@ -6,14 +6,14 @@ from pathlib import Path
 from gdkd_cache.data.source import Source, check_source
 from gdkd_cache.errors import UsageError
 
-KINDS = ("digits", "cifar100:PATH", "imagefolder:PATH", "wds:PATTERN")
+KINDS = ("digits", "cifar100:PATH", "tiny-imagenet:PATH", "cub200:PATH", "imagefolder:PATH", "wds:PATTERN")
 
 
 def open_source(spec: str, *, split: str = "train", download: bool = False) -> Source:
     """Open the dataset that a spec names; the same strings as `--data` on the command line.
 
     Args:
-        spec: `digits`, `cifar100:PATH`, `imagefolder:PATH` or `wds:PATTERN`.
+        spec: one of `KINDS`; ImageNet is an `imagefolder`.
         split: `train` or `test`; a `wds` pattern names its own files and has no splits.
         download: allow `cifar100` to fetch missing files.
 
@@ -34,14 +34,15 @@ def open_source(spec: str, *, split: str = "train", download: bool = False) -> S
         raise UsageError(f"split is {split!r}; it must be train or test")
     if download and kind != "cifar100":
         raise UsageError(f"--download is for cifar100 only; {kind} is read where it lies")
-    module = import_module(f"gdkd_cache.data.sources.{kind}")
+    name = kind.replace("-", "_")
+    opener = getattr(import_module(f"gdkd_cache.data.sources.{name}"), f"open_{name}")
     if kind == "digits":
-        source = module.open_digits(split)
+        source = opener(split)
     elif kind == "cifar100":
-        source = module.open_cifar100(Path(path), split, download)
-    elif kind == "imagefolder":
-        source = module.open_imagefolder(Path(path), split)
+        source = opener(Path(path), split, download)
+    elif kind == "wds":
+        source = opener(path)
     else:
-        source = module.open_wds(path)
+        source = opener(Path(path), split)
     check_source(source)
     return source

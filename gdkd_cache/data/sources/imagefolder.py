@@ -1,4 +1,4 @@
-"""`imagefolder:PATH`: PATH/train and PATH/val or PATH/test, one folder of images a class."""
+"""`imagefolder:PATH`: PATH/train and PATH/val or PATH/test, one folder of images a class; as ImageNet is kept."""
 
 from pathlib import Path
 
@@ -26,7 +26,10 @@ def open_imagefolder(path: Path, split: str) -> EncodedSource:
         samples = make_dataset(folder, ids, extensions=IMG_EXTENSIONS, allow_empty=True)
         found = set(find_classes(folder)[0])
     except FileNotFoundError:
-        raise SourceError(f"imagefolder: {folder} or {path / 'train'} holds no class folders") from None
+        raise SourceError(
+            f"imagefolder: {folder} or {path / 'train'} holds no class folders; put each image into a folder of its "
+            "class's name (ImageNet's val images are distributed without: the customary valprep.sh sorts them)"
+        ) from None
     if unknown := sorted(found - set(classes)):
         raise SourceError(f"imagefolder: {folder / unknown[0]} is no class of {path / 'train'}")
     if not samples:
