@@ -19,6 +19,7 @@ MODEL_HELP = (
     "cnn-s, cnn-l, resnet8x4, resnet32x4, resnet{8,14,20,32,44,56,110}, torchvision:NAME, or "
     "package.module:callable for your own (called with num_classes)."
 )
+WEIGHTS_HELP = "The teacher's weights file."
 CODEC_HELP = (
     "auto (the smallest that meets --fidelity), transform[:step=X,k=N], topk[:k=N,step=X] or dense[:k=N,dtype=float32]."
 )
@@ -47,9 +48,7 @@ def view_options(command: Command) -> Command:
     for option in reversed(
         [
             click.option("--teacher", required=True, metavar="MODEL", help=MODEL_HELP),
-            click.option(
-                "--weights", required=True, type=click.Path(path_type=Path), help="The teacher's weights file."
-            ),
+            click.option("--weights", required=True, type=click.Path(path_type=Path), help=WEIGHTS_HELP),
             click.option("--views", required=True, type=int, help="Views of each image: training uses one an epoch."),
             click.option(
                 "--recipe", default="crop-flip", show_default=True, help="none, or crop-flip[:size=N,padding=N]."

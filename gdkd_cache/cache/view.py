@@ -23,9 +23,9 @@ class View:
         self._labels = labels
         columns: dict[str, np.ndarray] = {}
         for name, layout in reader.layouts.items():
-            if name != PROBE:
-                columns[name] = reader.column(name, number)
-                _check_written(f"{reader.path}: view {number}: {name}", columns[name], layout.column.fill)
+            columns[name] = reader.column(name, number)
+            _check_written(f"{reader.path}: view {number}: {name}", columns[name], layout.column.fill, name == PROBE)
+        columns.pop(PROBE, None)  # checked with the view that it belongs to, and not needed again
         try:
             self._columns = reader.codec.expand(columns, labels)
         except CacheError as error:
@@ -76,8 +76,11 @@ class View:
         return self._codec.decode(columns, labels, temperature), self._codec.topk(columns)
 
 
-def _check_written(what: str, column: np.ndarray, fill: int | float) -> None:
+def _check_written(what: str, column: np.ndarray, fill: int | float, whole_rows: bool) -> None:
+    """Refuse sentinels; with `whole_rows`, where any single value may be the sentinel, rows of nothing else."""
     unwritten = np.isnan(column) if np.isnan(fill) else column == fill
+    if whole_rows:
+        unwritten = unwritten.all(-1)
     if unwritten.any():
         row = int(np.argwhere(unwritten)[0][0])
         raise CacheError(f"{what} holds no data for row {row}: the cache is damaged; copy it again")

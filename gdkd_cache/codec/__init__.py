@@ -12,9 +12,11 @@ from gdkd_cache.codec.columns import Codec as Codec
 from gdkd_cache.codec.columns import Column as Column
 from gdkd_cache.codec.columns import TopK as TopK
 from gdkd_cache.codec.columns import class_column as class_column
+from gdkd_cache.codec.columns import exact_top as exact_top
 from gdkd_cache.codec.dense import DenseCodec as DenseCodec
 from gdkd_cache.codec.fidelity import ENCODE_ROWS as ENCODE_ROWS
 from gdkd_cache.codec.fidelity import encode_rows as encode_rows
+from gdkd_cache.codec.fidelity import gradient as gradient
 from gdkd_cache.codec.fidelity import gradient_error as gradient_error
 from gdkd_cache.codec.topk import TopKCodec as TopKCodec
 from gdkd_cache.codec.transform import TransformCodec as TransformCodec

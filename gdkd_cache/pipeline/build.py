@@ -37,6 +37,8 @@ from gdkd_cache.pipeline.teacher import Teacher
 from gdkd_cache.seeding import hash_keys
 from gdkd_cache.store import PROBE, SHARD_ROWS, CacheWriter, Identity, Manifest, encode_keys
 
+Commit = Callable[[int, int, dict[str, np.ndarray]], None]
+
 _LOG = logging.getLogger(__name__)
 _MOST_WAITING = 4
 _SOFTWARE = ("gdkd-cache", "numpy", "pillow", "torch", "torchvision", "zarr")
@@ -114,7 +116,7 @@ def build(options: BuildOptions, source: Source, teacher: Teacher) -> BuildResul
     view_size = renderer[requests_for(0, np.arange(1), 1)[0]].pixels.shape[2:]
     teacher.check_classes(source, (view_size[0], view_size[1]))
     options.request.check(len(source.classes))
-    identity = _identity(options, source, keys, recipe, teacher, list(view_size))
+    identity = identity_of(options, source, keys, recipe, teacher, list(view_size))
     writer = CacheWriter(options.out, identity, force=options.force)
     start = time.monotonic()
     if writer.fitted is None:
@@ -133,18 +135,18 @@ def build(options: BuildOptions, source: Source, teacher: Teacher) -> BuildResul
         _LOG.info("%s is already complete: nothing to do", options.out)
         return BuildResult(manifest=writer.manifest, rows_computed=0, seconds=0.0)
     shards = list(writer.shards())
-    pending = [unit for unit in shards if not writer.committed(unit[0], unit[1])]
+    pending = [unit for unit in shards if not writer.committed(unit[0], unit[1])]  # every byte is read again
     if len(pending) < len(shards):
         _LOG.info("resuming: %d of %d shards are committed already", len(shards) - len(pending), len(shards))
     total = sum(len(rows) for _, _, rows in pending)
     with progress("build", total, "images") as advance:
-        loader = ViewLoader(renderer, num_workers=_workers(options, source), pin_memory=teacher.device.type == "cuda")
-        _run(options.batch_size, pending, loader, teacher, codec, writer, keys, advance)
+        loader = ViewLoader(renderer, num_workers=workers_of(options, source), pin_memory=teacher.device.type == "cuda")
+        run_units(options.batch_size, pending, loader, teacher, codec, writer.commit, keys, advance)
     manifest = writer.finish(keys, labels)
     return BuildResult(manifest=manifest, rows_computed=total, seconds=time.monotonic() - start)
 
 
-def _identity(
+def identity_of(
     options: BuildOptions,
     source: Source,
     keys: list[str],
@@ -152,6 +154,7 @@ def _identity(
     teacher: Teacher,
     view_size: list[int],
 ) -> Identity:
+    """The identity of what a build would make, its codec and fidelity left open."""
     return Identity(
         num_rows=len(keys),
         num_views=options.num_views,
@@ -189,7 +192,7 @@ def calibrate(
     """
     hashes = hash_keys(source.keys)
     rows = np.sort(np.argsort(hashes, kind="stable")[: calibration_rows(len(hashes), len(source.classes))])
-    loader = ViewLoader(renderer, num_workers=_workers(options, source), pin_memory=teacher.device.type == "cuda")
+    loader = ViewLoader(renderer, num_workers=workers_of(options, source), pin_memory=teacher.device.type == "cuda")
     logits, labels = [], []
     with progress("calibrate", len(rows), "images") as advance:
         for batch in loader.stream(requests_for(0, rows, options.batch_size)):
@@ -199,7 +202,7 @@ def calibrate(
     return Calibration(request, torch.cat(logits), torch.cat(labels), stored_rows=stored_rows)
 
 
-def _workers(options: BuildOptions, source: Source) -> int:
+def workers_of(options: BuildOptions, source: Source) -> int:
     return default_num_workers(source) if options.num_workers is None else options.num_workers
 
 
@@ -212,17 +215,26 @@ def _finite_logits(teacher: Teacher, batch: ViewBatch, keys: Sequence[str]) -> T
     return logits
 
 
-def _run(
+def run_units(
     batch_size: int,
     pending: list[tuple[int, int, range]],
     loader: ViewLoader,
     teacher: Teacher,
     codec: Codec,
-    writer: CacheWriter,
+    commit: Commit,
     keys: Sequence[str],
     advance: Callable[[int], None],
 ) -> None:
-    """Render, infer and encode the pending shards in order; one thread encodes, compresses and writes meanwhile."""
+    """Render, infer and encode some (view, shard, rows) in order; one thread encodes, compresses and writes meanwhile.
+
+    Args:
+        batch_size: rows the teacher sees at once.
+        pending: the units.
+        loader, teacher, codec: what renders, infers and encodes.
+        commit: takes view, shard and the columns by name, each [row, ...].
+        keys: of all rows, for messages.
+        advance: called with each number of rows done.
+    """
     # Batches are cut inside a shard, at places that do not depend on what was committed before.
     requests = [
         request
@@ -251,7 +263,7 @@ def _run(
                 if done - encoded >= ENCODE_ROWS or done == len(rows):
                     parts.append(submit(_encode, codec, said))
                     said, encoded = [], done
-            submit(_commit, writer, view, shard, parts)
+            submit(_commit, commit, view, shard, parts)
         while waiting:
             waiting.popleft().result()
 
@@ -265,6 +277,11 @@ def _encode(codec: Codec, said: list[tuple[Tensor, ViewBatch]]) -> dict[str, np.
     return columns | {PROBE: np.concatenate(probes)}
 
 
-def _commit(writer: CacheWriter, view: int, shard: int, parts: list[Future[dict[str, np.ndarray]]]) -> None:
+def _commit(
+    commit: Commit,
+    view: int,
+    shard: int,
+    parts: list[Future[dict[str, np.ndarray]]],
+) -> None:
     pieces = [part.result() for part in parts]
-    writer.commit(view, shard, {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]})
+    commit(view, shard, {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]})

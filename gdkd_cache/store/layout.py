@@ -1,6 +1,6 @@
 """Which arrays a cache consists of, from its identity and codec alone."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -53,6 +53,13 @@ def view_layouts(identity: Identity, codec: Codec) -> dict[str, ArrayLayout]:
         )
         for name, column in columns.items()
     }
+
+
+def shards_of(identity: Identity) -> Iterator[tuple[int, int, range]]:
+    """All units of work in order: (view, shard, range of rows)."""
+    for view in range(identity.num_views):
+        for shard, first in enumerate(range(0, identity.num_rows, identity.shard_rows)):
+            yield view, shard, range(first, min(first + identity.shard_rows, identity.num_rows))
 
 
 def shard_objects(layouts: Mapping[str, ArrayLayout], view: int, shard: int) -> list[str]:

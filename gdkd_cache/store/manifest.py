@@ -178,6 +178,7 @@ def _identity(stored: dict[str, Any]) -> Identity:
         "the number of classes": (len(identity.classes), 2, _MOST_CLASSES),
         "data.keys_bytes": (identity.data["keys_bytes"], 1, 2**48),
         **{f"views.size[{i}]": (extent, 1, 2**16) for i, extent in enumerate(size)},
+        "build.batch_size": (identity.build.get("batch_size", 1), 1, 2**20),
         "codec.tables_bytes": (identity.codec.get("tables_bytes", 1), 1, 2**48),
     }
     for what, (value, least, most) in ranges.items():

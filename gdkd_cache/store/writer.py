@@ -25,6 +25,7 @@ from gdkd_cache.store.layout import (
     encode_shard,
     row_layouts,
     shard_objects,
+    shards_of,
     tables_layout,
     view_layouts,
 )
@@ -137,10 +138,7 @@ class CacheWriter:
 
     def shards(self) -> Iterator[tuple[int, int, range]]:
         """All units of work in order: (view, shard, range of rows)."""
-        step = self._identity.shard_rows
-        for view in range(self._identity.num_views):
-            for shard, first in enumerate(range(0, self._identity.num_rows, step)):
-                yield view, shard, range(first, min(first + step, self._identity.num_rows))
+        return shards_of(self._identity)
 
     def committed(self, view: int, shard: int) -> bool:
         """Whether this run committed a shard, or an earlier run of this very build did and every byte of it stands.
