@@ -42,16 +42,17 @@ def save_teacher(path: Path, seed: int = 0) -> None:
     save_weights(model, ModelCard(name="cnn-s", num_classes=10, size=(8, 8), mean=(0.3,) * 3, std=(0.4,) * 3), path)
 
 
-def some_digits() -> ArraySource:
+def some_digits(rows: int) -> ArraySource:
+    """The first of scikit-learn's digits."""
     source = open_source("digits")
     assert isinstance(source, ArraySource)
-    part = {name: getattr(source, name)[:ROWS] for name in ("images", "labels", "keys")}
+    part = {name: getattr(source, name)[:rows] for name in ("images", "labels", "keys")}
     return dataclasses.replace(source, **part)
 
 
 def build_digits(out: Path, weights: Path, codec: str) -> None:
     """Build, or go on building, a cache of two views."""
-    source = some_digits()
+    source = some_digits(ROWS)
     teacher = open_teacher("cnn-s", weights, source, device="cpu")
     request = CodecRequest(spec=codec)
     options = BuildOptions(out=out, num_views=2, request=request, batch_size=32, num_workers=0, shard_rows=ROWS // 8)

@@ -52,10 +52,14 @@ class RandomCrop:
     padding: int
 
     def __post_init__(self) -> None:
-        if self.size < 1 or self.padding < 0:
-            raise UsageError(f"random_crop: size {self.size} and padding {self.padding}; above 0 and at least 0")
+        if not (type(self.size) is type(self.padding) is int and self.size >= 1 and self.padding >= 0):
+            raise UsageError(
+                f"random_crop: size {self.size} and padding {self.padding}; whole numbers above 0 and at least 0"
+            )
 
     def _offsets(self, extent: int) -> int:
+        if self.padding > extent:
+            raise SourceError(f"random_crop: a padding of {self.padding} is beyond the side of {extent} pixels")
         offsets = extent + 2 * self.padding - self.size + 1
         if offsets < 1:
             raise SourceError(
@@ -136,7 +140,8 @@ class Recipe:
                 steps.append(_STEPS[options.pop("step")](**options))
             return cls(str(stored["name"]), tuple(steps))
         except (KeyError, TypeError, ValueError) as error:
-            raise CacheError(f"the manifest's recipe cannot be read: {error}; it may need a newer version") from None
+            reason = str(error).split("\n")[0]
+            raise CacheError(f"the manifest's recipe cannot be read: {reason}; it may need a newer version") from None
 
 
 RECIPES = ("none", "crop-flip")

@@ -70,13 +70,13 @@ def verify(
                 problems.append(problem)
     if deep and not problems:
         with progress("decode", cache.num_views, "views") as advance:
-            for view in range(cache.num_views):
-                try:
-                    cache.view(view)
-                except CacheError as error:
-                    problems.append(str(error))
-                views_decoded += 1
-                advance(1)
+            try:
+                _ = cache.keys
+                for views_decoded in range(1, cache.num_views + 1):
+                    cache.view(views_decoded - 1)
+                    advance(1)
+            except CacheError as error:
+                problems.append(str(error))
     if source is not None and not problems:
         try:
             if cache.manifest.identity.views is None:
