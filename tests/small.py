@@ -3,15 +3,20 @@
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from gdkd_cache import open_cache
 from gdkd_cache.codec import CodecRequest
 from gdkd_cache.data import ArraySource, Source
 from gdkd_cache.pipeline.build import BuildOptions, BuildResult, build
 from gdkd_cache.pipeline.teacher import Teacher
+from gdkd_cache.store import row_layouts
+from gdkd_cache.store.arrays import ArrayLayout
 from gdkd_cache.store.manifest import MANIFEST_NAME, canonical_json
 
 
@@ -37,10 +42,50 @@ def build_small(
     return build(BuildOptions(out=out, **(defaults | options)), source, teacher)
 
 
-def forge(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Edit a manifest and give it a digest that is its own again, as a forger would."""
-    stored = json.loads((path / MANIFEST_NAME).read_bytes())
+def forge(path: Path, change: Callable[[dict[str, Any]], object], name: str = MANIFEST_NAME) -> None:
+    """Edit a manifest (or build.json) and give it a digest that is its own again, as a forger would."""
+    stored = json.loads((path / name).read_bytes())
     change(stored)
-    del stored["digest"]
+    stored.pop("digest", None)
     stored["digest"] = "sha256:" + hashlib.sha256(canonical_json(stored)).hexdigest()
-    (path / MANIFEST_NAME).write_bytes(canonical_json(stored))
+    (path / name).write_bytes(canonical_json(stored))
+
+
+def forge_object(path: Path, name: str, data: bytes) -> None:
+    """Replace an object, and the manifest's record of it."""
+    (path / name).write_bytes(data)
+    record = [len(data), hashlib.sha256(data).hexdigest()]
+    forge(path, lambda stored: stored["objects"].update({name: record}))
+
+
+def layouts_of(path: Path) -> dict[str, ArrayLayout]:
+    """The layouts of all arrays of a cache."""
+    reader = open_cache(path).reader
+    return row_layouts(reader.manifest.identity) | reader.layouts
+
+
+def stored_array(path: Path, layout: ArrayLayout, view: int | None) -> np.ndarray:
+    """A writable copy of an array's first shard, of one view."""
+    names = layout.object_names(view)
+    array = layout.decode({name: (path / name).read_bytes() for name in names}, view)
+    return array[: layout.shard_rows].copy()
+
+
+class Counting(torch.nn.Module):
+    """Counts the rows that a teacher is run on, and may fail after some."""
+
+    def __init__(self, model: torch.nn.Module, fail_after: int | None = None) -> None:
+        super().__init__()
+        self.model, self.rows, self.fail_after = model, 0, fail_after
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.rows += len(images)
+        if self.fail_after is not None and self.rows > self.fail_after:
+            raise KeyboardInterrupt
+        return self.model(images)
+
+
+def counting(teacher: Teacher, fail_after: int | None = None) -> tuple[Teacher, Counting]:
+    """A teacher that counts its rows, and may be interrupted after some."""
+    model = Counting(teacher.model, fail_after)
+    return replace(teacher, model=model), model

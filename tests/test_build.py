@@ -1,10 +1,12 @@
 """Same bytes: one digest for one thing, interrupted or not, with any number of workers; nothing computed twice."""
 
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small import build_small, take
+from click.testing import CliRunner
+from gdkd_cache_cli.main import main
+from small import build_small, counting, take
 
 from gdkd_cache import open_cache
 from gdkd_cache.data import ArraySource
@@ -21,25 +25,6 @@ from gdkd_cache.errors import CacheError, MismatchError, ModelError, UsageError
 from gdkd_cache.pipeline.build import BuildOptions
 from gdkd_cache.pipeline.teacher import Teacher, open_teacher
 from gdkd_cache.store.folder import Folder
-
-
-class _Counting(torch.nn.Module):
-    """Counts the rows that a teacher is run on, and may fail after some."""
-
-    def __init__(self, model: torch.nn.Module, fail_after: int | None = None) -> None:
-        super().__init__()
-        self.model, self.rows, self.fail_after = model, 0, fail_after
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        self.rows += len(images)
-        if self.fail_after is not None and self.rows > self.fail_after:
-            raise KeyboardInterrupt
-        return self.model(images)
-
-
-def _counting(teacher: Teacher, fail_after: int | None = None) -> tuple[Teacher, _Counting]:
-    model = _Counting(teacher.model, fail_after)
-    return replace(teacher, model=model), model
 
 
 @pytest.fixture(scope="module")
@@ -71,18 +56,18 @@ def test_an_interrupted_build_resumes(tmp_path: Path, digits: ArraySource, teach
     out = tmp_path / "a.zarr"
     for fail_after in (256 + 100, 150, 200):  # the first run also calibrates on all 256 rows
         with pytest.raises(KeyboardInterrupt):
-            build_small(out, digits, _counting(teacher, fail_after)[0], shard_rows=70)
+            build_small(out, digits, counting(teacher, fail_after)[0], shard_rows=70)
         with pytest.raises(CacheError, match="unfinished build"):
             open_cache(out)
     committed = len(list((out / "ledger").rglob("*.json")))
     assert committed >= 3
-    counting, model = _counting(teacher)
-    result = build_small(out, digits, counting, shard_rows=70)
+    counted, model = counting(teacher)
+    result = build_small(out, digits, counted, shard_rows=70)
     rows = sum(len(r) for _, _, r in _shards()[committed:])
     assert result.rows_computed == rows
     assert model.rows == rows + 2  # and once on two blank images, to see its number of classes
     assert result.manifest.digest == digest
-    assert build_small(out, digits, counting, shard_rows=70).rows_computed == 0
+    assert build_small(out, digits, counted, shard_rows=70).rows_computed == 0
 
 
 def _shards() -> list[tuple[int, int, range]]:
@@ -94,61 +79,100 @@ def test_a_fitted_codec_is_the_same_bytes(tmp_path: Path, digits: ArraySource, t
     options: dict[str, Any] = {"shard_rows": 70, "codec": "transform"}
     whole = build_small(tmp_path / "a.zarr", digits, teacher, **options)
     with pytest.raises(KeyboardInterrupt):
-        build_small(tmp_path / "b.zarr", digits, _counting(teacher, 256 + 150)[0], **options)
-    counting, model = _counting(teacher)
-    resumed = build_small(tmp_path / "b.zarr", digits, counting, num_workers=2, **options)
+        build_small(tmp_path / "b.zarr", digits, counting(teacher, 256 + 150)[0], **options)
+    counted, model = counting(teacher)
+    resumed = build_small(tmp_path / "b.zarr", digits, counted, num_workers=2, **options)
     assert resumed.manifest.digest == whole.manifest.digest
     assert model.rows == resumed.rows_computed + 2 < 512
     with pytest.raises(KeyboardInterrupt):  # killed between build.json and the tables: calibrated again
-        build_small(tmp_path / "c.zarr", digits, _counting(teacher, 256 + 10)[0], **options)
+        build_small(tmp_path / "c.zarr", digits, counting(teacher, 256 + 10)[0], **options)
     shutil.rmtree(tmp_path / "c.zarr" / "tables")
     assert build_small(tmp_path / "c.zarr", digits, teacher, **options).manifest.digest == whole.manifest.digest
 
 
-_SCRIPT = """
-import sys
-from pathlib import Path
-import numpy as np
-sys.path.insert(0, {tests!r})
-from small import build_small, take
-from gdkd_cache import open_source
-from gdkd_cache.pipeline.teacher import open_teacher
-digits = take(open_source("digits"), np.arange(256))
-teacher = open_teacher("cnn-s", Path({weights!r}), digits, device="cpu")
-print("ready", flush=True)
-build_small(Path({out!r}), digits, teacher, shard_rows=70)
-"""
-
-
-def test_a_killed_build_resumes(
-    tmp_path: Path, weights: Path, digits: ArraySource, teacher: Teacher, digest: str
-) -> None:
-    """kill -9 at several instants of one build, then the same build again: the same digest."""
-    out = tmp_path / "a.zarr"
-    script = _SCRIPT.format(tests=str(Path(__file__).parent), weights=str(weights), out=str(out))
-    killed = 0
-    for delay in (0.02, 0.06):
-        process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
-        assert process.stdout is not None
-        with process:
-            assert process.stdout.readline() == b"ready\n"
-            time.sleep(delay)
-            os.kill(process.pid, signal.SIGKILL)
-        killed += process.returncode == -signal.SIGKILL
-    assert killed
-    assert build_small(out, digits, teacher, shard_rows=70).manifest.digest == digest
-    assert not list(out.rglob("*.partial"))
-    assert not (out / "ledger").exists()
-
-
-def test_a_damaged_shard_is_built_again(tmp_path: Path, digits: ArraySource, teacher: Teacher, digest: str) -> None:
-    """A committed object that lost bytes before the build finished is computed again on resume."""
-    out = tmp_path / "a.zarr"
+def _unfinished(out: Path, source: ArraySource, teacher: Teacher, **options: Any) -> None:
     with pytest.raises(KeyboardInterrupt):
-        build_small(out, digits, _counting(teacher, 256 + 200)[0], shard_rows=70)
-    victim = next(path for path in sorted((out / "classes" / "c").rglob("0")) if path.is_file())
-    victim.write_bytes(victim.read_bytes()[:5])
-    assert build_small(out, digits, teacher, shard_rows=70).manifest.digest == digest
+        build_small(out, source, counting(teacher, 256 + 200)[0], **options)
+    assert len(list((out / "ledger/0").iterdir())) >= 2
+
+
+def _flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def _swap(a: Path, b: Path) -> None:
+    first, second = a.read_bytes(), b.read_bytes()
+    assert first != second
+    a.write_bytes(second)
+    b.write_bytes(first)
+
+
+@pytest.mark.parametrize("codec", ["dense", "transform"])
+@pytest.mark.parametrize(
+    "damage", ["flip", "cut", "delete", "swap", "swap with records", "record", "foreign", "tables", "no record"]
+)
+def test_what_was_damaged_before_a_resume_is_built_again(
+    tmp_path: Path, digits: ArraySource, teacher: Teacher, codec: str, damage: str
+) -> None:
+    """Between a kill and the resume: bytes that are not those that were committed never reach the cache."""
+    options: dict[str, Any] = {"codec": codec, "shard_rows": 70}
+    whole = build_small(tmp_path / "whole.zarr", digits, teacher, **options).manifest
+    out = tmp_path / "a.zarr"
+    _unfinished(out, digits, teacher, **options)
+    column = "logits" if codec == "dense" else "packed"
+    first, second = (out / f"{column}/c/0/{shard}/0" for shard in (0, 1))
+    records = [out / f"ledger/0/{shard}.json" for shard in (0, 1)]
+    if damage == "flip":
+        _flip(first)
+    elif damage == "cut":
+        first.write_bytes(first.read_bytes()[:5])
+    elif damage == "delete":
+        first.unlink()
+    elif damage == "no record":
+        records[0].unlink()
+    elif damage.startswith("swap"):
+        _swap(first, second)
+        if damage == "swap with records":
+            _swap(*records)
+    elif damage == "record":
+        _flip(records[0])
+    elif damage == "tables":
+        if codec == "dense":
+            pytest.skip("dense has no tables")
+        _flip(out / "tables/c/0")
+    else:  # shards and records of another build of the same shape
+        other = tmp_path / "other.zarr"
+        description = {**teacher.description, "name": "another"}
+        _unfinished(other, digits, replace(teacher, mean=(0.1, 0.1, 0.1), description=description), **options)
+        for name in Folder(other).sizes():
+            if name.startswith("ledger/") or "/c/0/0" in name:
+                shutil.copy(other / name, out / name)
+    result = build_small(out, digits, teacher, **options)
+    assert result.manifest == whole
+    assert not [problem for _, problem in open_cache(out).reader.problems() if problem is not None]
+
+
+def test_a_terminated_build_says_how_to_go_on(tmp_path: Path, weights: Path) -> None:
+    """SIGTERM: one line, exit code 143, and the same command finishes the cache."""
+    out = tmp_path / "a.zarr"
+    command = [sys.executable, "-c", "from gdkd_cache_cli.main import main; main()", "build", "--data", "digits"]
+    command += ["--teacher", "cnn-s", "--weights", str(weights), "--views", "8", "--codec", "dense", "--out", str(out)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not list(out.glob("ledger/*/*.json")):
+        time.sleep(0.01)
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate()[1]
+    assert process.returncode == 143
+    assert said.splitlines()[-1] == "Error: terminated; a build goes on when the same command is run again"
+    assert "Traceback" not in said
+    done = len(list(out.glob("ledger/*/*.json")))
+    assert 0 < done < 8
+    again = CliRunner().invoke(main, command[3:])
+    assert again.exit_code == 0, again.output
+    assert open_cache(out).num_views == 8
 
 
 @pytest.mark.parametrize(
@@ -166,7 +190,7 @@ def test_another_build_is_refused(
         build_small(out, digits, teacher)
     else:
         with pytest.raises(KeyboardInterrupt):
-            build_small(out, digits, _counting(teacher, 256 + 100)[0])
+            build_small(out, digits, counting(teacher, 256 + 100)[0])
     before = {name: (out / name).read_bytes() for name in Folder(out).sizes()}
     with pytest.raises(MismatchError, match=said):
         build_small(out, digits, teacher, **change)
@@ -187,27 +211,64 @@ def test_a_foreign_folder_is_left_alone(tmp_path: Path, digits: ArraySource, tea
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_a_full_disk_loses_nothing(
-    tmp_path: Path, digits: ArraySource, teacher: Teacher, digest: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write, left = Folder.write, [9]
-
-    def full(folder: Folder, name: str, data: bytes) -> None:
-        if not left[0]:
-            raise OSError(28, "No space left on device", name)
-        left[0] -= 1
-        write(folder, name, data)
-
-    out = tmp_path / "a.zarr"
-    with monkeypatch.context() as patch:
-        patch.setattr(Folder, "write", full)
-        with pytest.raises(OSError, match="No space left"):
-            build_small(out, digits, teacher, shard_rows=70)
+def test_a_full_disk_loses_nothing(tmp_path: Path, digits: ArraySource, teacher: Teacher) -> None:
+    """No file may grow beyond 2000 bytes: one line with the file's name, and later the same bytes."""
+    options: dict[str, Any] = {"codec": "dense:dtype=float32", "shard_rows": 70}
+    whole = build_small(tmp_path / "whole.zarr", digits, teacher, **options).manifest
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+    try:
+        with pytest.raises(OSError, match=r"File too large: .*logits/c/0/0/0"):
+            build_small(tmp_path / "a.zarr", digits, teacher, **options)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     with pytest.raises(CacheError, match="unfinished"):
-        open_cache(out)
-    result = build_small(out, digits, teacher, shard_rows=70)
-    assert result.manifest.digest == digest
-    assert result.rows_computed < 512
+        open_cache(tmp_path / "a.zarr")
+    assert not list(tmp_path.rglob("*.partial"))
+    assert build_small(tmp_path / "a.zarr", digits, teacher, **options).manifest == whole
+
+
+def test_lost_permission_loses_nothing(digits: ArraySource, teacher: Teacher) -> None:
+    """A folder that may no longer be written: an error with a name and a reason, and nothing changes."""
+    with tempfile.TemporaryDirectory() as name:
+        out = Path(name) / "a.zarr"
+        _unfinished(out, digits, teacher, shard_rows=70)
+        before = {file: (out / file).read_bytes() for file in Folder(out).sizes()}
+        folders = [Path(name), out, *(path for path in out.rglob("*") if path.is_dir())]
+        for folder in folders:
+            folder.chmod(0o555)
+        user = os.geteuid()
+        os.seteuid(65534 if user == 0 else user)  # the superuser may write anywhere
+        try:
+            with pytest.raises(PermissionError) as caught:
+                build_small(out, digits, teacher, shard_rows=70)
+        finally:
+            os.seteuid(user)
+            for folder in folders:
+                folder.chmod(0o755)
+        assert caught.value.filename
+        assert caught.value.strerror == "Permission denied"
+        assert {file: (out / file).read_bytes() for file in Folder(out).sizes()} == before
+        build_small(out, digits, teacher, shard_rows=70)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "build.json"])
+def test_a_damaged_manifest_is_replaced_by_force_alone(
+    tmp_path: Path, digits: ArraySource, teacher: Teacher, name: str
+) -> None:
+    out = tmp_path / "a.zarr"
+    whole = build_small(out, digits, teacher, shard_rows=70).manifest
+    if name == "build.json":
+        shutil.rmtree(out)
+        _unfinished(out, digits, teacher, shard_rows=70)
+    _flip(out / name)
+    with pytest.raises(CacheError, match=f"{name}.*or build it again with --force"):
+        build_small(out, digits, teacher, shard_rows=70)
+    assert build_small(out, digits, teacher, shard_rows=70, force=True).manifest == whole
+    (out / "manifest.json").write_text('{"name": "my app"}')  # a web page's, say
+    with pytest.raises(CacheError, match=r"manifest\.json was edited"):
+        build_small(out, digits, teacher, force=True)
+    assert (out / "labels/c/0").exists()
 
 
 def test_nan_names_the_key(tmp_path: Path, digits: ArraySource, teacher: Teacher) -> None:

@@ -86,7 +86,9 @@ def test_unlisted_objects_are_found(cache_copy: Path) -> None:
         (lambda data: data.replace(b"gdkd-cache/1", b"gdkd-cache/9"), "reads 'gdkd-cache/1'"),
         (lambda data: b"[]", "not a JSON object"),
         (lambda data: b"[" * 100_000, "manifest.json is not JSON"),
-        (lambda data: b'{"format": "gdkd-cache/1"}', "lacks or misstates"),
+        (lambda data: b'{"format":"gdkd-cache/1"}', "manifest.json.identity is missing"),
+        (lambda data: data + b"\n", "was edited"),
+        (lambda data: data.replace(b",", b", ", 1), "json was edited"),
     ],
 )
 def test_damaged_manifests_are_refused(cache_copy: Path, damage: Callable[[bytes], bytes], said: str) -> None:

@@ -1,6 +1,7 @@
 """`gdkd-cache`: the group of commands, and how their errors reach the user."""
 
 import logging
+import signal
 
 import click
 
@@ -10,14 +11,21 @@ from gdkd_cache_cli.evaluate import evaluate
 from gdkd_cache_cli.inspect import inspect
 from gdkd_cache_cli.pack import pack
 from gdkd_cache_cli.plan import plan
+from gdkd_cache_cli.repair import repair
+from gdkd_cache_cli.report import printable
 from gdkd_cache_cli.show import show
 from gdkd_cache_cli.train import train
 from gdkd_cache_cli.transfer import pull, push
 from gdkd_cache_cli.verify import verify
 
+_RESUME = "a build goes on when the same command is run again"
+
 
 class _Failure(click.ClickException):
     """One line on stderr, then exit code 1."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class _UsageFailure(_Failure):
@@ -28,21 +36,38 @@ class _Interrupted(_Failure):
     exit_code = 130
 
 
+class _Ended(_Failure):
+    exit_code = 143
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, handled like Ctrl-C."""
+
+
+def _terminate(signum: int, frame: object) -> None:
+    raise _Terminated
+
+
 class _Group(click.Group):
     """Turns what a user or a machine did wrong into one line and an exit code: 2 for usage, 1 for the rest."""
 
     def invoke(self, ctx: click.Context) -> object:
+        before = signal.signal(signal.SIGTERM, _terminate)
         try:
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
+        except _Terminated:
+            raise _Ended(f"terminated; {_RESUME}") from None
         except KeyboardInterrupt:
-            raise _Interrupted("interrupted; a build or a copy goes on when the same command is run again") from None
+            raise _Interrupted(f"interrupted; {_RESUME}") from None
         except Exception as error:
             failure = _failure(error)
             if failure is None:
                 raise
             raise failure from None
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _failure(error: Exception) -> _Failure | None:
@@ -78,5 +103,5 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
 
-for command in (build, train, evaluate, inspect, verify, show, plan, pack, push, pull, demo):
+for command in (build, train, evaluate, inspect, verify, repair, show, plan, pack, push, pull, demo):
     main.add_command(command)

@@ -26,6 +26,7 @@ RECIPE_HELP = (
     "crop-flip:size=32,padding=4 or imagenet:size=224,decode_side=448; a .json or .toml file of steps; or "
     "compat:module:name for a torchvision v2 transform of your own."
 )
+WEIGHTS_HELP = "The teacher's weights file."
 CODEC_HELP = (
     "auto (the smallest that meets --fidelity), transform[:step=X,k=N], topk[:k=N,step=X] or dense[:k=N,dtype=float32]."
 )
@@ -61,9 +62,7 @@ def view_options(command: Command) -> Command:
     for option in reversed(
         [
             click.option("--teacher", required=True, metavar="MODEL", help=MODEL_HELP),
-            click.option(
-                "--weights", required=True, type=click.Path(path_type=Path), help="The teacher's weights file."
-            ),
+            click.option("--weights", required=True, type=click.Path(path_type=Path), help=WEIGHTS_HELP),
             click.option("--views", required=True, type=int, help="Views of each image: training uses one an epoch."),
             click.option(
                 "--recipe",

@@ -43,7 +43,12 @@ def cache_lines(manifest: "Manifest") -> list[str]:
         "made with": ", ".join(f"{name} {number}" for name, number in identity.build.get("software", {}).items()),
         "digest": facts["digest"],
     }
-    return [f"{name:>10}  {text}" for name, text in rows.items()]
+    return [f"{name:>10}  {printable(text)}" for name, text in rows.items()]
+
+
+def printable(text: str) -> str:
+    """Text on one line, without the control characters by which a foreign cache could steer a terminal."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def _views(count: int, views: dict[str, Any] | None) -> str:

@@ -21,9 +21,11 @@ class View:
         self.number = number
         self._codec = reader.codec
         self._labels = labels
-        columns = reader.columns([name for name in reader.layouts if name != PROBE], number)
+        columns = reader.columns(reader.layouts, number)
         for name, column in columns.items():
-            _check_written(f"{reader.path}: view {number}: {name}", column, reader.layouts[name].column.fill)
+            fill = reader.layouts[name].column.fill
+            _check_written(f"{reader.path}: view {number}: {name}", column, fill, name == PROBE)
+        columns.pop(PROBE, None)  # checked with the view that it belongs to, and not needed again
         try:
             self._columns = reader.codec.expand(columns, labels)
         except CacheError as error:
@@ -74,8 +76,11 @@ class View:
         return self._codec.decode(columns, labels, temperature), self._codec.topk(columns)
 
 
-def _check_written(what: str, column: np.ndarray, fill: int | float) -> None:
+def _check_written(what: str, column: np.ndarray, fill: int | float, whole_rows: bool) -> None:
+    """Refuse sentinels; with `whole_rows`, where any single value may be the sentinel, rows of nothing else."""
     unwritten = np.isnan(column) if np.isnan(fill) else column == fill
+    if whole_rows:
+        unwritten = unwritten.all(-1)
     if unwritten.any():
         row = int(np.argwhere(unwritten)[0][0])
         raise CacheError(f"{what} holds no data for row {row}: the cache is damaged; copy it again")

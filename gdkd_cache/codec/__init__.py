@@ -12,15 +12,30 @@ from gdkd_cache.codec.columns import Codec as Codec
 from gdkd_cache.codec.columns import Column as Column
 from gdkd_cache.codec.columns import TopK as TopK
 from gdkd_cache.codec.columns import class_column as class_column
+from gdkd_cache.codec.columns import exact_top as exact_top
 from gdkd_cache.codec.dense import DenseCodec as DenseCodec
 from gdkd_cache.codec.fidelity import ENCODE_ROWS as ENCODE_ROWS
 from gdkd_cache.codec.fidelity import encode_rows as encode_rows
+from gdkd_cache.codec.fidelity import gradient as gradient
 from gdkd_cache.codec.fidelity import gradient_error as gradient_error
 from gdkd_cache.codec.topk import TopKCodec as TopKCodec
 from gdkd_cache.codec.transform import TransformCodec as TransformCodec
 from gdkd_cache.codec.transform import tables_from_bytes
 from gdkd_cache.errors import CacheError, UsageError
-from gdkd_cache.losses import LossSettings
+from gdkd_cache.losses import LOSS_JSON, LossSettings
+from gdkd_cache.schema import check_json, short
+
+_COMMON = {"name": str, "num_classes": int, "num_top": int}
+_JSON = {
+    "topk": {**_COMMON, "temperatures": [float], "step": float},
+    "dense": {**_COMMON, "dtype": str},
+    "transform": {
+        **_COMMON,
+        **dict.fromkeys(("step", "penalty", "weight_scale"), float),
+        "losses": [LOSS_JSON],
+        **dict.fromkeys(("num_components", "num_groups", "tables_bytes"), int),
+    },
+}
 
 
 def codec_from_json(stored: dict[str, Any], tables: np.ndarray | None = None) -> Codec:
@@ -33,20 +48,33 @@ def codec_from_json(stored: dict[str, Any], tables: np.ndarray | None = None) ->
     Raises:
         CacheError: an unknown codec, or fields or tables that are missing, unknown or out of range.
     """
-    fields = dict(stored)
-    name = fields.pop("name", None)
+    name = check_codec_json(stored)
+    fields: dict[str, Any] = {field: value for field, value in stored.items() if field != "name"}
     try:
         if name == "topk":
             fields["temperatures"] = tuple(fields["temperatures"])
             return TopKCodec(**fields)
         if name == "dense":
             return DenseCodec(**fields)
-        if name == "transform" and tables is not None:
-            sizes = {key: int(fields.pop(key)) for key in ("num_components", "num_groups")}
-            fields.pop("tables_bytes")
-            sizes |= {key: int(fields[key]) for key in ("num_classes", "num_top")}
-            fields["losses"] = tuple(LossSettings(**settings) for settings in fields["losses"])
-            return TransformCodec(**fields, tables=tables_from_bytes(tables, **sizes))
-    except (TypeError, KeyError, ValueError, UsageError) as error:
+        assert tables is not None
+        sizes = {field: fields.pop(field) for field in ("num_components", "num_groups")}
+        sizes |= {field: fields[field] for field in ("num_classes", "num_top")}
+        if fields.pop("tables_bytes") != len(tables):
+            raise CacheError(f"the codec's tables hold {len(tables)} bytes, not as many as the manifest says")
+        fields["losses"] = tuple(map(LossSettings.from_json, fields["losses"]))
+        return TransformCodec(**fields, tables=tables_from_bytes(tables, **sizes))
+    except UsageError as error:
         raise CacheError(f"the manifest's codec cannot be read: {error}") from None
-    raise CacheError(f"the manifest's codec is {name!r}; this version reads transform, topk and dense")
+
+
+def check_codec_json(stored: dict[str, Any]) -> str:
+    """Check the types of a codec's `to_json`, and give its name.
+
+    Raises:
+        CacheError: an unknown codec, or fields that are missing, unknown or of another type.
+    """
+    name = stored.get("name")
+    if not isinstance(name, str) or name not in _JSON:
+        raise CacheError(f"the manifest's codec is {short(name)}; this version reads {', '.join(_JSON)}")
+    check_json("the manifest's codec", stored, _JSON[name])
+    return name

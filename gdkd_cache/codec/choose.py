@@ -98,6 +98,17 @@ class CodecRequest:
             "num_top": self.num_top,
         }
 
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> "CodecRequest":
+        """The request of a manifest, whose types are checked.
+
+        Raises:
+            CacheError, UsageError: an unknown codec, option or loss, or a number out of range.
+        """
+        fields = dict(stored)
+        losses = tuple(map(LossSettings.from_json, fields.pop("losses")))
+        return cls(**fields, losses=losses)
+
     @property
     def temperatures(self) -> tuple[float, ...]:
         """The declared losses' temperatures, in the order of declaration."""

@@ -12,6 +12,8 @@ from torch import Tensor
 from gdkd_cache.errors import CacheError, UsageError
 from gdkd_cache.losses import LossSettings, top_classes
 
+_MOST_TOP = 1024
+
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
@@ -104,15 +106,31 @@ def exact_top(logits: Float[Tensor, "row class"], num_top: int) -> TopK:
     return TopK(logits.gather(-1, classes), classes)
 
 
-def checked_classes(columns: Mapping[str, np.ndarray], num_classes: int) -> dict[str, np.ndarray]:
-    """The columns as they are, for codecs that decode them straight away, once their class ids are checked.
+def checked_columns(columns: Mapping[str, np.ndarray], num_classes: int) -> dict[str, np.ndarray]:
+    """The columns as they are, for codecs that decode them straight away, once their values are checked.
 
     Raises:
-        CacheError: an id that is no class.
+        CacheError: an id that is no class, a class that occurs twice among a row's top, or a number that is not finite.
     """
-    if columns["classes"].max(initial=0) >= num_classes:
-        raise CacheError(f"a stored class id is {columns['classes'].max()}, which is no class: the cache is damaged")
+    classes = columns["classes"]
+    if classes.max(initial=0) >= num_classes:
+        raise CacheError(f"a stored class id is {classes.max()}, which is no class: the cache is damaged")
+    ordered = np.sort(classes, axis=-1)
+    check_rows(ordered[:, 1:] != ordered[:, :-1], "holds a class twice among its top")
+    for column in columns.values():
+        if column.dtype.kind == "f":
+            check_rows(np.isfinite(column), "holds a number that is not finite")
     return dict(columns)
+
+
+def check_rows(good: np.ndarray, fault: str) -> None:
+    """Refuse a view in which not all is good: bool [row, ...].
+
+    Raises:
+        CacheError: it names the first row that is not.
+    """
+    if not good.all():
+        raise CacheError(f"row {int(np.argwhere(~good)[0][0])} {fault}: the cache is damaged")
 
 
 def refusal_of_k(settings: LossSettings, num_top: int) -> str | None:
@@ -126,8 +144,14 @@ def refusal_of_k(settings: LossSettings, num_top: int) -> str | None:
 
 
 def check_num_top(num_top: int, num_classes: int) -> None:
-    if not 1 <= num_top < num_classes:
+    if not 1 <= num_top < num_classes or num_top > _MOST_TOP:
         raise UsageError(
-            f"the codec keeps {num_top} exact classes; it must be at least 1 and below the number of classes, "
-            f"{num_classes}"
+            f"the codec keeps {num_top} exact classes; it must be at least 1, below the number of classes, "
+            f"{num_classes}, and at most {_MOST_TOP}"
         )
+
+
+def check_step(step: float) -> None:
+    # With steps up to 2**64 no sum of whole steps that a column can hold overflows float32.
+    if not 0 < step <= 2**64:
+        raise UsageError(f"step is {step}; it must be above 0 and at most 2**64")

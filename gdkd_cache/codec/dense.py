@@ -12,7 +12,8 @@ from gdkd_cache.codec.columns import (
     Column,
     TopK,
     check_num_top,
-    checked_classes,
+    check_rows,
+    checked_columns,
     class_column,
     class_dtype,
     exact_top,
@@ -58,7 +59,10 @@ class DenseCodec:
         return {"classes": top.classes.to(getattr(torch, class_dtype(self.num_classes))), "logits": stored}
 
     def expand(self, columns: Mapping[str, np.ndarray], labels: np.ndarray) -> dict[str, np.ndarray]:
-        return checked_classes(columns, self.num_classes)
+        checked = checked_columns(columns, self.num_classes)
+        ranked = np.take_along_axis(checked["logits"], checked["classes"].astype(np.int64), axis=-1)
+        check_rows(ranked[:, 1:] <= ranked[:, :-1], "holds top classes out of the order of their logits")
+        return checked
 
     def decode(self, columns: Mapping[str, Tensor], labels: Tensor, temperature: float | None = None) -> Tensor:
         return columns["logits"].float()

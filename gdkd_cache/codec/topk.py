@@ -9,11 +9,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gdkd_cache.codec.columns import Column, TopK, check_num_top, checked_classes, class_column, class_dtype, exact_top
+from gdkd_cache.codec.columns import (
+    Column,
+    TopK,
+    check_num_top,
+    check_rows,
+    check_step,
+    checked_columns,
+    class_column,
+    class_dtype,
+    exact_top,
+)
 from gdkd_cache.errors import GdkdCacheError, UsageError
 from gdkd_cache.losses import LossSettings
 
 _MAX_STEPS = 2**16 - 2
+_MOST_TEMPERATURE = 2**64  # a tail of float16 times this is finite in float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +49,11 @@ class TopKCodec:
 
     def __post_init__(self) -> None:
         check_num_top(self.num_top, self.num_classes)
-        if not self.temperatures or not all(0 < t < math.inf for t in self.temperatures):
-            raise UsageError(f"temperatures are {list(self.temperatures)}; declare at least one, each above 0")
-        if not 0 < self.step < math.inf:
-            raise UsageError(f"step is {self.step}; it must be above 0")
+        if not self.temperatures or not all(0 < t <= _MOST_TEMPERATURE for t in self.temperatures):
+            raise UsageError(
+                f"temperatures are {list(self.temperatures)}; declare at least one, each above 0 and at most 2**64"
+            )
+        check_step(self.step)
 
     def columns(self) -> dict[str, Column]:
         return {
@@ -77,7 +89,10 @@ class TopKCodec:
         }
 
     def expand(self, columns: Mapping[str, np.ndarray], labels: np.ndarray) -> dict[str, np.ndarray]:
-        return checked_classes(columns, self.num_classes)
+        label_in_top = (columns["classes"] == labels[:, None]).any(-1)
+        lowest = columns["steps"].sum(-1, dtype=np.int64)
+        check_rows(label_in_top | (columns["label"] >= lowest), "holds a label's logit above those of its top")
+        return checked_columns(columns, self.num_classes)
 
     def decode(self, columns: Mapping[str, Tensor], labels: Tensor, temperature: float | None = None) -> Tensor:
         temperature = self.temperatures[0] if temperature is None else temperature

@@ -8,10 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gdkd_cache.errors import UsageError
+from gdkd_cache.errors import CacheError, UsageError
 from gdkd_cache.losses.gdkd import dkd, gdkd, gdkd3
 from gdkd_cache.losses.kd import kd, standardize
 from gdkd_cache.losses.partition import KL_KINDS, label_groups, log_masses, ranked_groups
+from gdkd_cache.schema import check_json
 from gdkd_cache.spec import parse_spec
 
 _FIELDS = {
@@ -19,6 +20,14 @@ _FIELDS = {
     "dkd": ("alpha", "beta"),
     "gdkd": ("k", "w0", "w1", "w2", "kl"),
     "gdkd3": ("k", "w0", "w1", "w2", "kl"),
+}
+LOSS_JSON = {
+    "loss": str,
+    "temperature": float,
+    "k?": int,
+    **{f"{name}?": float for name in ("w0", "w1", "w2", "alpha", "beta")},
+    "kl?": str,
+    "standardize?": bool,
 }
 _DEFAULT_K = {"gdkd": 5, "gdkd3": 4}
 
@@ -96,6 +105,20 @@ class LossSettings:
         if "k" in values:
             values["k"] = self.num_top
         return values | ({"standardize": True} if self.standardize else {})
+
+    @classmethod
+    def from_json(cls, stored: object) -> "LossSettings":
+        """Rebuild settings from what a cache stores.
+
+        Raises:
+            CacheError: a field is missing, unknown, of another type or out of range.
+        """
+        check_json("a declared loss", stored, LOSS_JSON)
+        assert isinstance(stored, dict)
+        try:
+            return cls(**stored)
+        except UsageError as error:
+            raise CacheError(f"a declared loss of the cache cannot be read: {error}") from None
 
     def __str__(self) -> str:
         return " ".join(f"{value}" if key == "loss" else f"{key}={value}" for key, value in self.to_json().items())

@@ -109,7 +109,7 @@ def build(options: BuildOptions, source: Source, teacher: Teacher) -> BuildResul
     view_size = renderer[ViewRequest((0,), np.arange(1))][0].pixels.shape[2:]
     teacher.check_classes(source, (view_size[0], view_size[1]))
     options.request.check(len(source.classes))
-    identity = _identity(options, source, keys, recipe, teacher, list(view_size))
+    identity = identity_of(options, source, keys, recipe, teacher, list(view_size))
     writer = CacheWriter(options.out, identity, force=options.force)
     start = time.monotonic()
     if writer.fitted is None:
@@ -128,19 +128,19 @@ def build(options: BuildOptions, source: Source, teacher: Teacher) -> BuildResul
         _LOG.info("%s is already complete: nothing to do", options.out)
         return BuildResult(manifest=writer.manifest, rows_computed=0, seconds=0.0)
     shards = list(writer.shards())
-    pending = [unit for unit in shards if not writer.committed(unit[0], unit[1])]
+    pending = [unit for unit in shards if not writer.committed(unit[0], unit[1])]  # every byte is read again
     if len(pending) < len(shards):
         _LOG.info("resuming: %d of %d shards are committed already", len(shards) - len(pending), len(shards))
     total = sum(len(rows) for _, _, rows in pending)
-    num_workers = _workers(options, source)
+    num_workers = workers_of(options, source)
     with progress("build", total, "images") as advance:
-        compute_shards(options.batch_size, pending, renderer, num_workers, teacher, codec, writer, keys, advance)
-    source_probes = _source_probes(source, recipe, options.seed, np.flatnonzero(probe_rows), num_workers)
+        compute_shards(options.batch_size, pending, renderer, num_workers, teacher, codec, writer.commit, keys, advance)
+    source_probes = probe_sources(source, recipe, options.seed, np.flatnonzero(probe_rows), num_workers)
     manifest = writer.finish(keys, labels, source_probes)
     return BuildResult(manifest=manifest, rows_computed=total, seconds=time.monotonic() - start)
 
 
-def _identity(
+def identity_of(
     options: BuildOptions,
     source: Source,
     keys: list[str],
@@ -148,6 +148,7 @@ def _identity(
     teacher: Teacher,
     view_size: list[int],
 ) -> Identity:
+    """The identity of what a build would make, its codec and fidelity left open."""
     return Identity(
         num_rows=len(keys),
         num_views=options.num_views,
@@ -185,7 +186,7 @@ def calibrate(
     """
     hashes = hash_keys(source.keys)
     rows = np.sort(np.argsort(hashes, kind="stable")[: calibration_rows(len(hashes), len(source.classes))])
-    loader = ViewLoader(renderer, num_workers=_workers(options, source), pin_memory=teacher.device.type == "cuda")
+    loader = ViewLoader(renderer, num_workers=workers_of(options, source), pin_memory=teacher.device.type == "cuda")
     logits, labels = [], []
     with progress("calibrate", len(rows), "images") as advance:
         for batch in loader.stream(requests_for(0, rows, options.batch_size)):
@@ -195,11 +196,11 @@ def calibrate(
     return Calibration(request, torch.cat(logits), torch.cat(labels), stored_rows=stored_rows)
 
 
-def _workers(options: BuildOptions, source: Source) -> int:
+def workers_of(options: BuildOptions, source: Source) -> int:
     return default_num_workers(source) if options.num_workers is None else options.num_workers
 
 
-def _source_probes(source: Source, recipe: Recipe, seed: int, rows: np.ndarray, num_workers: int) -> np.ndarray:
+def probe_sources(source: Source, recipe: Recipe, seed: int, rows: np.ndarray, num_workers: int) -> np.ndarray:
     """Probes of the decoded images of some rows: uint8 [row, 20], zeros for the others."""
     renderer = ViewRenderer(source, recipe, seed, probe_rows=np.ones(len(source), bool), probe_sources=True)
     probes = np.zeros((len(source), PROBE_BYTES), np.uint8)

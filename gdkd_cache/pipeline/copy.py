@@ -9,7 +9,7 @@ from gdkd_cache.cache import open_cache
 from gdkd_cache.errors import CacheError, MismatchError, UsageError
 from gdkd_cache.pipeline.progress import progress
 from gdkd_cache.store import CacheReader, Manifest, view_layouts
-from gdkd_cache.store.manifest import BUILD_NAME, MANIFEST_LIMIT, MANIFEST_NAME, ObjectRecord, canonical_json
+from gdkd_cache.store.manifest import BUILD_NAME, MANIFEST_LIMIT, MANIFEST_NAME, ObjectRecord
 from gdkd_cache.store.objects import Objects, open_objects
 
 _OBJECTS_AT_ONCE = 8
@@ -111,6 +111,5 @@ def _claim(objects: Objects, manifest: Manifest, standing: dict[str, int]) -> No
     elif standing and BUILD_NAME not in standing:
         raise CacheError(f"{objects.location} is not empty and holds no cache; name another place")
     objects.prepare()
-    claim = canonical_json(manifest.identity.to_json() | {"copy_of": manifest.digest})
-    if MANIFEST_NAME not in standing and not objects.create(BUILD_NAME, claim):
+    if MANIFEST_NAME not in standing and not objects.create(BUILD_NAME, manifest.to_bytes()):
         raise MismatchError(f"{objects.location} holds another unfinished build or copy; name another place")

@@ -15,7 +15,10 @@ from gdkd_cache.data import ViewBatch, ViewLoader, ViewRenderer, ViewRequest, re
 from gdkd_cache.data.views import VIEWS_AT_ONCE
 from gdkd_cache.errors import ModelError
 from gdkd_cache.pipeline.teacher import Teacher
-from gdkd_cache.store import PROBE, CacheWriter
+from gdkd_cache.store import PROBE
+
+Commit = Callable[[int, int, dict[str, np.ndarray]], None]
+"""Takes view, shard and the columns by name, each [row, ...]."""
 
 ROWS_AT_ONCE = 64
 """Rows a request of images that are decoded: 8 views of 224x224 are 77 MB."""
@@ -69,7 +72,7 @@ def compute_shards(
     num_workers: int,
     teacher: Teacher,
     codec: Codec,
-    writer: CacheWriter,
+    commit: Commit,
     keys: Sequence[str],
     advance: Callable[[int], None],
 ) -> None:
@@ -80,7 +83,7 @@ def compute_shards(
         pending: the shards, as (view, shard, rows).
         renderer, num_workers: what renders them, and in how many processes.
         teacher, codec: what is kept, and how.
-        writer: where they are committed.
+        commit: takes view, shard and the columns by name, each [row, ...].
         keys: of the source, for messages.
         advance: called with the number of views that were seen by the teacher.
 
@@ -114,7 +117,7 @@ def compute_shards(
                 if finished or sum(len(one.labels) for one in said[view]) >= ENCODE_ROWS:
                     parts[view].append(submit(_encode, codec, said.pop(view)))
                 if finished:
-                    submit(_commit, writer, view, unit.shard, parts.pop(view))
+                    submit(_commit, commit, view, unit.shard, parts.pop(view))
         while waiting:
             waiting.popleft().result()
 
@@ -148,6 +151,6 @@ def _encode(codec: Codec, said: list[_Said]) -> dict[str, np.ndarray]:
     return columns | {PROBE: np.concatenate([one.probes for one in said])}
 
 
-def _commit(writer: CacheWriter, view: int, shard: int, parts: list[Future[dict[str, np.ndarray]]]) -> None:
+def _commit(commit: Commit, view: int, shard: int, parts: list[Future[dict[str, np.ndarray]]]) -> None:
     pieces = [part.result() for part in parts]
-    writer.commit(view, shard, {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]})
+    commit(view, shard, {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]})

@@ -5,22 +5,45 @@ transposed (so that the compressor sees one component after the other), compress
 with a crc32c; shards are closed by Zarr's own checksummed index.
 """
 
-from collections.abc import Mapping
+import asyncio
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import zarr
 from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec, TransposeCodec, ZstdCodec
-from zarr.core.buffer import default_buffer_prototype
+from zarr.core.array_spec import ArraySpec
+from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.storage import MemoryStore
 
 from gdkd_cache.codec import Column
 from gdkd_cache.errors import CacheError, UsageError
+from gdkd_cache.schema import short
 
 SHARD_ROWS = 131072
 CHUNK_ROWS = 16384
+_MOST_SHARD_ROWS = 2**20
 _ZSTD_LEVEL = 19
+
+
+def shards_fit(shard_rows: int) -> bool:
+    """Whether shards may have so many rows."""
+    return 1 <= shard_rows <= CHUNK_ROWS or (shard_rows % CHUNK_ROWS == 0 and 0 < shard_rows <= _MOST_SHARD_ROWS)
+
+
+class _BoundedZstd(ZstdCodec):
+    """Zstandard that decodes into memory of the chunk's own size: a frame that holds more is refused unexpanded."""
+
+    def _decode_sync(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> Buffer:
+        size = math.prod(chunk_spec.shape) * chunk_spec.dtype.to_native_dtype().itemsize
+        decoded = np.zeros(size, np.uint8)
+        self._zstd_codec.decode(chunk_bytes.to_bytes(), decoded)
+        return chunk_spec.prototype.buffer.from_bytes(decoded.data)
+
+    async def _decode_single(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> Buffer:
+        return await asyncio.to_thread(self._decode_sync, chunk_bytes, chunk_spec)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,14 +65,13 @@ class ArrayLayout:
     shard_rows: int = SHARD_ROWS
 
     def __post_init__(self) -> None:
-        if not (0 < self.shard_rows <= CHUNK_ROWS or self.shard_rows % CHUNK_ROWS == 0):
-            raise UsageError(f"shard_rows is {self.shard_rows}; at most {CHUNK_ROWS}, or a multiple of it")
+        if not shards_fit(self.shard_rows):
+            raise UsageError(
+                f"shard_rows is {self.shard_rows}; at most {CHUNK_ROWS}, or a multiple of it up to {_MOST_SHARD_ROWS}"
+            )
 
     def _create(self, objects: dict[str, Any]) -> zarr.Array[Any]:
-        shard_rows = min(self.shard_rows, max(self.num_rows, 1))
-        chunk_rows = min(CHUNK_ROWS, shard_rows)
-        # Zarr wants whole chunks in a shard; it pads the last one with the fill value.
-        shard_rows = -(-shard_rows // chunk_rows) * chunk_rows
+        chunk_rows, shard_rows = self._chunk_rows, self._padded_shard_rows
         leading, views = ((), ()) if self.num_views is None else ((1,), (self.num_views,))
         shape = (*views, self.num_rows, *self.column.shape)
         rows_axis, ndim = len(leading), len(shape)
@@ -58,7 +80,7 @@ class ArrayLayout:
         components = tuple(1 if self.column.separate else extent for extent in self.column.shape)
         sharding = ShardingCodec(
             chunk_shape=(*leading, chunk_rows, *components),
-            codecs=[*order, BytesCodec(endian="little"), ZstdCodec(level=_ZSTD_LEVEL), Crc32cCodec()],
+            codecs=[*order, BytesCodec(endian="little"), _BoundedZstd(level=_ZSTD_LEVEL), Crc32cCodec()],
         )
         return zarr.create_array(
             MemoryStore(objects),
@@ -72,6 +94,26 @@ class ArrayLayout:
             fill_value=self.column.fill,
         )
 
+    @property
+    def _chunk_rows(self) -> int:
+        return min(CHUNK_ROWS, self.shard_rows, self.num_rows)
+
+    @property
+    def _padded_shard_rows(self) -> int:
+        # Zarr wants whole chunks in a shard; it pads the last one with the fill value.
+        return -(-min(self.shard_rows, self.num_rows) // self._chunk_rows) * self._chunk_rows
+
+    @property
+    def num_shards(self) -> int:
+        """Shard objects of one view."""
+        return -(-self.num_rows // self.shard_rows)
+
+    @property
+    def decoded_bytes(self) -> int:
+        """What one view's shards, padding included, hold when they are decoded."""
+        row = np.dtype(self.column.dtype).itemsize * math.prod(self.column.shape)
+        return self.num_shards * self._padded_shard_rows * row
+
     def metadata(self) -> dict[str, bytes]:
         """The array's metadata object, by name."""
         objects: dict[str, Any] = {}
@@ -81,6 +123,12 @@ class ArrayLayout:
     @property
     def _metadata_name(self) -> str:
         return f"{self.name}/zarr.json"
+
+    def all_names(self) -> Iterator[str]:
+        """Names of all objects of the array, its metadata included."""
+        yield self._metadata_name
+        for view in (None,) if self.num_views is None else range(self.num_views):
+            yield from self.object_names(view)
 
     def encode(self, data: np.ndarray, *, first_row: int = 0, view: int | None = None) -> dict[str, bytes]:
         """Encode one shard's rows: objects by name, without the metadata.
@@ -99,9 +147,11 @@ class ArrayLayout:
 
     def object_names(self, view: int | None = None) -> list[str]:
         """Names of the shard objects of one view, in row order."""
+        return [self.object_name(shard, view) for shard in range(self.num_shards)]
+
+    def object_name(self, shard: int, view: int | None = None) -> str:
         prefix = f"{self.name}/c" if view is None else f"{self.name}/c/{view}"
-        suffix = "/0" * len(self.column.shape)
-        return [f"{prefix}/{shard}{suffix}" for shard in range(-(-self.num_rows // self.shard_rows))]
+        return f"{prefix}/{shard}{'/0' * len(self.column.shape)}"
 
     def decode(self, objects: Mapping[str, bytes], view: int | None = None) -> np.ndarray:
         """Decode one view's rows from its objects, all already checked.
@@ -110,18 +160,21 @@ class ArrayLayout:
             [row, ...].
 
         The metadata is our own, from the manifest's codec and format version: a cache's `zarr.json` serves plain
-        Zarr readers and cannot make this one load another codec, type or shape.
+        Zarr readers and cannot make this one load another codec, type or shape. Memory is bounded by the layout.
 
         Raises:
             CacheError: an object cannot be decoded.
         """
         make = default_buffer_prototype().buffer.from_bytes
-        store = MemoryStore({name: make(data) for name, data in (self.metadata() | dict(objects)).items()})
+        stored: dict[str, Any] = {name: make(data) for name, data in objects.items()}
+        where = self.name if view is None else f"{self.name}, view {view}"
         try:
-            array = zarr.open_array(store, path=self.name, mode="r", zarr_format=3)
+            array = self._create(stored)
             return np.asarray(array[...] if view is None else array[view])
-        except (ValueError, RuntimeError, KeyError) as error:
-            raise CacheError(f"{self.name}: a shard of view {view} cannot be decoded: {error}") from None
+        except (ValueError, RuntimeError, LookupError, TypeError, OverflowError, AssertionError) as error:
+            raise CacheError(
+                f"{where}: a shard cannot be decoded ({short(str(error))}): the cache is damaged"
+            ) from None
 
 
 def group_metadata() -> dict[str, bytes]:

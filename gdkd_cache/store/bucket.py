@@ -115,6 +115,9 @@ class Bucket:
                 raise CacheError(f"{self.location}: {name} is missing") from None
         return bytes(data[: limit + 1])
 
+    def record(self, name: str, limit: int) -> ObjectRecord:
+        return ObjectRecord.of(self.read(name, limit))
+
     def write(self, name: str, data: bytes) -> None:
         with self._told(name):
             put = obstore.put(self._store, name, data, chunk_size=_PART, max_concurrency=_PARTS_AT_ONCE)

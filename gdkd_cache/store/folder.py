@@ -1,10 +1,13 @@
 """A folder of objects with relative names: durable atomic writes, bounded reads, nothing outside the folder."""
 
+import hashlib
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 from uuid import uuid4
 
 from gdkd_cache.errors import CacheError
@@ -12,6 +15,7 @@ from gdkd_cache.store.manifest import ObjectRecord
 from gdkd_cache.store.names import check_name
 
 _PARTIAL = ".partial"
+_PIECE = 2**20
 
 
 class Folder:
@@ -25,10 +29,13 @@ class Folder:
         return str(self.root)
 
     def prepare(self) -> None:
+        new = [folder for folder in (self.root, *self.root.parents) if not folder.exists()]
         try:
             self.root.mkdir(parents=True, exist_ok=True)
         except FileExistsError:
             raise CacheError(f"{self.root}: a file is in the way; name a folder") from None
+        for folder in new:
+            _fsync_folder(folder.parent)
         for path in self.root.rglob(f"*{_PARTIAL}"):
             path.unlink()
 
@@ -49,16 +56,34 @@ class Folder:
         return path.stat().st_size if path.is_file() else None
 
     def sizes(self) -> dict[str, int]:
-        # What interrupted writes have left is no object.
-        files = (path for path in self.root.rglob("*") if not path.is_dir() and path.suffix != _PARTIAL)
+        # What interrupted writes have left is no object; a link is one, to be told of, whatever it leads to.
+        paths = (path for path in self.root.rglob("*") if path.is_symlink() or not path.is_dir())
+        files = (path for path in paths if path.suffix != _PARTIAL)
         return dict(sorted((path.relative_to(self.root).as_posix(), path.lstat().st_size) for path in files))
 
     def read(self, name: str, limit: int) -> bytes:
+        with self._open(name) as file:
+            return file.read(limit + 1)
+
+    def record(self, name: str, limit: int) -> ObjectRecord:
+        size, sha256 = 0, hashlib.sha256()
+        with self._open(name) as file:
+            while piece := file.read(min(_PIECE, limit + 1 - size)):
+                size += len(piece)
+                sha256.update(piece)
+        return ObjectRecord(size, sha256.hexdigest())
+
+    def _open(self, name: str) -> BinaryIO:
+        path = self.path(name)
         try:
-            with self.path(name).open("rb") as file:
-                return file.read(limit + 1)
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            # Not through a link that appeared meanwhile; and a pipe must not block before it is refused.
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except (FileNotFoundError, NotADirectoryError):
             raise CacheError(f"{self.root}: {name} is missing") from None
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise CacheError(f"{self.root}: {name} is no plain file; remove it and copy the cache again")
+        return os.fdopen(descriptor, "rb")
 
     def write(self, name: str, data: bytes) -> None:
         with self._partial(name, data) as partial:
@@ -84,7 +109,7 @@ class Folder:
             raise CacheError(f"{self.path(name)}: what was read back is not what was written; check the disk")
 
     def holds(self, name: str, record: ObjectRecord, read: Callable[[], bytes]) -> bool:
-        return ObjectRecord.of(self.read(name, record.size)) == record
+        return self.record(name, record.size) == record
 
     @contextmanager
     def _partial(self, name: str, data: bytes) -> Iterator[Path]:
@@ -116,6 +141,8 @@ class Folder:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+        if path.parent.is_dir():
+            _fsync_folder(path.parent)
 
 
 def _fsync_folder(path: Path) -> None:

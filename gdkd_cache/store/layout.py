@@ -1,11 +1,14 @@
 """Which arrays a cache consists of, from its identity and codec alone."""
 
+from collections.abc import Iterator, Mapping
+
 import numpy as np
 
 from gdkd_cache.codec import Codec, Column, class_column
 from gdkd_cache.errors import CacheError
-from gdkd_cache.store.arrays import ArrayLayout
-from gdkd_cache.store.manifest import Identity
+from gdkd_cache.schema import short
+from gdkd_cache.store.arrays import ArrayLayout, group_metadata
+from gdkd_cache.store.manifest import MANIFEST_NAME, Identity, Manifest
 
 LABELS = "labels"
 KEYS = "keys"
@@ -16,6 +19,10 @@ PROBE_BYTES = 20
 
 # crc32 of the pixels (4 bytes, little-endian), then their sketch (16); zeros where not probed.
 _PROBES = Column(dtype="uint8", shape=(PROBE_BYTES,), fill=255)
+# What is decoded to train on one view may be so many times its compressed size, and this much more. Real views hold
+# at least a byte a row and at most some hundred, so only a cache made to exhaust memory goes beyond.
+_MOST_EXPANSION = 1024
+_FREE_BYTES = 64 * 2**20
 
 
 def row_layouts(identity: Identity) -> dict[str, ArrayLayout]:
@@ -54,6 +61,112 @@ def view_layouts(identity: Identity, codec: Codec) -> dict[str, ArrayLayout]:
         )
         for name, column in columns.items()
     }
+
+
+def shards_of(identity: Identity) -> Iterator[tuple[int, int, range]]:
+    """All units of work in order: (view, shard, range of rows)."""
+    for view in range(identity.num_views):
+        for shard, first in enumerate(range(0, identity.num_rows, identity.shard_rows)):
+            yield view, shard, range(first, min(first + identity.shard_rows, identity.num_rows))
+
+
+def shard_objects(layouts: Mapping[str, ArrayLayout], view: int, shard: int) -> list[str]:
+    """Names of all objects of one (view, shard)."""
+    return [layout.object_name(shard, view) for layout in layouts.values()]
+
+
+def encode_shard(
+    layouts: Mapping[str, ArrayLayout], view: int, shard: int, columns: Mapping[str, np.ndarray]
+) -> dict[str, bytes]:
+    """The objects of one (view, shard) by name, from its columns, each [row, ...]."""
+    objects: dict[str, bytes] = {}
+    for name, layout in layouts.items():
+        objects |= layout.encode(columns[name], first_row=shard * layout.shard_rows, view=view)
+    return objects
+
+
+def encode_metadata(identity: Identity, codec: Codec) -> dict[str, bytes]:
+    """The metadata objects of the group and all its arrays, by name."""
+    objects = group_metadata()
+    for layout in (*row_layouts(identity).values(), *view_layouts(identity, codec).values()):
+        objects |= layout.metadata()
+    return objects
+
+
+def encode_rows(
+    identity: Identity, keys: list[str], labels: np.ndarray, source_probes: np.ndarray | None
+) -> dict[str, bytes]:
+    """The objects of `labels`, `keys` and, where there are some, `source_probe`, by name."""
+    layouts = row_layouts(identity)
+    encoded = layouts[LABELS].encode(labels.astype(layouts[LABELS].column.dtype))
+    encoded |= layouts[KEYS].encode(encode_keys(keys))
+    return encoded if source_probes is None else encoded | layouts[SOURCE_PROBE].encode(source_probes)
+
+
+def check_claims(manifest: Manifest) -> None:
+    """Refuse extents that the listed objects cannot hold, by arithmetic alone, before anything of that extent is made.
+
+    Raises:
+        CacheError: the manifest claims more shards than it lists objects.
+    """
+    identity, rows = manifest.identity, row_layouts(manifest.identity)
+    shards = identity.num_views * -(-identity.num_rows // identity.shard_rows)
+    shards += sum(layout.num_shards for layout in rows.values())
+    if shards > len(manifest.objects):
+        raise CacheError(
+            f"{MANIFEST_NAME} claims {identity.num_rows} rows in {identity.num_views} views, at least {shards} "
+            f"objects, and lists {len(manifest.objects)}: it is forged"
+        )
+
+
+def tables_layout(manifest: Manifest) -> ArrayLayout | None:
+    """The codec's tables, once their listed objects can hold them; None for a codec that has none.
+
+    Raises:
+        CacheError: they cannot.
+    """
+    layout = row_layouts(manifest.identity).get(TABLES)
+    if layout is not None:
+        if layout.num_shards > len(manifest.objects):
+            raise CacheError(f"{MANIFEST_NAME} claims tables of {layout.num_rows} bytes: it is forged")
+        _check_expansion(manifest, {TABLES: layout})
+    return layout
+
+
+def check_objects(manifest: Manifest, layouts: Mapping[str, ArrayLayout]) -> None:
+    """Check that a manifest lists exactly the objects of its arrays, and that one view fits in memory.
+
+    Args:
+        manifest: its claims are checked.
+        layouts: of all arrays.
+
+    Raises:
+        CacheError: an object is not listed or belongs to no array, or sizes that no real cache has.
+    """
+    expected = {"zarr.json"}
+    for layout in layouts.values():
+        expected.update(layout.all_names())
+    if odd := sorted(expected ^ manifest.objects.keys()):
+        fault = "does not list" if odd[0] in expected else "lists"
+        raise CacheError(
+            f"{MANIFEST_NAME} {fault} {short(odd[0])} ({len(odd)} objects are not those of its arrays): it is forged"
+        )
+    _check_expansion(manifest, layouts)
+
+
+def _check_expansion(manifest: Manifest, layouts: Mapping[str, ArrayLayout]) -> None:
+    """Refuse arrays of which one view, with what all views share, would expand too far."""
+    decoded = sum(layout.decoded_bytes for layout in layouts.values())
+    if decoded <= _FREE_BYTES:
+        return
+    for view in range(max(layout.num_views or 1 for layout in layouts.values())):
+        names = (name for layout in layouts.values() for name in layout.object_names(layout.num_views and view))
+        stored = sum(manifest.objects[name].size for name in names if name in manifest.objects)
+        if decoded > _FREE_BYTES + _MOST_EXPANSION * stored:
+            raise CacheError(
+                f"{MANIFEST_NAME}: view {view} would expand from {stored:,} bytes to {decoded:,}, more than "
+                f"{_MOST_EXPANSION} times: its logits are all but constant, or it is forged"
+            )
 
 
 def encode_keys(keys: list[str]) -> np.ndarray:

@@ -3,16 +3,51 @@
 import dataclasses
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
+from gdkd_cache.codec import check_codec_json
 from gdkd_cache.errors import CacheError
+from gdkd_cache.losses import LOSS_JSON
+from gdkd_cache.schema import check_json, short
+from gdkd_cache.store.arrays import shards_fit
 
 FORMAT = "gdkd-cache/1"
 MANIFEST_NAME = "manifest.json"
 BUILD_NAME = "build.json"
 LEDGER_NAME = "ledger"
-MANIFEST_LIMIT = 256 * 2**20
+MANIFEST_LIMIT = 32 * 2**20
+"""Of any JSON in a cache: room for 300,000 objects; what is made of it stays below half a GB."""
+_MOST_VALUES = 2**20
+_MOST_DEPTH = 32
+_MOST_CLASSES = 2**17
+_SHA256 = re.compile("[0-9a-f]{64}")
+
+_RECIPE = {"name": str, "steps": [{str: object}], "mix": (None, {str: object}), "decode_side": (None, int)}
+_IDENTITY = {
+    **dict.fromkeys(("num_rows", "num_views", "shard_rows"), int),
+    "classes": [str],
+    "data": {"name": str, "digest": str, "keys_bytes": int},
+    "views": (None, {"recipe": _RECIPE, "seed": int, "size": [int]}),
+    "teacher": {
+        "name": str,
+        **dict.fromkeys(("weights?", "logits?"), str),
+        "mean?": [float],
+        "std?": [float],
+        "accuracy?": (None, float),
+    },
+    "request": {"spec": str, "fidelity": float, "losses": [LOSS_JSON], "num_top": int},
+    "codec": {str: object},
+    "fidelity": {
+        "rows": int,
+        "gradient_error": {str: float},
+        "kl": {str: float},
+        **dict.fromkeys(("top1_agreement", "topk_agreement"), (None, float)),
+        "max_error": float,
+    },
+    "build": {"software": {str: str}, "batch_size?": int, "device?": str, "precision?": str},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,19 +94,19 @@ class ObjectRecord:
     def of(cls, data: bytes) -> "ObjectRecord":
         return cls(len(data), hashlib.sha256(data).hexdigest())
 
-    def check(self, name: str, data: bytes) -> None:
-        """Compare bytes with the record.
+    def check(self, name: str, found: "ObjectRecord") -> None:
+        """Compare what was found with the record.
 
         Raises:
             CacheError: they differ.
         """
-        if len(data) != self.size:
+        if found.size != self.size:
             raise CacheError(f"{name}: more or fewer bytes than the manifest's {self.size}: {_REPAIR}")
-        if hashlib.sha256(data).hexdigest() != self.sha256:
+        if found.sha256 != self.sha256:
             raise CacheError(f"{name}: its checksum is not the manifest's: {_REPAIR}")
 
 
-_REPAIR = "the cache is damaged; copy it again, or build it again with --force"
+_REPAIR = "the cache is damaged; copy it again, or run gdkd-cache repair"
 
 
 @dataclass(frozen=True)
@@ -99,42 +134,66 @@ class Manifest:
         return canonical_json(self._body() | {"digest": self.digest})
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> "Manifest":
+    def from_bytes(cls, data: bytes, name: str = MANIFEST_NAME) -> "Manifest":
         """Parse and check a manifest.
 
         Raises:
-            CacheError: too large, no JSON, another format version, wrong types, or a digest that is not its own.
+            CacheError: too large, not this format's JSON, another format version, wrong types, numbers out of range, or
+                a digest that is not its own.
         """
-        stored = parse_json(MANIFEST_NAME, data)
+        stored = parse_json(name, data)
         if stored.get("format") != FORMAT:
-            raise CacheError(f"the format is {stored.get('format')!r}; this version of gdkd-cache reads {FORMAT!r}")
-        try:
-            identity = identity_from_json(stored["identity"])
-            objects = {name: ObjectRecord(int(size), str(sha)) for name, (size, sha) in stored["objects"].items()}
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise CacheError(f"{MANIFEST_NAME} lacks or misstates {error}") from None
-        manifest = cls(identity, objects)
-        if stored.get("digest") != manifest.digest:
-            raise CacheError(f"{MANIFEST_NAME} was changed after the build: its digest is not its own; copy it again")
+            raise CacheError(
+                f"the format is {short(stored.get('format'))}; this version of gdkd-cache reads {FORMAT!r}"
+            )
+        check_json(name, stored, {"format": str, "identity": _IDENTITY, "objects": {str: [object]}, "digest": str})
+        manifest = cls(_identity(stored["identity"]), objects_from_json(name, stored["objects"]))
+        if stored["digest"] != manifest.digest:
+            raise CacheError(f"{name} was changed after the build: its digest is not its own; copy it again")
         return manifest
 
 
-def identity_from_json(stored: dict[str, Any]) -> Identity:
-    """Rebuild an identity.
+def objects_from_json(where: str, stored: dict[str, list[int | str]]) -> dict[str, ObjectRecord]:
+    """Rebuild objects by name from [size, checksum] pairs.
 
     Raises:
-        KeyError, TypeError, ValueError: a field is missing, unknown or of another type.
+        CacheError: a pair is something else.
     """
-    fields: dict[str, Any] = dict(stored)
-    identity = Identity(**{**fields, "classes": tuple(map(str, fields["classes"]))})
-    for name in ("num_rows", "num_views", "shard_rows"):
-        if type(getattr(identity, name)) is not int or getattr(identity, name) < 1:
-            raise ValueError(name)
-    for name in ("data", "teacher", "request", "codec", "fidelity", "build"):
-        if not isinstance(getattr(identity, name), dict):
-            raise ValueError(name)
-    if type(identity.data.get("keys_bytes")) is not int or identity.data["keys_bytes"] < 1:
-        raise ValueError("data.keys_bytes")
+    objects = {}
+    for name, pair in stored.items():
+        size, sha256 = pair if len(pair) == 2 else (None, None)
+        if not (type(size) is int and size >= 0 and isinstance(sha256, str) and _SHA256.fullmatch(sha256)):
+            raise CacheError(f"{where}: object {short(name)} is {short(pair)}; expected [size, SHA-256]")
+        objects[name] = ObjectRecord(size, sha256)
+    return objects
+
+
+def _identity(stored: dict[str, Any]) -> Identity:
+    """An identity from JSON of the right types, once its numbers are in range."""
+    identity = Identity(**{**stored, "classes": tuple(stored["classes"])})
+    check_codec_json(identity.codec)
+    size = [] if identity.views is None else identity.views["size"]
+    ranges = {
+        "num_rows": (identity.num_rows, 1, 2**48),
+        "num_views": (identity.num_views, 1, 2**20),
+        "the number of classes": (len(identity.classes), 2, _MOST_CLASSES),
+        "data.keys_bytes": (identity.data["keys_bytes"], 1, 2**48),
+        **{f"views.size[{i}]": (extent, 1, 2**16) for i, extent in enumerate(size)},
+        "build.batch_size": (identity.build.get("batch_size", 1), 1, 2**20),
+        "codec.tables_bytes": (identity.codec.get("tables_bytes", 1), 1, 2**48),
+    }
+    for what, (value, least, most) in ranges.items():
+        if not least <= value <= most:
+            raise CacheError(f"{MANIFEST_NAME}: {what} is {value}; it must be {least} to {most}")
+    if identity.codec["num_classes"] != len(identity.classes):
+        raise CacheError(
+            f"{MANIFEST_NAME}: the codec has {identity.codec['num_classes']} classes, the manifest names "
+            f"{len(identity.classes)}"
+        )
+    if not shards_fit(identity.shard_rows):
+        raise CacheError(f"{MANIFEST_NAME}: shard_rows is {identity.shard_rows}, which no cache has")
+    if identity.views is not None and len(size) != 2:
+        raise CacheError(f"{MANIFEST_NAME}: views.size has {len(size)} numbers; it must have a height and a width")
     return identity
 
 
@@ -144,17 +203,27 @@ def canonical_json(value: dict[str, Any]) -> bytes:
 
 
 def parse_json(name: str, data: bytes) -> dict[str, Any]:
-    """Parse a JSON object of bounded size.
+    """Parse a JSON object of bounded size and depth, in the one form that `canonical_json` writes.
+
+    So it holds no repeated names, no NaN or infinity, and no edit goes unseen, not even of white space.
 
     Raises:
-        CacheError: it is too large, too deep, or no JSON object.
+        CacheError: it is too large, too deep, or no such JSON object.
     """
-    if len(data) > MANIFEST_LIMIT:
-        raise CacheError(f"{name} is larger than {MANIFEST_LIMIT} bytes")
+    if len(data) > MANIFEST_LIMIT or sum(map(data.count, (b",", b"[", b"{"))) > _MOST_VALUES:
+        raise CacheError(f"{name} is larger than {MANIFEST_LIMIT} bytes or {_MOST_VALUES} values")
     try:
         value = json.loads(data)
+        if not isinstance(value, dict):
+            raise CacheError(f"{name} is not a JSON object")
+        canonical = _depth(value) <= _MOST_DEPTH and canonical_json(value) == data
     except (ValueError, RecursionError):
         raise CacheError(f"{name} is not JSON: the cache is damaged; copy it again") from None
-    if not isinstance(value, dict):
-        raise CacheError(f"{name} is not a JSON object")
+    if not canonical:
+        raise CacheError(f"{name} was edited: it is not in the form in which this format writes JSON; copy it again")
     return value
+
+
+def _depth(value: object) -> int:
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + max(map(_depth, children), default=0)

@@ -3,7 +3,9 @@
 import re
 
 from gdkd_cache.errors import CacheError
+from gdkd_cache.schema import short
 
+_LONGEST = 200
 _NAME = re.compile(r"[a-z0-9_][a-z0-9_.-]*(/[a-z0-9_][a-z0-9_.-]*)*")
 
 
@@ -13,5 +15,5 @@ def check_name(location: str, name: str) -> None:
     Raises:
         CacheError: it is not an object name.
     """
-    if not _NAME.fullmatch(name) or ".." in name:
-        raise CacheError(f"{location}: {name!r} is not an object name")
+    if not _NAME.fullmatch(name) or ".." in name or len(name) > _LONGEST:
+        raise CacheError(f"{location}: {short(name)} is not an object name")

@@ -49,6 +49,14 @@ class Objects(Protocol):
         """
         ...
 
+    def record(self, name: str, limit: int) -> ObjectRecord:
+        """Size and checksum of an object, of at most `limit` + 1 bytes of it.
+
+        Raises:
+            CacheError: it does not exist.
+        """
+        ...
+
     def write(self, name: str, data: bytes) -> None:
         """Write an object so that after a crash it is either whole or absent, and make sure that it holds `data`.
 

@@ -11,8 +11,25 @@ from gdkd_cache.codec import Codec, codec_from_json
 from gdkd_cache.errors import CacheError
 from gdkd_cache.store.arrays import ArrayLayout
 from gdkd_cache.store.folder import Folder
-from gdkd_cache.store.layout import KEYS, LABELS, SOURCE_PROBE, TABLES, decode_keys, row_layouts, view_layouts
-from gdkd_cache.store.manifest import BUILD_NAME, LEDGER_NAME, MANIFEST_LIMIT, MANIFEST_NAME, Manifest, ObjectRecord
+from gdkd_cache.store.layout import (
+    KEYS,
+    LABELS,
+    SOURCE_PROBE,
+    check_claims,
+    check_objects,
+    decode_keys,
+    row_layouts,
+    tables_layout,
+    view_layouts,
+)
+from gdkd_cache.store.manifest import (
+    BUILD_NAME,
+    LEDGER_NAME,
+    MANIFEST_LIMIT,
+    MANIFEST_NAME,
+    Manifest,
+    ObjectRecord,
+)
 from gdkd_cache.store.objects import open_objects
 
 _READS_AT_ONCE = 8
@@ -45,23 +62,20 @@ class CacheReader:
                 raise CacheError(f"{self.path} is an unfinished build or copy; run its command again to resume it")
             raise CacheError(f"{self.path} is no cache: it has no {MANIFEST_NAME}; make one with: gdkd-cache build")
         self.manifest = Manifest.from_bytes(self._objects.read(MANIFEST_NAME, MANIFEST_LIMIT))
-        identity = self.manifest.identity
-        if identity.codec.get("num_classes") != len(identity.classes):
-            raise CacheError(
-                f"{self.path}: the codec has {identity.codec.get('num_classes')} classes, "
-                f"the manifest names {len(identity.classes)}"
-            )
+        check_claims(self.manifest)
 
     @cached_property
     def codec(self) -> Codec:
         """The codec that the manifest names, with its tables."""
-        layout = row_layouts(self.manifest.identity).get(TABLES)
+        layout = tables_layout(self.manifest)
         return codec_from_json(self.manifest.identity.codec, None if layout is None else self._array(layout))
 
     @cached_property
     def layouts(self) -> dict[str, ArrayLayout]:
-        """The arrays `[view, row, ...]` by column name."""
-        return view_layouts(self.manifest.identity, self.codec)
+        """The arrays `[view, row, ...]` by column name, once the manifest's objects are those of all arrays."""
+        layouts = view_layouts(self.manifest.identity, self.codec)
+        check_objects(self.manifest, row_layouts(self.manifest.identity) | layouts)
+        return layouts
 
     def read(self, name: str) -> bytes:
         """An object that the manifest lists, every byte checked.
@@ -78,7 +92,7 @@ class CacheReader:
             if ObjectRecord.of(data) == record:
                 return data
         data = self._objects.read(name, record.size)
-        record.check(f"{self.path}/{name}", data)
+        record.check(f"{self.path}/{name}", ObjectRecord.of(data))
         if self._copy is not None:
             self._copy.write(kept, data)
         return data
@@ -108,13 +122,17 @@ class CacheReader:
         """Several columns of one view by name, as `column` gives them."""
         return self._arrays([self.layouts[name] for name in names], view)
 
+    def _shared(self, name: str) -> np.ndarray:
+        _ = self.layouts  # whose check bounds what is decoded here
+        return self._array(row_layouts(self.manifest.identity)[name])
+
     def labels(self) -> np.ndarray:
         """Class ids as int64 [row].
 
         Raises:
             CacheError: the object is missing or damaged, or holds an id that is no class.
         """
-        labels = self._array(row_layouts(self.manifest.identity)[LABELS]).astype(np.int64)
+        labels = self._shared(LABELS).astype(np.int64)
         if labels.max() >= len(self.manifest.identity.classes):
             raise CacheError(f"{self.path}: the labels hold a class id of {labels.max()}, which is no class")
         return labels
@@ -125,8 +143,7 @@ class CacheReader:
         Raises:
             CacheError: the object is missing or damaged.
         """
-        identity = self.manifest.identity
-        return decode_keys(self._array(row_layouts(identity)[KEYS]), identity.num_rows)
+        return decode_keys(self._shared(KEYS), self.manifest.identity.num_rows)
 
     def source_probes(self) -> np.ndarray:
         """Probes of the decoded images: uint8 [row, 20], zeros where not probed.
@@ -134,25 +151,34 @@ class CacheReader:
         Raises:
             CacheError: the object is missing or damaged.
         """
-        return self._array(row_layouts(self.manifest.identity)[SOURCE_PROBE])
+        return self._shared(SOURCE_PROBE)
 
     def problems(self) -> Iterator[tuple[str, str | None]]:
         """Check every object's size and checksum: (object name, what is wrong or None), in name order.
 
-        Objects that the manifest does not list come last.
+        Files that the manifest does not list come last, and, where no object is damaged, the manifest itself, if what
+        it lists is not what its arrays consist of.
         """
+        whole = True
         names = sorted(self.manifest.objects)
         with ThreadPoolExecutor(_READS_AT_ONCE, thread_name_prefix="check-objects") as executor:
-            yield from zip(names, executor.map(self._problem, names), strict=True)
+            for name, problem in zip(names, executor.map(self._problem, names), strict=True):
+                whole = whole and problem is None
+                yield name, problem
         for name in self._objects.sizes():
-            # A kill between publishing and tidying leaves build.json and ledger/: harmless, and not read.
-            leftover = name in (MANIFEST_NAME, BUILD_NAME) or name.startswith(f"{LEDGER_NAME}/")
-            if name not in self.manifest.objects and not leftover:
-                yield name, f"{self.path}/{name} is not listed in the manifest; remove it"
+            if name not in self.manifest.objects and name != MANIFEST_NAME:
+                left = name == BUILD_NAME or name.startswith(f"{LEDGER_NAME}/")
+                how = "run the build again, which tidies up, or remove it" if left else "remove it"
+                yield name, f"{self.path}/{name} is not listed in the manifest; {how}"
+        try:
+            _ = whole and self.layouts
+        except CacheError as error:
+            yield MANIFEST_NAME, str(error)
 
     def _problem(self, name: str) -> str | None:
+        record = self.manifest.objects[name]
         try:
-            self.read(name)
+            record.check(f"{self.path}/{name}", self._objects.record(name, record.size))
         except CacheError as error:
             return str(error)
         return None

@@ -1,8 +1,10 @@
 """Build a cache so that a crash at any instant loses at most the shard in flight.
 
-Protocol: `build.json` (the identity) first; then for each (view, shard) its objects, each durable and read
-back, and only then its ledger record; the manifest last. Records and `build.json` go once it stands. `build.json` and
-the manifest are created only where none stands, so that of two different builds in one place one is refused.
+Protocol: `build.json` first, a manifest of the identity and the codec's tables alone; then for each (view, shard) its
+objects, each durable and read back, and only then its ledger record, which names the build and holds each object's size
+and checksum; the manifest last. Records and `build.json` go once it stands. What an earlier run left is used only if
+every byte of it is what was recorded. `build.json` and the manifest are created only where none stands, so that of two
+different builds in one place one is refused.
 """
 
 import dataclasses
@@ -14,8 +16,19 @@ import numpy as np
 
 from gdkd_cache.codec import Codec, codec_from_json
 from gdkd_cache.errors import CacheError, MismatchError
-from gdkd_cache.store.arrays import group_metadata
-from gdkd_cache.store.layout import KEYS, LABELS, SOURCE_PROBE, TABLES, encode_keys, row_layouts, view_layouts
+from gdkd_cache.schema import check_json, short
+from gdkd_cache.store.layout import (
+    TABLES,
+    check_objects,
+    encode_metadata,
+    encode_rows,
+    encode_shard,
+    row_layouts,
+    shard_objects,
+    shards_of,
+    tables_layout,
+    view_layouts,
+)
 from gdkd_cache.store.manifest import (
     BUILD_NAME,
     LEDGER_NAME,
@@ -25,6 +38,7 @@ from gdkd_cache.store.manifest import (
     Manifest,
     ObjectRecord,
     canonical_json,
+    objects_from_json,
     parse_json,
 )
 from gdkd_cache.store.objects import open_objects
@@ -44,33 +58,29 @@ class CacheWriter:
         Args:
             path: the cache folder, or the URL of an object store.
             identity: what is built; its codec and fidelity are not compared, as the rest decides them.
-            force: remove another cache or another unfinished build in this place first.
+            force: remove another cache, another unfinished build or a damaged one in this place first.
 
         Raises:
             MismatchError: the place holds another cache or build, and `force` is off; it says what differs.
-            CacheError: the place is not empty and holds no cache; `force` does not help.
+            CacheError: the place is not empty and holds no cache, where `force` does not help; or a damaged one.
             OSError, StoreError: the place cannot be written.
         """
         self._objects = open_objects(path)
         self._sizes = self._objects.sizes()
-        self._ledger: dict[tuple[int, int], dict[str, ObjectRecord]] = {}
+        self._verified: dict[tuple[int, int], dict[str, ObjectRecord]] = {}
         self._identity = identity
         self.manifest: Manifest | None = None
         self.fitted: tuple[Codec, dict[str, Any]] | None = None
-        asked = parse_json(BUILD_NAME, canonical_json(identity.to_json()))
-        found = self._found()
+        found = self._found(force)
+        if found is not None and (differences := differences_between(found.identity, identity)):
+            if not force:
+                raise MismatchError(
+                    f"{self._objects.location} holds another build: {'; '.join(differences[:4])}; "
+                    "use the same options to resume it, another place, or --force to replace it"
+                )
+            found = self._clear()
         if found is not None:
-            later = {"codec": found.get("codec"), "fidelity": found.get("fidelity")}
-            if differences := list(_differences(found, asked | later)):
-                if not force:
-                    raise MismatchError(
-                        f"{self._objects.location} holds another build: {'; '.join(differences[:4])}; "
-                        "use the same options to resume it, another place, or --force to replace it"
-                    )
-                self._clear()
-                found = None
-            else:
-                self.fitted = self._read_codec(dataclasses.replace(identity, **later))
+            self.fitted = self._read_codec(found)
         self._resumed = found is not None
         self._objects.prepare()
 
@@ -82,75 +92,93 @@ class CacheWriter:
         self._sizes = {}
         self.manifest = None
 
-    def _read_codec(self, identity: Identity) -> tuple[Codec, dict[str, Any]] | None:
-        layout = row_layouts(identity).get(TABLES)
+    def _read_codec(self, found: Manifest) -> tuple[Codec, dict[str, Any]] | None:
+        identity = found.identity
+        layout = tables_layout(found)
         if layout is None:
             return codec_from_json(identity.codec), identity.fidelity
-        if any(name not in self._sizes for name in layout.object_names()):
-            return None  # killed between build.json and the tables
-        objects = {name: self._objects.read(name, MANIFEST_LIMIT) for name in layout.object_names()}
+        try:
+            objects = {name: self._objects.read(name, found.objects[name].size) for name in layout.object_names()}
+            for name, data in objects.items():
+                found.objects[name].check(name, ObjectRecord.of(data))
+        except CacheError:
+            return None  # killed between build.json and the tables, or damaged since: calibration gives them again
         return codec_from_json(identity.codec, layout.decode(objects)), identity.fidelity
 
     def begin(self, codec: Codec, fidelity: dict[str, Any]) -> None:
         """Write the identity, and the codec's tables, before any shard."""
         self._identity = dataclasses.replace(self._identity, codec=codec.to_json(), fidelity=fidelity)
+        self._codec = codec
         self._layouts = view_layouts(self._identity, codec)
         layout = row_layouts(self._identity).get(TABLES)
         self._tables = {} if layout is None else layout.encode(codec.tables_bytes())
         if self.manifest is not None:
             self._clean()
             return
-        claim = canonical_json(self._identity.to_json())
+        started = Manifest(self._identity, {name: ObjectRecord.of(data) for name, data in self._tables.items()})
+        self._build = started.digest
         if self._resumed:
-            self._objects.write(BUILD_NAME, claim)
-        elif not self._objects.create(BUILD_NAME, claim):
+            self._objects.write(BUILD_NAME, started.to_bytes())
+        elif not self._objects.create(BUILD_NAME, started.to_bytes()):
             raise MismatchError(
                 f"{self._objects.location}: another build began here meanwhile; name another place for this one"
             )
         for name, data in self._tables.items():
             self._objects.write(name, data)
 
-    def _found(self) -> dict[str, Any] | None:
-        """The identity of what the place holds, complete or not; None for a new or empty place."""
-        if MANIFEST_NAME in self._sizes:
-            self.manifest = Manifest.from_bytes(self._objects.read(MANIFEST_NAME, MANIFEST_LIMIT))
-            return self.manifest.identity.to_json()
-        if BUILD_NAME in self._sizes:
-            return parse_json(BUILD_NAME, self._objects.read(BUILD_NAME, MANIFEST_LIMIT))
+    def _found(self, force: bool) -> Manifest | None:
+        """What the place holds, complete (then it is `manifest`) or not; None for a new, empty or cleared place."""
+        for name in (MANIFEST_NAME, BUILD_NAME):
+            if name in self._sizes:
+                data = self._objects.read(name, MANIFEST_LIMIT)
+                try:
+                    found = Manifest.from_bytes(data, name)
+                except CacheError as error:
+                    # A damaged manifest of ours may go; a file of the same name may be of something precious.
+                    if not force or b'"gdkd-cache/' not in data:
+                        raise CacheError(f"{self._objects.location}: {error}; or build it again with --force") from None
+                    return self._clear()
+                self.manifest = found if name == MANIFEST_NAME else None
+                return found
         if self._sizes:
             raise CacheError(f"{self._objects.location} is not empty and holds no cache; name another place")
         return None
 
     def shards(self) -> Iterator[tuple[int, int, range]]:
         """All units of work in order: (view, shard, range of rows)."""
-        step = self._identity.shard_rows
-        for view in range(self._identity.num_views):
-            for shard, first in enumerate(range(0, self._identity.num_rows, step)):
-                yield view, shard, range(first, min(first + step, self._identity.num_rows))
+        return shards_of(self._identity)
 
     def committed(self, view: int, shard: int) -> bool:
-        """Whether a shard's ledger record stands and every object in it has the recorded size."""
-        records = self._records(view, shard)
-        return bool(records) and all(self._sizes.get(name) == record.size for name, record in records.items())
+        """Whether this run committed a shard, or another run of this very build did and every byte of it stands.
 
-    def _records(self, view: int, shard: int) -> dict[str, ObjectRecord]:
-        name = f"{LEDGER_NAME}/{view}/{shard}.json"
-        if (view, shard) not in self._ledger and name in self._sizes:
-            stored = parse_json(name, self._objects.read(name, MANIFEST_LIMIT))
-            self._ledger[view, shard] = {name: ObjectRecord(size, sha) for name, (size, sha) in stored.items()}
-        return self._ledger.get((view, shard), {})
+        A ledger record that is damaged, of another build or of another shard does not count: the shard is built again.
+        """
+        if (view, shard) not in self._verified:
+            name = _ledger_name(view, shard)
+            if name not in self._sizes:
+                return False
+            try:
+                stored = parse_json(name, self._objects.read(name, MANIFEST_LIMIT))
+                check_json(name, stored, {"build": str, "objects": {str: [object]}})
+                records = objects_from_json(name, stored["objects"])
+                if stored["build"] != self._build or [*records] != sorted(shard_objects(self._layouts, view, shard)):
+                    return False
+                for name, record in records.items():
+                    record.check(name, self._objects.record(name, record.size))
+            except CacheError:
+                return False
+            self._verified[view, shard] = records
+        return True
 
     def commit(self, view: int, shard: int, columns: Mapping[str, np.ndarray]) -> None:
         """Write one shard's columns, each [row, ...], then its ledger record."""
         records: dict[str, ObjectRecord] = {}
-        for name, layout in self._layouts.items():
-            first_row = shard * self._identity.shard_rows
-            for object_name, data in layout.encode(columns[name], first_row=first_row, view=view).items():
-                self._objects.write(object_name, data)
-                records[object_name] = ObjectRecord.of(data)
-        stored = {name: [record.size, record.sha256] for name, record in records.items()}
-        self._objects.write(f"{LEDGER_NAME}/{view}/{shard}.json", canonical_json(stored))
-        self._ledger[view, shard] = records
+        for name, data in encode_shard(self._layouts, view, shard, columns).items():
+            self._objects.write(name, data)
+            records[name] = ObjectRecord.of(data)
+        objects = {name: [record.size, record.sha256] for name, record in records.items()}
+        self._objects.write(_ledger_name(view, shard), canonical_json({"build": self._build, "objects": objects}))
+        self._verified[view, shard] = records
 
     def finish(self, keys: list[str], labels: np.ndarray, source_probes: np.ndarray | None = None) -> Manifest:
         """Write what all views share, then publish the manifest.
@@ -169,21 +197,16 @@ class CacheWriter:
         for view, shard, _ in self.shards():
             if not self.committed(view, shard):
                 raise CacheError(f"{self._objects.location}: view {view}, shard {shard} is not committed; build again")
-            objects |= self._records(view, shard)
-        layouts = row_layouts(self._identity)
-        shared = group_metadata()
-        for layout in (*layouts.values(), *self._layouts.values()):
-            shared |= layout.metadata()
-        shared |= layouts[LABELS].encode(labels.astype(layouts[LABELS].column.dtype))
-        shared |= layouts[KEYS].encode(encode_keys(keys))
-        if source_probes is not None:
-            shared |= layouts[SOURCE_PROBE].encode(source_probes)
+            objects |= self._verified[view, shard]
+        shared = encode_metadata(self._identity, self._codec)
+        shared |= encode_rows(self._identity, keys, labels, source_probes)
         if MANIFEST_NAME not in self._sizes:  # what another build has published is left as it is
             for name, data in shared.items():
                 self._objects.write(name, data)
         for name, data in (shared | self._tables).items():
             objects[name] = ObjectRecord.of(data)
         manifest = Manifest(self._identity, objects)
+        check_objects(manifest, row_layouts(self._identity) | self._layouts)
         if not self._objects.create(MANIFEST_NAME, manifest.to_bytes()):
             raise MismatchError(
                 f"{self._objects.location}: another build has published another cache here meanwhile; "
@@ -197,15 +220,20 @@ class CacheWriter:
         self._objects.delete(BUILD_NAME)
 
 
+def _ledger_name(view: int, shard: int) -> str:
+    return f"{LEDGER_NAME}/{view}/{shard}.json"
+
+
+def differences_between(found: Identity, asked: Identity) -> list[str]:
+    """One phrase for each field in which two identities differ, but for the codec and its fidelity, which follow."""
+    there, here = (parse_json(BUILD_NAME, canonical_json(identity.to_json())) for identity in (found, asked))
+    return list(_differences(there, here | {name: there[name] for name in ("codec", "fidelity")}))
+
+
 def _differences(found: Any, asked: Any, path: str = "") -> Iterator[str]:
     """One phrase for each leaf in which two JSON values differ."""
     if isinstance(found, dict) and isinstance(asked, dict):
         for key in sorted(found.keys() | asked.keys()):
             yield from _differences(found.get(key), asked.get(key), f"{path}.{key}" if path else key)
     elif found != asked:
-        yield f"{path} is {_short(found)} there, {_short(asked)} asked"
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+        yield f"{path} is {short(found)} there, {short(asked)} asked"

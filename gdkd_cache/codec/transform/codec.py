@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gdkd_cache.codec.columns import Column, TopK, check_num_top, exact_top, refusal_of_k
+from gdkd_cache.codec.columns import Column, TopK, check_num_top, check_rows, check_step, exact_top, refusal_of_k
 from gdkd_cache.codec.transform.head import decode_head, encode_head
-from gdkd_cache.codec.transform.patterns import PatternGroup, pack, pattern_groups, unpack
+from gdkd_cache.codec.transform.patterns import ESCAPE, PatternGroup, pack, pattern_groups, unpack
 from gdkd_cache.codec.transform.quantise import quantise, sensitivity
 from gdkd_cache.codec.transform.tables import TransformTables
-from gdkd_cache.errors import CacheError, GdkdCacheError, UsageError
+from gdkd_cache.errors import CacheError, GdkdCacheError
 from gdkd_cache.losses import LossSettings
 from gdkd_cache.threads import one_thread
 
@@ -22,7 +22,7 @@ BASIS_SCALE = 127
 HEAD_WEIGHT = 20.0
 LABEL_WEIGHT = 64
 _RANKED_CLASSES = 2048
-_EXPAND_ROWS = 8192
+_EXPAND_VALUES = 2**22
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,8 +56,7 @@ class TransformCodec:
 
     def __post_init__(self) -> None:
         check_num_top(self.num_top, self.num_classes)
-        if not 0 < self.step < float("inf"):
-            raise UsageError(f"step is {self.step}; it must be above 0")
+        check_step(self.step)
         object.__setattr__(self, "_groups", pattern_groups(self.tables.costs, self.tables.groups))
         object.__setattr__(self, "_order", self._top1_order())
 
@@ -152,9 +151,12 @@ class TransformCodec:
         return {"packed": packed, "escape": escape}
 
     def expand(self, columns: Mapping[str, np.ndarray], labels: np.ndarray) -> dict[str, np.ndarray]:
+        named = np.array([group.num_patterns for group in self._groups])
+        check_rows((columns["packed"] < named) | (columns["packed"] == ESCAPE), "names no pattern of its codec")
         parts: list[dict[str, np.ndarray]] = []
-        for first in range(0, len(labels), _EXPAND_ROWS):
-            rows = slice(first, first + _EXPAND_ROWS)
+        step = max(_EXPAND_VALUES // self.num_classes, 1)
+        for first in range(0, len(labels), step):
+            rows = slice(first, first + step)
             part = {name: torch.from_numpy(column[rows]) for name, column in columns.items()}
             parts.append(self._expand(part["packed"], part["escape"], torch.from_numpy(labels[rows])))
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -11,13 +11,12 @@ from gdkd_cache.codec.columns import exact_top
 from gdkd_cache.codec.transform.codec import BASIS_SCALE, LABEL_WEIGHT, QUARTERS, TransformCodec
 from gdkd_cache.codec.transform.patterns import column_costs, group_columns
 from gdkd_cache.codec.transform.quantise import sensitivity
-from gdkd_cache.codec.transform.tables import TransformTables
+from gdkd_cache.codec.transform.tables import MOST_COMPONENTS, TransformTables
 from gdkd_cache.losses import LossSettings
 from gdkd_cache.threads import one_thread
 
 _SHRINKAGE = 4.0
 _FULL_EIGENPROBLEM = 1024
-_MOST_COMPONENTS = 256
 _LEAST_VARIANCE = 0.12
 _PENALTY = 0.05
 _PASSES = 3
@@ -85,7 +84,7 @@ def gather_statistics(logits: Tensor, labels: Tensor, *, num_top: int, losses: S
     else:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            _, singular, basis = torch.svd_lowrank(residual, q=min(_MOST_COMPONENTS + 16, *residual.shape), niter=3)
+            _, singular, basis = torch.svd_lowrank(residual, q=min(MOST_COMPONENTS + 16, *residual.shape), niter=3)
         variances = singular.square() / num_rows
     # Fewer rows than a few per class leave directions unseen: pull the variances towards their mean.
     doubt = (num_classes / num_rows) ** 2
@@ -115,7 +114,7 @@ def fit_transform(statistics: Statistics, step: float, *, group: bool = True) ->
         step: quantisation step in logits, above 0.
         group: merge columns into bytes; without it (which is faster) the reconstruction is the same.
     """
-    num_classes, most = len(statistics.mean), min(_MOST_COMPONENTS, len(statistics.mean) - 1)
+    num_classes, most = len(statistics.mean), min(MOST_COMPONENTS, len(statistics.mean) - 1)
     worth = int((statistics.variances > step * step * _LEAST_VARIANCE).sum())
     num_components = min(max(worth, 1), most, statistics.basis.shape[1])
     basis = statistics.basis[:, :num_components]

@@ -6,7 +6,7 @@ The tables are made from integers alone, the same on every machine. What no patt
 so, and the values lie in the `escape` column, as wide as they need to be.
 """
 
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -55,23 +55,35 @@ def _pattern_table(costs: np.ndarray) -> np.ndarray:
 
 
 class PatternGroup:
-    """The patterns of one group of neighbouring columns, and the table that finds them."""
+    """The patterns of one group of neighbouring columns, and the table that finds them.
+
+    Attributes:
+        num_patterns: at most 254; what a byte may name.
+        width: columns.
+        table: int16 [256, column], the patterns, zeros where there is none.
+        lookup_size: entries of the table that `encode` needs.
+    """
 
     def __init__(self, costs: np.ndarray) -> None:
         table = _pattern_table(costs)
-        self.width = table.shape[1]
+        self.num_patterns, self.width = table.shape
         low, extent = table.min(0), table.max(0) - table.min(0) + 1
         self.lookup_size = int(np.prod(extent.astype(object)))
         self.table = torch.zeros(256, self.width, dtype=torch.int16)
         self.table[: len(table)] = torch.from_numpy(table)
         self._low, self._extent = torch.from_numpy(low.astype(np.int64)), torch.from_numpy(extent.astype(np.int64))
-        if self.lookup_size <= _LOOKUP_SIZE:
-            self._radix = torch.from_numpy(np.concatenate([[1], np.cumprod(extent[:-1].astype(np.int64))]))
-            self._lookup = torch.full((self.lookup_size,), ESCAPE, dtype=torch.uint8)
-            self._lookup[self._index(self.table[: len(table)].long())] = torch.arange(len(table), dtype=torch.uint8)
+
+    @cached_property
+    def _lookup(self) -> Tensor:
+        # Made when it is needed: a reader never does.
+        lookup = torch.full((self.lookup_size,), ESCAPE, dtype=torch.uint8)
+        patterns = self.table[: self.num_patterns].long()
+        lookup[self._index(patterns)] = torch.arange(self.num_patterns, dtype=torch.uint8)
+        return lookup
 
     def _index(self, values: Tensor) -> Tensor:
-        return ((values - self._low.to(values.device)) * self._radix.to(values.device)).sum(-1)
+        radix = torch.cat([self._extent.new_ones(1), self._extent[:-1].cumprod(0)])
+        return ((values - self._low.to(values.device)) * radix.to(values.device)).sum(-1)
 
     def encode(self, values: Tensor) -> Tensor:
         """int64 [row, column] -> uint8 [row]; `ESCAPE` where no pattern fits."""

@@ -7,6 +7,8 @@ import numpy as np
 
 from gdkd_cache.errors import CacheError
 
+MOST_COMPONENTS = 256
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TransformTables:
@@ -58,8 +60,14 @@ def tables_from_bytes(
     """The inverse of `TransformTables.to_bytes`.
 
     Raises:
-        CacheError: more or fewer bytes than the numbers need, or groups that do not cover the columns.
+        CacheError: numbers out of range, more or fewer bytes than they need, groups that do not cover the columns, or
+            variances that are not finite.
     """
+    if not (1 <= num_components <= MOST_COMPONENTS and 1 <= num_groups <= num_components + 2 * num_top):
+        raise CacheError(
+            f"the codec has {num_components} components and {num_groups} groups; at most {MOST_COMPONENTS} components, "
+            "and no more groups than columns, are possible"
+        )
     arrays, start = {}, 0
     for name, (dtype, shape) in _layout(num_classes, num_components, num_top, num_groups).items():
         itemsize, size = np.dtype(dtype).itemsize, int(np.prod(shape, dtype=object))
@@ -73,4 +81,6 @@ def tables_from_bytes(
     columns = num_components + 2 * num_top
     if start != len(data) or int(tables.groups.sum()) != columns or not tables.groups.all():
         raise CacheError(f"the codec's tables hold {len(data)} bytes that do not fit its {columns} columns")
+    if not (np.isfinite(tables.variances).all() and (tables.variances > 0).all()):
+        raise CacheError("the codec's tables hold a variance that is no finite number above 0: the cache is damaged")
     return tables

@@ -32,6 +32,8 @@ class RandomCrop(Step):
         return 2
 
     def _offsets(self, extent: int) -> int:
+        if self.padding > extent:
+            raise SourceError(f"random_crop: a padding of {self.padding} is beyond the side of {extent} pixels")
         offsets = extent + 2 * self.padding - self.size + 1
         if offsets < 1:
             raise SourceError(

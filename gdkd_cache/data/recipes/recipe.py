@@ -171,7 +171,8 @@ class Recipe:
             steps = tuple(map(step_from_json, stored["steps"]))
             return cls(str(stored["name"]), steps, None if mix is None else mix_from_json(mix), stored["decode_side"])
         except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
-            raise CacheError(f"the manifest's recipe cannot be read: {error}; it may need a newer version") from None
+            reason = str(error).split("\n")[0]
+            raise CacheError(f"the manifest's recipe cannot be read: {reason}; it may need a newer version") from None
 
 
 def _comparable(stored: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,52 @@
+"""Put back what a cache has lost, byte for byte, or give up the views that lost it."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from gdkd_cache.codec import Codec
+from gdkd_cache.store.layout import check_objects, encode_metadata, row_layouts, view_layouts
+from gdkd_cache.store.manifest import MANIFEST_NAME, Manifest, ObjectRecord
+from gdkd_cache.store.objects import open_objects
+from gdkd_cache.store.reader import CacheReader
+
+
+def restore(reader: CacheReader, objects: Mapping[str, bytes]) -> list[str]:
+    """Write objects anew, those alone whose bytes are what the manifest says.
+
+    Returns:
+        Names of the others, which are left as they are.
+    """
+    differing = []
+    for name, data in objects.items():
+        if reader.manifest.objects[name] == ObjectRecord.of(data):
+            open_objects(reader.path).write(name, data)
+        else:
+            differing.append(name)
+    return differing
+
+
+def keep_views(reader: CacheReader, codec: Codec, num_views: int) -> Manifest:
+    """Make a cache one of its first views alone: the same cache as a build of so many views.
+
+    Metadata first, as its extents change, then the manifest, then the other views' objects go. Killed in between, it is
+    a damaged cache, which the same call mends.
+
+    Args:
+        reader: a cache whose other objects are whole.
+        codec: its codec.
+        num_views: how many views stay, at least 1.
+    """
+    objects = open_objects(reader.path)
+    identity = dataclasses.replace(reader.manifest.identity, num_views=num_views)
+    metadata = encode_metadata(identity, codec)
+    layouts = row_layouts(identity) | view_layouts(identity, codec)
+    names = [name for layout in layouts.values() for name in layout.all_names() if name not in metadata]
+    records = {name: reader.manifest.objects[name] for name in names}
+    manifest = Manifest(identity, records | {name: ObjectRecord.of(data) for name, data in metadata.items()})
+    check_objects(manifest, layouts)
+    for name, data in metadata.items():
+        objects.write(name, data)
+    objects.write(MANIFEST_NAME, manifest.to_bytes())
+    for name in sorted(reader.manifest.objects.keys() - manifest.objects.keys()):
+        objects.delete(name)
+    return manifest
