@@ -160,7 +160,7 @@ _BUILD = "build --data digits --teacher cnn-s --weights {weights} --out out"
         ("show {cache} --data digits --out views.png --views 0;1", 2, "must be numbers such as 0,1,2"),
         ("show {cache} --data digits --out views.png --rows 0", 2, "0 rows to show"),
         ("show {cache} --data digits --out views.png", 1, "is not in"),  # a cache of 256 digits
-        ("show nowhere --data digits --out views.png", 1, "no such cache folder"),
+        ("show nowhere --data digits --out views.png", 1, "is no cache"),
         ("eval --data digits --weights nowhere", 1, "do not exist"),
         ("demo --out {parent}", 1, "no earlier demo"),
         (f"{_TRAIN} --loss ce --local-copy kept", 2, "go with --cache"),

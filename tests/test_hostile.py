@@ -19,7 +19,7 @@ from numcodecs import Zstd
 from small import build_small, counting, forge, forge_object, layouts_of, stored_array, take
 
 from gdkd_cache import open_cache, pack
-from gdkd_cache.data import ArraySource
+from gdkd_cache.data import ArraySource, Recipe
 from gdkd_cache.errors import CacheError, GdkdCacheError
 from gdkd_cache.pipeline.teacher import Teacher
 from gdkd_cache.pipeline.verify import verify
@@ -258,7 +258,7 @@ def test_a_chunk_that_expands(tmp_path: Path, caches: dict[str, Path], few: Arra
         ({"num_views": 10**12}, "num_views is 1000000000000"),
         ({"shard_rows": 20000}, "shard_rows is 20000"),
         ({"num_rows": True}, "num_rows is True; expected a whole number"),
-        ({"views": {"recipe": {"name": "x", "steps": []}, "seed": 0, "size": [8, 8], "y": 1}}, "views.y is not known"),
+        ({"views": {"recipe": Recipe("x").to_json(), "seed": 0, "size": [8, 8], "y": 1}}, "views.y is not known"),
         ({"classes": ["a"] * 200_000}, "the number of classes is 200000"),
     ],
 )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gdkd_cache.data import Recipe, Source, ViewLoader, ViewRenderer, default_num_workers, requests_for
+from gdkd_cache.data import Recipe, Source, ViewLoader, ViewRenderer, ViewRequest, default_num_workers, requests_for
 from gdkd_cache.data.probes import ROUNDING_RMS, difference, probed
 from gdkd_cache.data.views import VIEWS_AT_ONCE
 from gdkd_cache.errors import CacheError, MismatchError
@@ -13,6 +13,7 @@ from gdkd_cache.seeding import hash_keys
 from gdkd_cache.store import PROBE, CacheReader
 
 _ROWS_AT_ONCE = 64
+_BYTES_AT_ONCE = 80 * 2**20
 _WORTH_WORKERS = 4096
 
 
@@ -107,11 +108,19 @@ def check_replay(
     many = len(rows) * len(views) > _WORTH_WORKERS
     loader = ViewLoader(renderer, num_workers=default_num_workers(source) if many else 0)
     sources = reader.source_probes()
+    height, width = identity.views["size"]
+    if len(rows) and (found := renderer[ViewRequest((0,), rows[:1])][0].pixels.shape[2:]) != (height, width):
+        raise MismatchError(
+            f"replay: recipe {recipe.name} renders {source.keys[int(rows[0])]!r} to {found[0]}x{found[1]} pixels, and "
+            f"the teacher saw {height}x{width}: the image or the recipe is another; use those of the build"
+        )
+    # Views may be large, and what a manifest says of them is not to be trusted with memory.
+    rows_at_once = max(1, min(_ROWS_AT_ONCE, _BYTES_AT_ONCE // (VIEWS_AT_ONCE * 3 * height * width)))
     exact, rounding, rounding_sources, worst = 0, 0, 0, 0.0
     for first in range(0, len(views), VIEWS_AT_ONCE):
         group = tuple(views[first : first + VIEWS_AT_ONCE])
         stored = {view: reader.column(PROBE, view) for view in group}
-        for batch in loader.stream(requests_for(group, rows, _ROWS_AT_ONCE)):
+        for batch in loader.stream(requests_for(group, rows, rows_at_once)):
             assert batch.probes is not None
             assert batch.source_probes is not None
             for row, image, rendered in zip(batch.rows.tolist(), batch.source_probes, batch.probes, strict=True):
