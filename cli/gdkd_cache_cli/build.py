@@ -5,7 +5,15 @@ from typing import Any
 
 import click
 
-from gdkd_cache_cli.options import PLACE, codec_options, codec_request, data_options, machine_options, view_options
+from gdkd_cache_cli.options import (
+    PLACE,
+    card_options,
+    codec_options,
+    codec_request,
+    data_options,
+    machine_options,
+    view_options,
+)
 
 
 @click.command(short_help="Run a teacher over seeded views of a dataset and keep its logits.")
@@ -20,6 +28,7 @@ from gdkd_cache_cli.options import PLACE, codec_options, codec_request, data_opt
 )
 @click.option("--precision", default="auto", show_default=True, help="auto, float32, float16 or bfloat16.")
 @machine_options
+@card_options
 @click.option("--out", required=True, type=PLACE, help="The cache folder, or a URL: s3://, gs://, az://.")
 @click.option("--force", is_flag=True, help="Replace another cache there.")
 def build(
@@ -34,6 +43,8 @@ def build(
     precision: str,
     device: str,
     workers: int | None,
+    license: str | None,
+    contact: str | None,
     out: str,
     force: bool,
     **codec: Any,
@@ -46,7 +57,7 @@ def build(
     \b
     Example:
       gdkd-cache build --data digits --teacher cnn-l --weights teacher/best.safetensors \\
-          --views 4 --recipe crop-flip --seed 0 --out digits.zarr
+          --views 4 --recipe crop-flip --seed 0 --license cc-by-4.0 --contact team@example.org --out digits.zarr
     """
 
     from gdkd_cache import open_source
@@ -64,6 +75,8 @@ def build(
         batch_size=batch_size,
         num_workers=workers,
         force=force,
+        license=license,
+        contact=contact,
     )
     source = open_source(data, download=download)
     result = run_build(options, source, open_teacher(teacher, weights, source, device=device, precision=precision))

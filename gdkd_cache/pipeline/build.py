@@ -31,7 +31,7 @@ from gdkd_cache.pipeline.progress import progress
 from gdkd_cache.pipeline.shards import ROWS_AT_ONCE, compute_shards, finite_logits
 from gdkd_cache.pipeline.teacher import Teacher
 from gdkd_cache.seeding import hash_keys
-from gdkd_cache.store import PROBE_BYTES, SHARD_ROWS, CacheWriter, Identity, Manifest, encode_keys
+from gdkd_cache.store import PROBE_BYTES, SHARD_ROWS, CacheWriter, Identity, Manifest, encode_keys, make_card
 
 _LOG = logging.getLogger(__name__)
 _SOFTWARE = ("gdkd-cache", "numpy", "pillow", "torch", "torchvision", "zarr")
@@ -51,9 +51,10 @@ class BuildOptions:
         num_workers: processes that render; None takes 0 for images in memory, else one a core (at most 8).
         force: replace another cache in `out`.
         shard_rows: rows a shard, the unit of commit and resume.
+        license, contact: what you say of the cache, one line each: part of its identity and shown by `inspect`.
 
     Raises:
-        UsageError: a number out of range.
+        UsageError: a number out of range, or a license or contact that is no short line.
     """
 
     out: str | Path
@@ -65,6 +66,8 @@ class BuildOptions:
     num_workers: int | None = None
     force: bool = False
     shard_rows: int = SHARD_ROWS
+    license: str | None = None
+    contact: str | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("num_views", 1), ("batch_size", 1), ("num_workers", 0), ("shard_rows", 1)):
@@ -72,6 +75,7 @@ class BuildOptions:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be at least {least}")
         if self.num_views > 2**20:
             raise UsageError(f"num_views is {self.num_views}; it must be at most {2**20}")
+        make_card(self.license, self.contact)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,6 +169,7 @@ def _identity(
             "software": {name: version(name) for name in _SOFTWARE},
         },
         shard_rows=options.shard_rows,
+        card=make_card(options.license, options.contact),
     )
 
 

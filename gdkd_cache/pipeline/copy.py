@@ -9,7 +9,9 @@ from gdkd_cache.cache import open_cache
 from gdkd_cache.errors import CacheError, MismatchError, UsageError
 from gdkd_cache.pipeline.progress import progress
 from gdkd_cache.store import CacheReader, Manifest, view_layouts
+from gdkd_cache.store.card import readme
 from gdkd_cache.store.manifest import BUILD_NAME, MANIFEST_LIMIT, MANIFEST_NAME, ObjectRecord, canonical_json
+from gdkd_cache.store.names import README_NAME
 from gdkd_cache.store.objects import Objects, open_objects
 
 _OBJECTS_AT_ONCE = 8
@@ -84,7 +86,7 @@ def copy(
 
 
 def _first_views(reader: CacheReader, num_views: int | None) -> tuple[Manifest, dict[str, bytes]]:
-    """The manifest of the first views, and the objects that it does not share with the whole: the arrays' shapes."""
+    """The manifest of the first views, and the objects that it does not share with the whole: shapes and README.md."""
     whole = reader.manifest
     if num_views is None or num_views == whole.identity.num_views:
         return whole, {}
@@ -92,7 +94,7 @@ def _first_views(reader: CacheReader, num_views: int | None) -> tuple[Manifest, 
         raise UsageError(f"{reader.path} has views 0 to {whole.identity.num_views - 1}; copy a part of those")
     identity = dataclasses.replace(whole.identity, num_views=num_views)
     dropped = range(num_views, whole.identity.num_views)
-    left_out, own = set[str](), dict[str, bytes]()
+    left_out, own = set[str](), {README_NAME: readme(identity)}
     for layout in view_layouts(identity, reader.codec).values():
         left_out.update(name for view in dropped for name in layout.object_names(view))
         own |= layout.metadata()

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from gdkd_cache.errors import CacheError
@@ -13,6 +13,7 @@ MANIFEST_NAME = "manifest.json"
 BUILD_NAME = "build.json"
 LEDGER_NAME = "ledger"
 MANIFEST_LIMIT = 256 * 2**20
+CARD = ("license", "contact")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,7 @@ class Identity:
         fidelity: what the codec was measured to lose on held-out calibration rows.
         build: batch size, precision, device kind and library versions: what moves a teacher's last bits.
         shard_rows: rows a shard.
+        card: what its maker says of it, if anything: `license` and `contact`, as `make_card` makes it.
     """
 
     num_rows: int
@@ -43,9 +45,11 @@ class Identity:
     fidelity: dict[str, Any]
     build: dict[str, Any]
     shard_rows: int
+    card: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self) | {"classes": list(self.classes)}
+        fields = dataclasses.asdict(self) | {"classes": list(self.classes)}
+        return {name: value for name, value in fields.items() if name != "card" or value}
 
 
 @dataclass(frozen=True)
@@ -135,6 +139,9 @@ def identity_from_json(stored: dict[str, Any]) -> Identity:
             raise ValueError(name)
     if type(identity.data.get("keys_bytes")) is not int or identity.data["keys_bytes"] < 1:
         raise ValueError("data.keys_bytes")
+    card = identity.card
+    if not isinstance(card, dict) or not all(name in CARD and isinstance(text, str) for name, text in card.items()):
+        raise ValueError("card")
     return identity
 
 

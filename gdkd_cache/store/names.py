@@ -1,8 +1,13 @@
-"""One name syntax for all objects: no `..`, no hidden or absolute names, nothing that a shell would read."""
+"""One name syntax for all objects: no `..`, no hidden or absolute names, nothing that a shell would read.
+
+Lower case, so that no two names are one on any file system; but for the README.md, whose name others look for.
+"""
 
 import re
 
 from gdkd_cache.errors import CacheError
+
+README_NAME = "README.md"
 
 _NAME = re.compile(r"[a-z0-9_][a-z0-9_.-]*(/[a-z0-9_][a-z0-9_.-]*)*")
 
@@ -13,5 +18,5 @@ def check_name(location: str, name: str) -> None:
     Raises:
         CacheError: it is not an object name.
     """
-    if not _NAME.fullmatch(name) or ".." in name:
+    if name != README_NAME and (not _NAME.fullmatch(name) or ".." in name):
         raise CacheError(f"{location}: {name!r} is not an object name")

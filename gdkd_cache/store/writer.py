@@ -15,6 +15,7 @@ import numpy as np
 from gdkd_cache.codec import Codec, codec_from_json
 from gdkd_cache.errors import CacheError, MismatchError
 from gdkd_cache.store.arrays import group_metadata
+from gdkd_cache.store.card import readme
 from gdkd_cache.store.layout import KEYS, LABELS, SOURCE_PROBE, TABLES, encode_keys, row_layouts, view_layouts
 from gdkd_cache.store.manifest import (
     BUILD_NAME,
@@ -27,6 +28,7 @@ from gdkd_cache.store.manifest import (
     canonical_json,
     parse_json,
 )
+from gdkd_cache.store.names import README_NAME
 from gdkd_cache.store.objects import open_objects
 
 
@@ -61,7 +63,8 @@ class CacheWriter:
         found = self._found()
         if found is not None:
             later = {"codec": found.get("codec"), "fidelity": found.get("fidelity")}
-            if differences := list(_differences(found, asked | later)):
+            card = {} if self.manifest else {"card": found.get("card")}  # of the run that finishes
+            if differences := list(_differences(found, asked | later | card)):
                 if not force:
                     raise MismatchError(
                         f"{self._objects.location} holds another build: {'; '.join(differences[:4])}; "
@@ -171,7 +174,7 @@ class CacheWriter:
                 raise CacheError(f"{self._objects.location}: view {view}, shard {shard} is not committed; build again")
             objects |= self._records(view, shard)
         layouts = row_layouts(self._identity)
-        shared = group_metadata()
+        shared = group_metadata() | {README_NAME: readme(self._identity)}
         for layout in (*layouts.values(), *self._layouts.values()):
             shared |= layout.metadata()
         shared |= layouts[LABELS].encode(labels.astype(layouts[LABELS].column.dtype))
