@@ -9,19 +9,24 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from click.testing import CliRunner, Result
 from gdkd_cache_cli.main import main
-from small import build_small, forge
+from small import build_small, forge, take
 
 import gdkd_cache as gc
 from gdkd_cache import open_cache
 from gdkd_cache.data import ArraySource, Recipe
 from gdkd_cache.data.recipes import HorizontalFlip, RandomCrop, RandomErasing
-from gdkd_cache.errors import CacheError, MismatchError, UsageError
+from gdkd_cache.errors import CacheError, GdkdCacheError, MismatchError, UsageError
 from gdkd_cache.pipeline.copy import copy
+from gdkd_cache.pipeline.merge import merge
 from gdkd_cache.pipeline.teacher import Teacher
+from gdkd_cache.pipeline.verify import verify
 from gdkd_cache.store.card import readme
+from gdkd_cache.store.layout import row_layouts
+from gdkd_cache.store.manifest import ObjectRecord
 
 _README = "README.md"
 
@@ -69,7 +74,7 @@ def test_a_cache_is_a_dataset_repository(tmp_path: Path, digits: ArraySource, te
     assert (facts["license"], facts["contact"]) == ("CC-BY-4.0", "Ada <ada@example.org>")
     (path / _README).write_text(page.replace("CC-BY-4.0", "CC-BY-3.0"))
     assert [name for name, problem in open_cache(path).reader.problems() if problem] == [_README]
-    assert copy(tmp_path / "a.zarr", tmp_path / "c.zarr", num_views=1).manifest.identity.card == card
+    assert copy(tmp_path / "a.zarr", tmp_path / "c.zarr", views=range(1)).manifest.identity.card == card
 
 
 @pytest.mark.parametrize("rows", [1, 999, 1000, 9999, 50_000, 1_281_167, 10**9, 10**13])
@@ -108,9 +113,9 @@ def test_hostile_names(tmp_path: Path, digits_cache: Path, text: str) -> None:
         identity["card"] = {"license": text, "contact": text}
 
     whole = copy(digits_cache, tmp_path / "a.zarr").manifest
-    plain = copy(digits_cache, tmp_path / "b.zarr", num_views=1)
+    plain = copy(digits_cache, tmp_path / "b.zarr", views=range(1))
     forge(tmp_path / "a.zarr", change)
-    copy(tmp_path / "a.zarr", tmp_path / "c.zarr", num_views=1)
+    copy(tmp_path / "a.zarr", tmp_path / "c.zarr", views=range(1))
     page, before = ((tmp_path / name / _README).read_text() for name in ("c.zarr", "b.zarr"))
     metadata = _metadata(page)
     assert metadata.keys() == _metadata(before).keys() | {"license_name"}
@@ -156,3 +161,148 @@ def test_the_card_of_a_resumed_build(tmp_path: Path) -> None:
     assert _bytes(tmp_path / "a")[_README].count(b"Bob") == 1
     with pytest.raises(MismatchError, match=r"card.contact is Bob there, Eve asked"):
         gc.pack(tmp_path / "a", logits, contact="Eve", license="mit", **given)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, digits: ArraySource, teacher: Teacher) -> Path:
+    """A transform cache of four views, in four shards a view; not to be changed."""
+    path = tmp_path_factory.mktemp("whole") / "all.zarr"
+    build_small(path, digits, teacher, codec="transform", num_views=4, shard_rows=70)
+    return path
+
+
+def _part(out: Path, source: ArraySource, teacher: Teacher, first: int, count: int, **options: Any) -> Path:
+    defaults: dict[str, Any] = {"codec": "transform", "shard_rows": 70}
+    build_small(out, source, teacher, first_view=first, num_views=count, **(defaults | options))
+    return out
+
+
+def test_parts_make_the_whole(tmp_path: Path, digits: ArraySource, teacher: Teacher, whole: Path) -> None:
+    """Two teams build half each; joined, in any order and from a second run, it is the one build's every byte."""
+    one, two = (_part(tmp_path / f"{first}.zarr", digits, teacher, first, 2) for first in (0, 2))
+    result = merge([two, one], tmp_path / "all.zarr")
+    assert result.manifest.digest == open_cache(whole).manifest.digest
+    assert _bytes(tmp_path / "all.zarr") == _bytes(whole)
+    assert merge([one, two], tmp_path / "all.zarr").num_sent == 0
+    assert verify(tmp_path / "all.zarr", source=digits).problems == ()
+    for numbers in (range(1, 3), range(2, 4)):  # and the whole is cut into what a build of those views makes
+        copied = copy(whole, tmp_path / f"cut{numbers.start}.zarr", views=numbers)
+        _part(tmp_path / f"built{numbers.start}.zarr", digits, teacher, numbers.start, 2)
+        assert _bytes(tmp_path / f"cut{numbers.start}.zarr") == _bytes(tmp_path / f"built{numbers.start}.zarr")
+        assert copied.manifest.identity.view_numbers == numbers
+
+
+def test_a_part_trains_as_the_whole_does(tmp_path: Path, digits: ArraySource, whole: Path) -> None:
+    """Views keep their numbers: the pixels, the logits and the replay of view 3 are those of view 3 of the whole."""
+    copy(whole, tmp_path / "part.zarr", views=range(2, 4))
+    part, full = open_cache(tmp_path / "part.zarr"), open_cache(whole)
+    assert (part.num_views, part.view_numbers) == (2, range(2, 4))
+    assert torch.equal(part.view(3).logits(range(256)), full.view(3).logits(range(256)))
+    for number in (1, 4):
+        with pytest.raises(UsageError, match="has views 2 to 3"):
+            part.view(number)
+    ours, theirs = part.dataset(digits), full.dataset(digits)
+    assert ours.replay.exact > 30
+    for epoch, same in ((0, 2), (1, 3), (2, 2), (5, 3)):
+        for (images, labels, said), (images_full, labels_full, said_full) in zip(
+            ours.loader(epoch, batch_size=100), theirs.loader(same, batch_size=100), strict=True
+        ):
+            assert said.view == same
+            assert torch.equal(images, images_full)
+            assert torch.equal(labels, labels_full)
+            assert torch.equal(said.logits, said_full.logits)
+    assert verify(tmp_path / "part.zarr", source=digits).problems == ()
+    assert "2 (2 to 3) of 8x8" in _run("inspect", tmp_path / "part.zarr").stdout
+
+
+def test_a_codec_from_another_cache(tmp_path: Path, digits: ArraySource, teacher: Teacher, whole: Path) -> None:
+    """What another machine would fit otherwise is taken as it is, and the result says which builds it joins."""
+    first = copy(whole, tmp_path / "first.zarr", views=range(2)).manifest
+    other: dict[str, Any] = {"codec": "dense", "batch_size": 100}  # another machine: other last bits
+    second = _part(tmp_path / "second.zarr", digits, teacher, 2, 2, codec_from=tmp_path / "first.zarr", **other)
+    identity = open_cache(second).manifest.identity
+    assert (identity.codec, identity.fidelity, identity.request) == (
+        first.identity.codec, first.identity.fidelity, first.identity.request,
+    )  # fmt: skip
+    joined = merge([tmp_path / "first.zarr", second], tmp_path / "all.zarr").manifest
+    parts = joined.identity.build["parts"]
+    assert [(run["first"], run["num_views"], run["batch_size"]) for run in parts] == [(0, 2, 64), (2, 2, 100)]
+    assert verify(tmp_path / "all.zarr", source=digits).problems == ()
+    assert _run("inspect", tmp_path / "all.zarr").exit_code == 0
+    cut = copy(tmp_path / "all.zarr", tmp_path / "cut.zarr", views=range(1, 3)).manifest.identity.build["parts"]
+    assert [(run["first"], run["num_views"]) for run in cut] == [(1, 1), (2, 1)]
+    last = copy(tmp_path / "all.zarr", tmp_path / "last.zarr", views=range(2, 4)).manifest
+    assert last.digest == open_cache(second).manifest.digest
+    one, two, three = (tmp_path / f"p{i}.zarr" for i in range(3))
+    for path, numbers in ((one, range(1)), (two, range(1, 3)), (three, range(3, 4))):
+        copy(tmp_path / "all.zarr", path, views=numbers)
+    merge([one, two], tmp_path / "left.zarr")
+    assert merge([three, tmp_path / "left.zarr"], tmp_path / "again.zarr").manifest.digest == joined.digest
+    with pytest.raises(MismatchError, match=r"first.zarr and this build are not parts of one cache: views.seed is 0"):
+        _part(tmp_path / "x.zarr", digits, teacher, 2, 2, codec_from=tmp_path / "first.zarr", seed=1)
+    assert not (tmp_path / "x.zarr").exists()
+
+
+def test_what_does_not_join(tmp_path: Path, digits: ArraySource, teacher: Teacher, whole: Path) -> None:
+    for numbers in (range(1), range(1, 2), range(2, 4)):
+        copy(whole, tmp_path / f"{numbers.start}.zarr", views=numbers)
+    _part(tmp_path / "seed.zarr", digits, teacher, 2, 1, seed=5)
+    _part(tmp_path / "dense.zarr", digits, teacher, 2, 1, codec="dense")
+    fewer = take(digits, np.arange(255))
+    _part(tmp_path / "rows.zarr", fewer, teacher, 2, 1)
+    shutil.copytree(tmp_path / "2.zarr", tmp_path / "bad.zarr")
+    victim = next(path for path in sorted((tmp_path / "bad.zarr/probe/c/1").rglob("0")) if path.is_file())
+    victim.write_bytes(victim.read_bytes()[:-1] + b"\1")
+    keys, labels = [str(i) for i in range(30)], np.arange(30) % 10
+    gc.pack(tmp_path / "packed.zarr", np.random.default_rng(0).normal(size=(1, 30, 10)), keys=keys, labels=labels)
+    for names, said in (
+        (["0", "2"], "view 1 is in none of the caches"),
+        (["1", "2", "1"], "both hold view 1"),
+        (["0"], "1 cache to merge"),
+        (["2", "packed"], "packed.zarr was packed|not parts of one cache"),
+        (["packed", "packed"], "its views have no numbers"),
+        (["1", "seed"], "views.seed is 5 there, 0 here"),
+        (["1", "dense"], "codec.dtype is float16 there, None here.*--codec-from"),
+        (["1", "rows"], "data.digest"),
+        (["1", "bad"], "probe/c/1/.*checksum"),
+        (["1", "nowhere"], "is no cache"),
+    ):
+        with pytest.raises(GdkdCacheError, match=said) as caught:
+            merge([tmp_path / f"{name}.zarr" for name in names], tmp_path / "out.zarr")
+        assert "\n" not in str(caught.value)
+        if names != ["1", "bad"]:
+            assert not (tmp_path / "out.zarr").exists()
+    with pytest.raises(CacheError, match="unfinished build or copy"):
+        open_cache(tmp_path / "out.zarr")
+    shutil.rmtree(tmp_path / "bad.zarr")
+    shutil.copytree(tmp_path / "2.zarr", tmp_path / "bad.zarr")  # mended: the merge goes on
+    assert merge([tmp_path / "1.zarr", tmp_path / "bad.zarr"], tmp_path / "out.zarr").num_sent < 60
+    with pytest.raises(MismatchError, match="holds another cache"):
+        merge([tmp_path / "0.zarr", tmp_path / "1.zarr"], tmp_path / "out.zarr")
+
+
+def test_cards_of_parts(tmp_path: Path, digits: ArraySource, teacher: Teacher) -> None:
+    one = _part(tmp_path / "a.zarr", digits, teacher, 0, 1, license="mit", contact="Ada")
+    two = _part(tmp_path / "b.zarr", digits, teacher, 1, 1, license="mit", contact="Bob")
+    with pytest.raises(MismatchError, match=r"contact is 'Bob' in .*b.zarr and 'Ada' in .*a.zarr; say .* --contact"):
+        merge([one, two], tmp_path / "c.zarr")
+    result = _run("merge", one, two, "--contact", "Ada and Bob", "--out", tmp_path / "c.zarr")
+    assert result.exit_code == 0, result.output
+    assert open_cache(tmp_path / "c.zarr").manifest.identity.card == {"license": "mit", "contact": "Ada and Bob"}
+
+
+def test_other_tables_are_refused(tmp_path: Path, digits: ArraySource, whole: Path) -> None:
+    """Tables that decode otherwise, under a codec of the same description."""
+    copy(whole, tmp_path / "a.zarr", views=range(2))
+    copy(whole, tmp_path / "b.zarr", views=range(2, 4))
+    reader = open_cache(tmp_path / "b.zarr").reader
+    layout = row_layouts(reader.manifest.identity)["tables"]
+    tables = reader.codec.tables_bytes().copy()
+    tables[0] ^= 1
+    (data,) = layout.encode(tables).values()
+    (name,) = layout.object_names()
+    (tmp_path / "b.zarr" / name).write_bytes(data)
+    record = ObjectRecord.of(data)
+    forge(tmp_path / "b.zarr", lambda stored: stored["objects"].update({name: [record.size, record.sha256]}))
+    with pytest.raises(MismatchError, match=r"their codec tables differ.*--codec-from"):
+        merge([tmp_path / "a.zarr", tmp_path / "b.zarr"], tmp_path / "c.zarr")

@@ -39,6 +39,11 @@ class Cache:
         return self.manifest.identity.num_views
 
     @property
+    def view_numbers(self) -> range:
+        """The numbers of the views; they begin above 0 in a part of a larger cache."""
+        return self.manifest.identity.view_numbers
+
+    @property
     def num_rows(self) -> int:
         return self.manifest.identity.num_rows
 
@@ -59,12 +64,18 @@ class Cache:
     def view(self, number: int) -> View:
         """Load one view, every byte checked.
 
+        Args:
+            number: one of `view_numbers`.
+
         Raises:
             UsageError: no such view.
             CacheError: its data is damaged.
         """
-        if not 0 <= number < self.num_views:
-            raise UsageError(f"view {number} does not exist; {self.reader.path} has views 0 to {self.num_views - 1}")
+        numbers = self.view_numbers
+        if number not in numbers:
+            raise UsageError(
+                f"view {number} does not exist; {self.reader.path} has views {numbers[0]} to {numbers[-1]}"
+            )
         return View(self.reader, number, self.labels)
 
     def dataset(

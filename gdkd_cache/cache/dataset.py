@@ -80,8 +80,16 @@ class CachedDataset:
                 f"recipe {recipe.name} mixes images, and source {name_of(source)} has {len(source)} of the "
                 f"{len(keys)} in {reader.path}: a partner may be any of them; give the whole data"
             )
+        self._numbers = reader.manifest.identity.view_numbers
         self.replay: Replay = check_replay(
-            reader, source, self.cache_rows, keys, [0], recipe=recipe, limit=_PROBES_AT_START, strict=strict_replay
+            reader,
+            source,
+            self.cache_rows,
+            keys,
+            self._numbers[:1],
+            recipe=recipe,
+            limit=_PROBES_AT_START,
+            strict=strict_replay,
         )
         self._reader, self._source, self._labels, self._temperature = reader, source, labels, temperature
         height, width = views["size"]
@@ -100,9 +108,12 @@ class CachedDataset:
             self._resident[view] = self._executor.submit(View, self._reader, view, self._labels)
         return self._resident[view]
 
+    def _number(self, epoch: int) -> int:
+        return self._numbers[epoch % len(self._numbers)]
+
     def _view(self, number: int) -> View:
         """This view, with the next one on its way; all others are dropped."""
-        upcoming = (number + 1) % self._reader.manifest.identity.num_views
+        upcoming = self._number(number - self._numbers.start + 1)
         self._resident = {view: future for view, future in self._resident.items() if view in (number, upcoming)}
         view = self._load(number).result()
         self._load(upcoming)
@@ -126,7 +137,7 @@ class CachedDataset:
         num_workers: int = 0,
         device: str | torch.device = "cpu",
     ) -> Iterator[tuple[Tensor, Tensor, TeacherBatch]]:
-        """One epoch: every row of the source once, as view `epoch % num_views`.
+        """One epoch: every row of the source once, as one of the cache's views, which come round in turn.
 
         Args:
             epoch: from 0; decides the view and, with `seed`, the order.
@@ -154,7 +165,7 @@ class CachedDataset:
                 raise UsageError(f"normalize is {normalize!r}; give (mean, std), 'source' or None")
             normalize = normalization_of(self._source)
         loader = self._loader(num_workers, torch.device(device))
-        number = epoch % self._reader.manifest.identity.num_views
+        number = self._number(epoch)
         view = self._view(number)
         order = permutation(seed, "order", epoch, len(self)) if shuffle else np.arange(len(self))
         for batch in loader.stream(requests_for(number, order, batch_size)):

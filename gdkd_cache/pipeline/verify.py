@@ -59,7 +59,7 @@ def verify(
         try:
             check_source(source)
             rows = match_rows(cache.reader, source, cache.keys, cache.labels)
-            views = range(cache.num_views)
+            views = cache.view_numbers
             replay = check_replay(cache.reader, source, rows, cache.keys, views, recipe=recipe, strict=strict)
         except (CacheError, MismatchError) as error:
             problems.append(str(error))

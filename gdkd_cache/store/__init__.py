@@ -3,6 +3,7 @@
 from gdkd_cache.store.arrays import SHARD_ROWS as SHARD_ROWS
 from gdkd_cache.store.card import card_facts as card_facts
 from gdkd_cache.store.card import make_card as make_card
+from gdkd_cache.store.card import readme as readme
 from gdkd_cache.store.layout import PROBE as PROBE
 from gdkd_cache.store.layout import PROBE_BYTES as PROBE_BYTES
 from gdkd_cache.store.layout import encode_keys as encode_keys
@@ -11,3 +12,4 @@ from gdkd_cache.store.manifest import Identity as Identity
 from gdkd_cache.store.manifest import Manifest as Manifest
 from gdkd_cache.store.reader import CacheReader as CacheReader
 from gdkd_cache.store.writer import CacheWriter as CacheWriter
+from gdkd_cache.store.writer import differences as differences

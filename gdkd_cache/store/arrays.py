@@ -33,6 +33,7 @@ class ArrayLayout:
         num_rows: rows in the cache.
         num_views: views, or None when all views share the column.
         shard_rows: rows a shard.
+        first_view: the number of the view at index 0; all methods take view numbers.
     """
 
     name: str
@@ -40,6 +41,7 @@ class ArrayLayout:
     num_rows: int
     num_views: int | None
     shard_rows: int = SHARD_ROWS
+    first_view: int = 0
 
     def __post_init__(self) -> None:
         if not (0 < self.shard_rows <= CHUNK_ROWS or self.shard_rows % CHUNK_ROWS == 0):
@@ -94,12 +96,12 @@ class ArrayLayout:
         with zarr.config.set({"array.write_empty_chunks": True}):
             array = self._create(objects)
             rows = slice(first_row, first_row + len(data))
-            array[rows if view is None else (view, rows)] = data
+            array[rows if view is None else (view - self.first_view, rows)] = data
         return {name: data.to_bytes() for name, data in objects.items() if name.startswith(f"{self.name}/c/")}
 
     def object_names(self, view: int | None = None) -> list[str]:
         """Names of the shard objects of one view, in row order."""
-        prefix = f"{self.name}/c" if view is None else f"{self.name}/c/{view}"
+        prefix = f"{self.name}/c" if view is None else f"{self.name}/c/{view - self.first_view}"
         suffix = "/0" * len(self.column.shape)
         return [f"{prefix}/{shard}{suffix}" for shard in range(-(-self.num_rows // self.shard_rows))]
 
@@ -119,7 +121,7 @@ class ArrayLayout:
         store = MemoryStore({name: make(data) for name, data in (self.metadata() | dict(objects)).items()})
         try:
             array = zarr.open_array(store, path=self.name, mode="r", zarr_format=3)
-            return np.asarray(array[...] if view is None else array[view])
+            return np.asarray(array[...] if view is None else array[view - self.first_view])
         except (ValueError, RuntimeError, KeyError) as error:
             raise CacheError(f"{self.name}: a shard of view {view} cannot be decoded: {error}") from None
 

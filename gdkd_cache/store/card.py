@@ -82,12 +82,12 @@ def card_facts(identity: Identity) -> dict[str, str]:
     facts = {
         "data": f"{data['name']}: {identity.num_rows} rows, {len(classes)} classes ({_some(classes)})",
         "teacher": ", ".join(map(str, said)),
-        **_views(identity.num_views, identity.views),
+        **_views(identity),
         "codec": f"{identity.codec.get('name')} ({_fields(shown)})",
         "serves": _served(identity.fidelity),
         "license": identity.card.get("license", "not stated"),
         "contact": identity.card.get("contact", "not stated"),
-        "made with": ", ".join(f"{name} {number}" for name, number in identity.build.get("software", {}).items()),
+        "made with": _software(identity.build),
     }
     return {name: _line(text, 2 * _LONGEST) for name, text in facts.items()}
 
@@ -131,11 +131,13 @@ def _fields(values: dict[str, Any]) -> str:
     return ", ".join(f"{name} {f'{v:.4g}' if isinstance(v, float) else v}" for name, v in values.items())
 
 
-def _views(count: int, views: dict[str, Any] | None) -> dict[str, str]:
+def _views(identity: Identity) -> dict[str, str]:
+    views, numbers = identity.views, identity.view_numbers
     if views is None:
-        return {"views": f"{count}, of logits computed elsewhere"}
+        return {"views": f"{len(numbers)}, of logits computed elsewhere"}
     recipe, (height, width) = views["recipe"], views["size"]
-    said = f"{count} of {height}x{width}, recipe {recipe['name']}, seed {views['seed']}"
+    part = f" ({numbers[0]} to {numbers[-1]})" if numbers[0] else ""
+    said = f"{len(numbers)}{part} of {height}x{width}, recipe {recipe['name']}, seed {views['seed']}"
     return {"views": said, "recipe": _steps(recipe)}
 
 
@@ -152,6 +154,11 @@ def _served(fidelity: dict[str, Any]) -> str:
     if not errors:
         return "none of the declared losses"
     return f"{'; '.join(errors)} (on {fidelity['rows']} held-out rows; top classes exact)"
+
+
+def _software(build: dict[str, Any]) -> str:
+    made = [part.get("software", {}) for part in build.get("parts", [build])]
+    return "; ".join(", ".join(f"{name} {number}" for name, number in software.items()) for software in made)
 
 
 def _size_category(num_rows: int) -> str:

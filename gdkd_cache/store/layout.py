@@ -51,6 +51,7 @@ def view_layouts(identity: Identity, codec: Codec) -> dict[str, ArrayLayout]:
             num_rows=identity.num_rows,
             num_views=identity.num_views,
             shard_rows=identity.shard_rows,
+            first_view=identity.view_numbers.start,
         )
         for name, column in columns.items()
     }

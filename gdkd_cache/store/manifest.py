@@ -14,6 +14,7 @@ BUILD_NAME = "build.json"
 LEDGER_NAME = "ledger"
 MANIFEST_LIMIT = 256 * 2**20
 CARD = ("license", "contact")
+MOST_VIEWS = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,12 +25,14 @@ class Identity:
         num_rows, num_views: extent of the cache.
         classes: class names in the order of class ids.
         data: `name` and `digest` of the source, and `keys_bytes`, the length of its key table.
-        views: `recipe`, `seed` and `size` [height, width] of the views; None for logits computed elsewhere.
+        views: `recipe`, `seed` and `size` [height, width] of the views, and `first`, the number of the first one (0
+            where it is not said); None for logits computed elsewhere.
         teacher: name, checksum of the weights, input size, normalisation, accuracy.
         request: what was asked of the codec: spec, fidelity, losses.
         codec: the codec's `to_json`.
         fidelity: what the codec was measured to lose on held-out calibration rows.
-        build: batch size, precision, device kind and library versions: what moves a teacher's last bits.
+        build: batch size, precision, device kind and library versions: what moves a teacher's last bits; `parts`
+            has them for each run of views (`first`, `num_views`) where they are not the same for all.
         shard_rows: rows a shard.
         card: what its maker says of it, if anything: `license` and `contact`, as `make_card` makes it.
     """
@@ -46,6 +49,12 @@ class Identity:
     build: dict[str, Any]
     shard_rows: int
     card: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def view_numbers(self) -> range:
+        """The numbers of the views: their addresses of randomness, which parts of a cache keep."""
+        first = (self.views or {}).get("first", 0)
+        return range(first, first + self.num_views)
 
     def to_json(self) -> dict[str, Any]:
         fields = dataclasses.asdict(self) | {"classes": list(self.classes)}
@@ -139,6 +148,12 @@ def identity_from_json(stored: dict[str, Any]) -> Identity:
             raise ValueError(name)
     if type(identity.data.get("keys_bytes")) is not int or identity.data["keys_bytes"] < 1:
         raise ValueError("data.keys_bytes")
+    if identity.views is not None and not (
+        isinstance(identity.views, dict)
+        and type(identity.views.get("first", 0)) is int
+        and 0 <= identity.view_numbers.start <= identity.view_numbers.stop <= MOST_VIEWS
+    ):
+        raise ValueError("views")
     card = identity.card
     if not isinstance(card, dict) or not all(name in CARD and isinstance(text, str) for name, text in card.items()):
         raise ValueError("card")

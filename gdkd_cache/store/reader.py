@@ -63,15 +63,24 @@ class CacheReader:
         """The arrays `[view, row, ...]` by column name."""
         return view_layouts(self.manifest.identity, self.codec)
 
+    def record(self, name: str) -> ObjectRecord:
+        """What the manifest says of an object.
+
+        Raises:
+            CacheError: it does not list the object.
+        """
+        record = self.manifest.objects.get(name)
+        if record is None:
+            raise CacheError(f"{self.path}: the manifest does not list {name}; copy the cache again")
+        return record
+
     def read(self, name: str) -> bytes:
         """An object that the manifest lists, every byte checked.
 
         Raises:
             CacheError: it is not listed, missing or damaged.
         """
-        record = self.manifest.objects.get(name)
-        if record is None:
-            raise CacheError(f"{self.path}: the manifest does not list {name}; copy the cache again")
+        record = self.record(name)
         kept = f"{record.sha256[:2]}/{record.sha256}"
         if self._copy is not None and self._copy.size(kept) == record.size:
             data = self._copy.read(kept, record.size)

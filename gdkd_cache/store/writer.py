@@ -64,10 +64,12 @@ class CacheWriter:
         if found is not None:
             later = {"codec": found.get("codec"), "fidelity": found.get("fidelity")}
             card = {} if self.manifest else {"card": found.get("card")}  # of the run that finishes
-            if differences := list(_differences(found, asked | later | card)):
+            if differing := [
+                f"{what} is {old} there, {new} asked" for what, old, new in differences(found, asked | later | card)
+            ]:
                 if not force:
                     raise MismatchError(
-                        f"{self._objects.location} holds another build: {'; '.join(differences[:4])}; "
+                        f"{self._objects.location} holds another build: {'; '.join(differing[:4])}; "
                         "use the same options to resume it, another place, or --force to replace it"
                     )
                 self._clear()
@@ -127,7 +129,7 @@ class CacheWriter:
     def shards(self) -> Iterator[tuple[int, int, range]]:
         """All units of work in order: (view, shard, range of rows)."""
         step = self._identity.shard_rows
-        for view in range(self._identity.num_views):
+        for view in self._identity.view_numbers:
             for shard, first in enumerate(range(0, self._identity.num_rows, step)):
                 yield view, shard, range(first, min(first + step, self._identity.num_rows))
 
@@ -200,13 +202,13 @@ class CacheWriter:
         self._objects.delete(BUILD_NAME)
 
 
-def _differences(found: Any, asked: Any, path: str = "") -> Iterator[str]:
-    """One phrase for each leaf in which two JSON values differ."""
+def differences(found: Any, asked: Any, path: str = "") -> Iterator[tuple[str, str, str]]:
+    """Each leaf in which two JSON values differ: its path, and both as short texts."""
     if isinstance(found, dict) and isinstance(asked, dict):
         for key in sorted(found.keys() | asked.keys()):
-            yield from _differences(found.get(key), asked.get(key), f"{path}.{key}" if path else key)
+            yield from differences(found.get(key), asked.get(key), f"{path}.{key}" if path else key)
     elif found != asked:
-        yield f"{path} is {_short(found)} there, {_short(asked)} asked"
+        yield path, _short(found), _short(asked)
 
 
 def _short(value: Any) -> str:
