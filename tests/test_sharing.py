@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,12 @@ from gdkd_cache_cli.main import main
 from small import build_small, forge, take
 
 import gdkd_cache as gc
-from gdkd_cache import open_cache
+from gdkd_cache import Cache, LossSettings, open_cache
+from gdkd_cache.cache.dataset import mean_logits
 from gdkd_cache.data import ArraySource, Recipe
 from gdkd_cache.data.recipes import HorizontalFlip, RandomCrop, RandomErasing
-from gdkd_cache.errors import CacheError, GdkdCacheError, MismatchError, UsageError
+from gdkd_cache.errors import CacheError, GdkdCacheError, MismatchError, NotServedError, UsageError
+from gdkd_cache.losses import top_classes
 from gdkd_cache.pipeline.copy import copy
 from gdkd_cache.pipeline.merge import merge
 from gdkd_cache.pipeline.teacher import Teacher
@@ -264,8 +267,8 @@ def test_what_does_not_join(tmp_path: Path, digits: ArraySource, teacher: Teache
         (["1", "seed"], "views.seed is 5 there, 0 here"),
         (["1", "dense"], "codec.dtype is float16 there, None here.*--codec-from"),
         (["1", "rows"], "data.digest"),
-        (["1", "bad"], "probe/c/1/.*checksum"),
         (["1", "nowhere"], "is no cache"),
+        (["1", "bad"], "probe/c/1/.*checksum"),
     ):
         with pytest.raises(GdkdCacheError, match=said) as caught:
             merge([tmp_path / f"{name}.zarr" for name in names], tmp_path / "out.zarr")
@@ -306,3 +309,144 @@ def test_other_tables_are_refused(tmp_path: Path, digits: ArraySource, whole: Pa
     forge(tmp_path / "b.zarr", lambda stored: stored["objects"].update({name: [record.size, record.sha256]}))
     with pytest.raises(MismatchError, match=r"their codec tables differ.*--codec-from"):
         merge([tmp_path / "a.zarr", tmp_path / "b.zarr"], tmp_path / "c.zarr")
+
+
+@pytest.fixture(scope="module")
+def other(teacher: Teacher) -> Teacher:
+    """Another teacher of the digits."""
+    torch.manual_seed(7)
+    model = deepcopy(teacher.model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * parameter.std(correction=0) * torch.randn_like(parameter))
+    return replace(teacher, model=model.eval(), description=teacher.description | {"weights": "sha256:other"})
+
+
+@pytest.fixture(scope="module")
+def pair(
+    tmp_path_factory: pytest.TempPathFactory, digits: ArraySource, teacher: Teacher, other: Teacher
+) -> tuple[Path, Path]:
+    """Two teachers' caches of the same two views, float32; not to be changed."""
+    folder = tmp_path_factory.mktemp("pair")
+    for name, one in (("a", teacher), ("b", other)):
+        build_small(folder / f"{name}.zarr", digits, one, codec="dense:dtype=float32")
+    return folder / "a.zarr", folder / "b.zarr"
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+@pytest.mark.parametrize("weights", [None, [0.7, 0.3], [1, 9]])
+def test_the_mean_of_live_teachers(
+    digits: ArraySource,
+    teacher: Teacher,
+    other: Teacher,
+    pair: tuple[Path, Path],
+    temperature: float,
+    weights: list[float] | None,
+) -> None:
+    both = gc.ensemble([open_cache(path) for path in pair], weights)
+    shares = [0.5, 0.5] if weights is None else [weight / sum(weights) for weight in weights]
+    assert both.weights == pytest.approx(shares)
+    data = both.dataset(digits, temperature=temperature)
+    assert data.replay.exact > 30
+    assert not data.replay.rounding
+    student = torch.randn(64, 10, requires_grad=True)
+    for epoch in (0, 1):
+        for images, labels, said in data.loader(epoch, batch_size=64, normalize=None):
+            live = [one.logits(images) for one in (teacher, other)]
+            probabilities = [
+                share * (z.double() / temperature).softmax(-1) for share, z in zip(shares, live, strict=True)
+            ]
+            mean = torch.stack(probabilities).sum(0)
+            torch.testing.assert_close((said.logits / temperature).softmax(-1), mean.float(), rtol=1e-5, atol=1e-6)
+            assert torch.equal(said.top, top_classes(said.logits, 8))
+            settings = LossSettings(loss="gdkd", temperature=temperature)
+            losses = [settings(student, z, labels, said.top) for z in (said.logits, temperature * mean.log().float())]
+            torch.testing.assert_close(*losses, rtol=1e-5, atol=1e-5)
+            assert not torch.allclose(said.logits.softmax(-1), live[0].softmax(-1), atol=1e-2)
+
+
+def test_the_mean_of_sure_teachers() -> None:
+    """In log space: teachers that are sure of other classes give finite logits."""
+    one, two = torch.tensor([[300.0, 0, -300]]), torch.tensor([[-300.0, 0, 300]])
+    logits = mean_logits([one, two], [0.25, 0.75], 1.0)
+    torch.testing.assert_close(
+        logits, torch.tensor([[0.25, 0.0, 0.75]]).log().nan_to_num(neginf=-300.0), rtol=1e-5, atol=1e-5
+    )
+    torch.testing.assert_close(mean_logits([one + 7, one], [0.5, 0.5], 4.0).diff(), one.diff())
+
+
+def test_what_cannot_be_averaged(tmp_path: Path, digits: ArraySource, other: Teacher, pair: tuple[Path, Path]) -> None:
+    def built(name: str, source: ArraySource = digits, **options: Any) -> Cache:
+        build_small(tmp_path / name, source, other, **({"codec": "topk"} | options))
+        return open_cache(tmp_path / name)
+
+    first = open_cache(pair[0])
+    labels = digits.labels.copy()
+    labels[3] = (labels[3] + 1) % 10
+    reverse = np.arange(256)[::-1].copy()
+    gc.pack(tmp_path / "packed", np.zeros((2, 256, 10)), keys=list(digits.keys), labels=digits.labels, codec="dense")
+    for cache, said in (
+        (built("seed", seed=3), "views.seed is 3 there, 0 here"),
+        (built("recipe", recipe="none"), "views.recipe.steps"),
+        (built("views", num_views=3), "num_views is 3 there, 2 here"),
+        (built("first", first_view=1), "views.first is 1 there, 0 here"),
+        (built("order", take(digits, reverse)), "their keys, or the keys' order, differ"),
+        (built("labels", replace(digits, labels=labels)), "their labels differ"),
+        (built("rows", take(digits, np.arange(99))), "num_rows is 99 there, 256 here"),
+        (open_cache(tmp_path / "packed"), "packed from logits computed elsewhere"),
+    ):
+        with pytest.raises(GdkdCacheError, match=said) as caught:
+            gc.ensemble([first, cache])
+        assert "\n" not in str(caught.value)
+    for weights in ([1.0], [1.0, 0.0], [1.0, -1.0], [1.0, float("nan")]):
+        with pytest.raises(UsageError, match="weight"):
+            gc.ensemble([first, first], weights)
+    both = gc.ensemble([first, built("topk")])
+    with pytest.raises(NotServedError, match=r"topk .*temperature"):
+        both.require(LossSettings(loss="gdkd", temperature=2.0))
+    with pytest.raises(NotServedError, match="standardizes"):
+        both.require(LossSettings(loss="kd", standardize=True))
+    with pytest.raises(UsageError, match="temperature is 0"):
+        both.dataset(digits, temperature=0.0)
+    moved = replace(digits, images=digits.images[..., ::-1].copy())
+    with pytest.raises(MismatchError, match="different pixels"):
+        both.dataset(moved, temperature=4.0)
+
+
+def test_every_cache_is_replayed(tmp_path: Path, digits: ArraySource, pair: tuple[Path, Path]) -> None:
+    """A second cache whose views are others than it says is refused, although the first one's are right."""
+    shutil.copytree(pair[1], tmp_path / "b.zarr")
+    build = open_cache(pair[1]).reader
+    layout = build.layouts["probe"]
+    (name,) = layout.object_names(0)
+    probes = build.column("probe", 0).copy()
+    probes[probes.any(-1)] ^= 85
+    (data,) = layout.encode(probes, view=0).values()
+    (tmp_path / "b.zarr" / name).write_bytes(data)
+    record = ObjectRecord.of(data)
+    forge(tmp_path / "b.zarr", lambda stored: stored["objects"].update({name: [record.size, record.sha256]}))
+    for order in ((pair[0], tmp_path / "b.zarr"), (tmp_path / "b.zarr", pair[0])):
+        with pytest.raises(MismatchError, match="replay: view 0"):
+            gc.ensemble([open_cache(path) for path in order]).dataset(digits, temperature=4.0)
+
+
+def test_training_from_several_teachers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: Path) -> None:
+    """The command, on all the digits: the same cache twice is that teacher, and weights are told."""
+    monkeypatch.chdir(tmp_path)
+    build = ["build", "--data", "digits", "--teacher", "cnn-s", "--weights", weights, "--views", "1"]
+    assert _run(*build, "--codec", "dense", "--out", "a.zarr").exit_code == 0
+    train = ["train", "--loss", "kd", "--data", "digits", "--student", "cnn-s", "--epochs", "1", "--cache", "a.zarr"]
+    for out, more in (("one", []), ("two", ["--cache", "a.zarr", "--cache-weight", "0.7", "--cache-weight", "0.3"])):
+        result = _run(*train, *more, "--out", out)
+        assert result.exit_code == 0, result.output
+    one, two = (json.loads(Path(out, "metrics.jsonl").read_text())["distillation"] for out in ("one", "two"))
+    assert two == pytest.approx(one, rel=1e-3)
+    for more, said in (
+        (["--cache-weight", "1", "--cache-weight", "2"], "--cache-weight is given 2 times, --cache 1 times"),
+        (["--cache", "a.zarr", "--digest", "sha256:0"], "--digest is given 1 times, --cache 2 times"),
+        (["--cache", "a.zarr", "--cache-weight", "1", "--cache-weight", "-1"], "weight is -1"),
+    ):
+        result = _run(*train, *more, "--out", "three")
+        assert result.exit_code == 2
+        assert said in result.stderr
+    assert not Path("three").exists()
