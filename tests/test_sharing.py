@@ -334,17 +334,17 @@ def pair(
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
-@pytest.mark.parametrize("weights", [None, [0.7, 0.3], [1, 9]])
+@pytest.mark.parametrize("given", [None, [0.7, 0.3], [1, 9]])
 def test_the_mean_of_live_teachers(
     digits: ArraySource,
     teacher: Teacher,
     other: Teacher,
     pair: tuple[Path, Path],
     temperature: float,
-    weights: list[float] | None,
+    given: list[float] | None,
 ) -> None:
-    both = gc.ensemble([open_cache(path) for path in pair], weights)
-    shares = [0.5, 0.5] if weights is None else [weight / sum(weights) for weight in weights]
+    both = gc.ensemble([open_cache(path) for path in pair], given)
+    shares = [0.5, 0.5] if given is None else [weight / sum(given) for weight in given]
     assert both.weights == pytest.approx(shares)
     data = both.dataset(digits, temperature=temperature)
     assert data.replay.exact > 30
