@@ -25,7 +25,7 @@ class Ensemble:
         weights: of their probabilities, above 0, with the sum 1.
     """
 
-    def __init__(self, caches: Sequence[Cache], weights: Sequence[float]) -> None:
+    def __init__(self, caches: Sequence[Cache], weights: Sequence[int | float]) -> None:
         self.caches = tuple(caches)
         self.weights = tuple(weight / sum(weights) for weight in weights)
 
@@ -78,7 +78,7 @@ class Ensemble:
             cache.require(settings)
 
 
-def ensemble(caches: Sequence[Cache], weights: Sequence[float] | None = None) -> Ensemble:
+def ensemble(caches: Sequence[Cache], weights: Sequence[int | float] | None = None) -> Ensemble:
     """Read several teachers' caches as one teacher.
 
     Args:
