@@ -2,6 +2,7 @@
 
 from gdkd_cache import losses as losses
 from gdkd_cache.cache import Cache as Cache
+from gdkd_cache.cache import ensemble as ensemble
 from gdkd_cache.cache import open_cache as open_cache
 from gdkd_cache.data import open_source as open_source
 from gdkd_cache.errors import GdkdCacheError as GdkdCacheError

@@ -167,9 +167,13 @@ def test_the_first_views(tmp_path: Path, digits: ArraySource, teacher: Teacher, 
     part = build_small(tmp_path / "b.zarr", digits, teacher, num_views=2).manifest.digest
     assert _contents(f"{bucket}/part") == _contents(tmp_path / "b.zarr")
     assert part in result.stdout
-    assert f"the first 2 views of {whole}" in result.stdout
+    assert f"views 0 to 1 of {whole}" in result.stdout
     assert _run("pull", f"{bucket}/part", tmp_path / "c.zarr", "--views", "0-1", "--digest", part).exit_code == 0
-    for views, code, said in (("0-2", 2, "views 0 to 1"), ("1-1", 2, "must be 0-N"), ("2", 2, "must be 0-N")):
+    for views, code, said in (
+        ("0-2", 2, "views 0 to 1"),
+        ("1-0", 2, "views 0 to 1"),
+        ("2", 2, "must be the first and the last"),
+    ):
         refused = _run("pull", f"{bucket}/part", tmp_path / "d.zarr", "--views", views)
         assert refused.exit_code == code
         assert said in refused.stderr
@@ -262,7 +266,7 @@ def test_an_interrupted_pull(tmp_path: Path, digits_cache: Path, proxy: FaultyPr
     with pytest.raises(CacheError, match="unfinished build or copy"):
         open_cache(back)
     with pytest.raises(MismatchError, match="holds another unfinished build or copy"):
-        copy(there, back, num_views=1)
+        copy(there, back, views=range(1))
     proxy.plan.clear()
     copy(there, back)
     whole = (back / "probe/c/0/0/0").read_bytes()

@@ -4,14 +4,36 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
-from gdkd_cache_cli.options import PLACE, codec_options, codec_request, data_options, machine_options, view_options
+from gdkd_cache_cli.options import (
+    PLACE,
+    card_options,
+    codec_options,
+    codec_request,
+    data_options,
+    machine_options,
+    view_options,
+)
 
 
 @click.command(short_help="Run a teacher over seeded views of a dataset and keep its logits.")
 @data_options
 @view_options
+@click.option(
+    "--first-view",
+    default=0,
+    show_default=True,
+    help="Number of the first view: teams that build views 0-19 and 20-39 can merge them.",
+)
 @codec_options
+@click.option(
+    "--codec-from",
+    default=None,
+    type=PLACE,
+    metavar="CACHE",
+    help="Take the codec of this cache, of the same data, teacher, recipe and seed, so that both can be merged.",
+)
 @click.option(
     "--batch-size",
     default=256,
@@ -20,6 +42,7 @@ from gdkd_cache_cli.options import PLACE, codec_options, codec_request, data_opt
 )
 @click.option("--precision", default="auto", show_default=True, help="auto, float32, float16 or bfloat16.")
 @machine_options
+@card_options
 @click.option("--out", required=True, type=PLACE, help="The cache folder, or a URL: s3://, gs://, az://.")
 @click.option("--force", is_flag=True, help="Replace another cache there.")
 def build(
@@ -30,10 +53,14 @@ def build(
     views: int,
     recipe: str,
     seed: int,
+    first_view: int,
+    codec_from: str | None,
     batch_size: int,
     precision: str,
     device: str,
     workers: int | None,
+    license: str | None,
+    contact: str | None,
     out: str,
     force: bool,
     **codec: Any,
@@ -43,10 +70,14 @@ def build(
     An interrupted build goes on where it stopped when the same command is run again; the result is the
     same to the byte.
 
+    Two teams may build different views of the same data, which `gdkd-cache merge` joins.
+
     \b
-    Example:
+    Examples:
       gdkd-cache build --data digits --teacher cnn-l --weights teacher/best.safetensors \\
-          --views 4 --recipe crop-flip --seed 0 --out digits.zarr
+          --views 4 --recipe crop-flip --seed 0 --license cc-by-4.0 --contact team@example.org --out digits.zarr
+      gdkd-cache build --data digits --teacher cnn-l --weights teacher/best.safetensors \\
+          --first-view 4 --views 4 --codec-from digits.zarr --out more.zarr
     """
 
     from gdkd_cache import open_source
@@ -55,15 +86,22 @@ def build(
     from gdkd_cache.pipeline.teacher import open_teacher
     from gdkd_cache_cli.report import cache_lines
 
+    given = click.get_current_context().get_parameter_source
+    if codec_from is not None and any(given(name) is not ParameterSource.DEFAULT for name in codec):
+        raise click.UsageError("--codec-from brings its codec and its losses; leave out what else asks for them")
     options = BuildOptions(
         out=out,
         num_views=views,
+        first_view=first_view,
         recipe=recipe,
         seed=seed,
         request=codec_request(**codec),
+        codec_from=codec_from,
         batch_size=batch_size,
         num_workers=workers,
         force=force,
+        license=license,
+        contact=contact,
     )
     source = open_source(data, download=download)
     result = run_build(options, source, open_teacher(teacher, weights, source, device=device, precision=precision))

@@ -9,6 +9,7 @@ from gdkd_cache_cli.build import build
 from gdkd_cache_cli.demo import demo
 from gdkd_cache_cli.evaluate import evaluate
 from gdkd_cache_cli.inspect import inspect
+from gdkd_cache_cli.merge import merge
 from gdkd_cache_cli.pack import pack
 from gdkd_cache_cli.plan import plan
 from gdkd_cache_cli.repair import repair
@@ -103,5 +104,5 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
 
-for command in (build, train, evaluate, inspect, verify, repair, show, plan, pack, push, pull, demo):
+for command in (build, train, evaluate, inspect, verify, repair, show, plan, pack, push, pull, merge, demo):
     main.add_command(command)

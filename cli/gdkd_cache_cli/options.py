@@ -78,6 +78,14 @@ def view_options(command: Command) -> Command:
     return command
 
 
+def card_options(command: Command) -> Command:
+    """`--license` and `--contact`."""
+    contact = "Who to ask about the cache, such as a name and an address; in its digest and its README.md."
+    command = click.option("--contact", default=None, metavar="TEXT", help=contact)(command)
+    license = "The license that you give the cache, such as cc-by-4.0; in its digest and its README.md."
+    return click.option("--license", default=None, metavar="TEXT", help=license)(command)
+
+
 def codec_options(command: Command) -> Command:
     """What a cache shall serve, and how closely; `codec_request` reads them."""
     for option in reversed(

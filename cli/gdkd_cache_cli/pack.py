@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from gdkd_cache_cli.options import PLACE, codec_options, codec_request
+from gdkd_cache_cli.options import PLACE, card_options, codec_options, codec_request
 
 
 @click.command(short_help="Make a cache of logits that were computed elsewhere.")
@@ -16,8 +16,18 @@ from gdkd_cache_cli.options import PLACE, codec_options, codec_request
     "--keys", type=click.Path(path_type=Path), default=None, help="A file of one key a line. [default: numbers]"
 )
 @codec_options
+@card_options
 @click.option("--force", is_flag=True, help="Replace another cache there.")
-def pack(logits: Path, out: str, labels: Path | None, keys: Path | None, force: bool, **codec: Any) -> None:
+def pack(
+    logits: Path,
+    out: str,
+    labels: Path | None,
+    keys: Path | None,
+    license: str | None,
+    contact: str | None,
+    force: bool,
+    **codec: Any,
+) -> None:
     """Make a cache of LOGITS, which another program computed: a .npy of [view, row, class] floats.
 
     A .npz is read too: its `teacher` or `logits`, and its `label` or `labels` where --labels is not given. Without
@@ -43,6 +53,8 @@ def pack(logits: Path, out: str, labels: Path | None, keys: Path | None, force: 
         codec=request.spec,
         fidelity=request.fidelity,
         losses=request.losses,
+        license=license,
+        contact=contact,
         force=force,
     )
     for line in cache_lines(manifest):

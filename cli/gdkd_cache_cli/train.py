@@ -28,9 +28,18 @@ _LOSS_OPTIONS = {
 @click.option("--eval-data", default=None, metavar="SPEC", help="Evaluate on this. [default: the test split of --data]")
 @click.option(
     "--cache",
-    default=None,
+    "caches",
+    multiple=True,
     type=PLACE,
-    help="What the distillation loss reads: a folder or a URL (s3://, gs://, az://, https://).",
+    help="What the distillation loss reads: a folder or a URL (s3://, gs://, az://, https://). Given again for each "
+    "further teacher, over the same views, it reads the mean of their probabilities at the loss's temperature.",
+)
+@click.option(
+    "--cache-weight",
+    "cache_weights",
+    multiple=True,
+    type=float,
+    help="Weight of a teacher in the mean, one for each --cache, in their order. [default: all alike]",
 )
 @click.option(
     "--local-copy",
@@ -39,7 +48,13 @@ _LOSS_OPTIONS = {
     metavar="DIR",
     help="Keep what is read of a remote cache in this folder, and read it there the next time.",
 )
-@click.option("--digest", default=None, metavar="sha256:...", help="Refuse any other cache.")
+@click.option(
+    "--digest",
+    "digests",
+    multiple=True,
+    metavar="sha256:...",
+    help="Refuse any other cache; one for each --cache, in their order.",
+)
 @click.option("--student", required=True, metavar="MODEL", help=MODEL_HELP)
 @click.option(
     "--epochs",
@@ -110,9 +125,10 @@ def train(
     data: str,
     download: bool,
     eval_data: str | None,
-    cache: str | None,
+    caches: tuple[str, ...],
+    cache_weights: tuple[float, ...],
     local_copy: Path | None,
-    digest: str | None,
+    digests: tuple[str, ...],
     student: str,
     epochs: int,
     out: Path,
@@ -147,16 +163,23 @@ def train(
       gdkd-cache train --loss gdkd --data digits --cache digits.zarr --student cnn-s --epochs 8 --out student
       gdkd-cache train --loss gdkd --data digits --cache s3://bucket/digits.zarr --local-copy kept \\
           --student cnn-s --epochs 8 --out student
+      gdkd-cache train --loss gdkd --data digits --cache one.zarr --cache two.zarr \\
+          --cache-weight 0.7 --cache-weight 0.3 --student cnn-s --epochs 8 --out student
     """
     given = {name: value for name, value in loss_options.items() if value is not None}
     if foreign := sorted(given.keys() - set(_LOSS_OPTIONS[loss])):
         raise click.UsageError(f"--{foreign[0].replace('_', '-')} is no option of --loss {loss}")
-    if loss == "ce" and cache is not None:
+    if loss == "ce" and caches:
         raise click.UsageError("--loss ce uses no cache; name a distillation loss, or leave --cache out")
-    if loss != "ce" and cache is None:
+    if loss != "ce" and not caches:
         raise click.UsageError(f"--loss {loss} needs --cache; build one with: gdkd-cache build")
-    if cache is None and (digest is not None or local_copy is not None or strict_replay):
+    if not caches and (digests or local_copy is not None or strict_replay):
         raise click.UsageError("--digest, --local-copy and --strict-replay go with --cache")
+    for option, given_for in (("--digest", digests), ("--cache-weight", cache_weights)):
+        if given_for and len(given_for) != len(caches):
+            raise click.UsageError(
+                f"{option} is given {len(given_for)} times, --cache {len(caches)} times; give as many"
+            )
     if eval_data is None and data.startswith("wds:"):
         raise click.UsageError("wds shards have no test split: name some with --eval-data wds:PATTERN")
     try:
@@ -164,7 +187,7 @@ def train(
     except ValueError:
         raise click.UsageError(f"--milestones is {milestones!r}; it must be epochs such as 150,180,210") from None
 
-    from gdkd_cache import LossSettings, open_cache, open_source
+    from gdkd_cache import LossSettings, ensemble, open_cache, open_source
     from gdkd_cache.data import image_size, open_recipe
     from gdkd_cache.errors import MismatchError
     from gdkd_cache.pipeline.train import TrainOptions, Views
@@ -192,18 +215,22 @@ def train(
         eval_recipe=eval_recipe,
         force=force,
     )
-    opened = None if cache is None else open_cache(cache, digest=digest, local_copy=local_copy)
+    opened = [
+        open_cache(cache, digest=digest, local_copy=local_copy)
+        for cache, digest in zip(caches, digests or [None] * len(caches), strict=True)
+    ]
     source = open_source(data, download=download)
     eval_source = open_source(eval_data or data, split="test", download=download and eval_data is None)
-    if opened is None:
+    if not opened:
         views = Views(recipe="crop-flip" if recipe is None else recipe, seed=view_seed or 0)
         result = run_train(options, source, eval_source, views=views)
     else:
-        made = opened.manifest.identity.views
+        cache = opened[0] if len(opened) == 1 else ensemble(opened, cache_weights or None)
+        made = opened[0].manifest.identity.views
         if view_seed is not None and made is not None and view_seed != made["seed"]:
             raise MismatchError(f"view seed {view_seed} is not the cache's {made['seed']}; leave --view-seed out")
         named = None if recipe is None else open_recipe(recipe, *image_size(source))
-        result = run_train(options, source, eval_source, cache=opened, strict_replay=strict_replay, recipe=named)
+        result = run_train(options, source, eval_source, cache=cache, strict_replay=strict_replay, recipe=named)
     click.echo(
         f"{student}: best accuracy {result.best_accuracy:.2%} (epoch {result.best_epoch}), last "
         f"{result.last_accuracy:.2%}, {result.images_per_second:,.0f} images/s; {out / 'best.safetensors'}"

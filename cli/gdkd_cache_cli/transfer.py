@@ -15,8 +15,8 @@ def _options(command: Command) -> Command:
             click.option(
                 "--views",
                 default=None,
-                metavar="0-N",
-                help="Copy the first views only, such as 0-39: a cache of its own, with its own digest.",
+                metavar="A-B",
+                help="Copy these views only, such as 0-39: a cache of its own, whose views keep their numbers.",
             ),
             click.option("--digest", default=None, metavar="sha256:...", help="Refuse any other source."),
         ]
@@ -28,17 +28,18 @@ def _options(command: Command) -> Command:
 def _copy(source: str, destination: str, views: str | None, digest: str | None) -> None:
     from gdkd_cache.pipeline.copy import copy
 
-    found = None if views is None else re.fullmatch(r"0-(\d{1,9})", views)
+    found = None if views is None else re.fullmatch(r"(\d{1,7})-(\d{1,7})", views)
     if views is not None and found is None:
-        raise click.UsageError(f"--views is {views!r}; it must be 0-N, as a view keeps its number: the first N+1 views")
-    result = copy(source, destination, num_views=found and int(found[1]) + 1, digest=digest)
+        raise click.UsageError(f"--views is {views!r}; it must be the first and the last, such as 0-39")
+    numbers = None if found is None else range(int(found[1]), int(found[2]) + 1)
+    result = copy(source, destination, views=numbers, digest=digest)
     manifest = result.manifest
     click.echo(
         f"{result.num_sent} of {len(manifest.objects)} objects copied ({result.num_bytes:,} bytes), "
         f"the others stood already; {destination} is complete: {manifest.digest}"
     )
-    if manifest.digest != result.source_digest:
-        click.echo(f"it holds the first {manifest.identity.num_views} views of {result.source_digest}")
+    if numbers is not None and manifest.digest != result.source_digests[0]:
+        click.echo(f"it holds views {numbers[0]} to {numbers[-1]} of {result.source_digests[0]}")
 
 
 @click.command(short_help="Copy a cache to an object store.", epilog=PLACE_HELP)

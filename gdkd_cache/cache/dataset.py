@@ -1,6 +1,7 @@
 """A cache joined with the source it was built from: what a training loop iterates over."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gdkd_cache.cache.replay import Replay, check_replay, recipe_of
+from gdkd_cache.cache.replay import check_replay, recipe_of
 from gdkd_cache.cache.view import View
 from gdkd_cache.data import (
     Recipe,
@@ -24,6 +25,7 @@ from gdkd_cache.data import (
     requests_for,
 )
 from gdkd_cache.errors import MismatchError, UsageError
+from gdkd_cache.losses import top_classes
 from gdkd_cache.seeding import permutation
 from gdkd_cache.store import CacheReader
 
@@ -38,7 +40,7 @@ class TeacherBatch:
 
     Attributes:
         logits: float32 [batch, class], reconstructed, up to a constant per row.
-        top: int64 [batch, k], the exact top classes in rank order.
+        top: int64 [batch, k], the exact top classes in rank order; of several teachers, those of `logits`.
         rows: int64 [batch], rows of the cache.
         view: the view that the images are.
     """
@@ -50,26 +52,28 @@ class TeacherBatch:
 
 
 class CachedDataset:
-    """Images, labels and the teacher's logits, view by view. Made by `Cache.dataset`.
+    """Images, labels and the teacher's logits, view by view. Made by `Cache.dataset` or `Ensemble.dataset`.
 
     Attributes:
-        replay: what the probes said when it was made.
+        replay: what the probes said when it was made; of several caches, those of the one that differs most.
         recipe: what its views are made with.
         size: height and width of its views.
     """
 
     def __init__(
         self,
-        reader: CacheReader,
+        readers: Sequence[CacheReader],
         source: Source,
         keys: list[str],
         labels: np.ndarray,
         *,
+        weights: Sequence[float] = (1.0,),
         temperature: float | None,
         strict_replay: bool,
         recipe: Recipe | None,
         size: int | None,
     ) -> None:
+        reader = readers[0]
         recipe = recipe_of(reader, recipe)
         views = reader.manifest.identity.views
         assert views is not None
@@ -80,9 +84,22 @@ class CachedDataset:
                 f"recipe {recipe.name} mixes images, and source {name_of(source)} has {len(source)} of the "
                 f"{len(keys)} in {reader.path}: a partner may be any of them; give the whole data"
             )
-        self.replay: Replay = check_replay(
-            reader, source, self.cache_rows, keys, [0], recipe=recipe, limit=_PROBES_AT_START, strict=strict_replay
-        )
+        self._numbers = reader.manifest.identity.view_numbers
+        replays = [
+            check_replay(
+                reader,
+                source,
+                self.cache_rows,
+                keys,
+                self._numbers[:1],
+                recipe=recipe,
+                limit=_PROBES_AT_START,
+                strict=strict_replay,
+            )
+            for reader in readers
+        ]
+        self.replay = max(replays, key=lambda replay: replay.worst_rms)
+        self._readers, self._weights = readers, weights
         self._reader, self._source, self._labels, self._temperature = reader, source, labels, temperature
         height, width = views["size"]
         self.recipe = recipe if size is None else recipe.at_size((height, width), size)
@@ -90,23 +107,38 @@ class CachedDataset:
         self._seed: int = views["seed"]
         self._loaders: dict[tuple[int, str], ViewLoader] = {}
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch-view")
-        self._resident: dict[int, Future[View]] = {}
+        self._resident: dict[int, Future[list[View]]] = {}
 
     def __len__(self) -> int:
         return len(self.cache_rows)
 
-    def _load(self, view: int) -> Future[View]:
-        if view not in self._resident:
-            self._resident[view] = self._executor.submit(View, self._reader, view, self._labels)
-        return self._resident[view]
+    def _load(self, number: int) -> Future[list[View]]:
+        def load() -> list[View]:
+            return [View(reader, number, self._labels) for reader in self._readers]
 
-    def _view(self, number: int) -> View:
-        """This view, with the next one on its way; all others are dropped."""
-        upcoming = (number + 1) % self._reader.manifest.identity.num_views
+        if number not in self._resident:
+            self._resident[number] = self._executor.submit(load)
+        return self._resident[number]
+
+    def _number(self, epoch: int) -> int:
+        return self._numbers[epoch % len(self._numbers)]
+
+    def _views(self, number: int) -> list[View]:
+        """This view of each cache, with the next one on its way; all others are dropped."""
+        upcoming = self._number(number - self._numbers.start + 1)
         self._resident = {view: future for view, future in self._resident.items() if view in (number, upcoming)}
-        view = self._load(number).result()
+        views = self._load(number).result()
         self._load(upcoming)
-        return view
+        return views
+
+    def _decode(self, views: list[View], rows: np.ndarray, device: str | torch.device) -> tuple[Tensor, Tensor]:
+        """Logits [batch, class] and top classes [batch, k] of one cache, or of the mean of several."""
+        decoded = [view.decode(rows, device, temperature=self._temperature) for view in views]
+        if len(decoded) == 1:
+            return decoded[0][0], decoded[0][1].classes
+        assert self._temperature is not None
+        logits = mean_logits([logits for logits, _ in decoded], self._weights, self._temperature)
+        return logits, top_classes(logits, min(top.classes.shape[-1] for _, top in decoded))
 
     def _loader(self, num_workers: int, device: torch.device) -> ViewLoader:
         key = (num_workers, str(device))
@@ -126,7 +158,7 @@ class CachedDataset:
         num_workers: int = 0,
         device: str | torch.device = "cpu",
     ) -> Iterator[tuple[Tensor, Tensor, TeacherBatch]]:
-        """One epoch: every row of the source once, as view `epoch % num_views`.
+        """One epoch: every row of the source once, as one of the cache's views, which come round in turn.
 
         Args:
             epoch: from 0; decides the view and, with `seed`, the order.
@@ -154,17 +186,31 @@ class CachedDataset:
                 raise UsageError(f"normalize is {normalize!r}; give (mean, std), 'source' or None")
             normalize = normalization_of(self._source)
         loader = self._loader(num_workers, torch.device(device))
-        number = epoch % self._reader.manifest.identity.num_views
-        view = self._view(number)
+        number = self._number(epoch)
+        views = self._views(number)
         order = permutation(seed, "order", epoch, len(self)) if shuffle else np.arange(len(self))
         for batch in loader.stream(requests_for(number, order, batch_size)):
             rows = self.cache_rows[batch.rows]
             pixels = batch.pixels.to(device, non_blocking=True)
             images = pixels if normalize is None else normalize_pixels(pixels, *normalize)
-            logits, top = view.decode(rows, device, temperature=self._temperature)
-            teacher = TeacherBatch(logits, top.classes, torch.from_numpy(rows), number)
+            logits, top = self._decode(views, rows, device)
+            teacher = TeacherBatch(logits, top, torch.from_numpy(rows), number)
             targets = batch.targets(len(self._reader.manifest.identity.classes))
             yield images, targets.to(device, non_blocking=True), teacher
+
+
+def mean_logits(
+    logits: Sequence[Float[Tensor, "batch class"]], weights: Sequence[float], temperature: float
+) -> Float[Tensor, "batch class"]:
+    """The mean of several teachers' probabilities at a temperature, as logits: T log sum_i w_i softmax(z_i / T).
+
+    Args:
+        logits: float32 [batch, class], one a teacher, each up to a constant per row.
+        weights: one a teacher, above 0, with the sum 1.
+        temperature: T > 0.
+    """
+    log_p = [(z / temperature).log_softmax(-1) + math.log(w) for z, w in zip(logits, weights, strict=True)]
+    return temperature * torch.stack(log_p).logsumexp(0)
 
 
 def match_rows(reader: CacheReader, source: Source, keys: list[str], labels: np.ndarray) -> np.ndarray:

@@ -2,14 +2,15 @@
 
 import logging
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from gdkd_cache.codec import Calibration, CodecRequest, calibration_rows
+from gdkd_cache.cache import open_cache
+from gdkd_cache.codec import Calibration, Codec, CodecRequest, calibration_rows
 from gdkd_cache.data import (
     Recipe,
     Source,
@@ -25,13 +26,15 @@ from gdkd_cache.data import (
     requests_for,
 )
 from gdkd_cache.data.probes import probed
-from gdkd_cache.errors import UsageError
+from gdkd_cache.errors import MismatchError, UsageError
 from gdkd_cache.pipeline.device import describe
+from gdkd_cache.pipeline.parts import check_parts
 from gdkd_cache.pipeline.progress import progress
 from gdkd_cache.pipeline.shards import ROWS_AT_ONCE, compute_shards, finite_logits
 from gdkd_cache.pipeline.teacher import Teacher
 from gdkd_cache.seeding import hash_keys
-from gdkd_cache.store import PROBE_BYTES, SHARD_ROWS, CacheWriter, Identity, Manifest, encode_keys
+from gdkd_cache.store import PROBE_BYTES, SHARD_ROWS, CacheWriter, Identity, Manifest, encode_keys, make_card
+from gdkd_cache.store.manifest import MOST_VIEWS
 
 _LOG = logging.getLogger(__name__)
 _SOFTWARE = ("gdkd-cache", "numpy", "pillow", "torch", "torchvision", "zarr")
@@ -45,33 +48,48 @@ class BuildOptions:
         out: the cache folder, or the URL of an object store.
         num_views: views of each image, at least 1.
         recipe: a spec such as `crop-flip`, or a recipe.
+        first_view: number of the first view; teams that build 0..19 and 20..39 can merge them.
         seed: the views' seed.
         request: the codec, or the gradient error that it shall meet for the declared losses.
+        codec_from: a finished cache, a folder or a URL, of the same data, teacher, recipe and seed, whose
+            codec is taken as it is, instead of `request`.
         batch_size: rows the teacher sees at once; part of the cache's identity, as it moves a teacher's last bits.
         num_workers: processes that render; None takes 0 for images in memory, else one a core (at most 8).
         force: replace another cache in `out`.
         shard_rows: rows a shard, the unit of commit and resume.
+        license, contact: what you say of the cache, one line each: part of its identity and shown by `inspect`.
 
     Raises:
-        UsageError: a number out of range.
+        UsageError: a number out of range, or a license or contact that is no short line.
     """
 
     out: str | Path
     num_views: int
+    first_view: int = 0
     recipe: str | Recipe = "crop-flip"
     seed: int = 0
     request: CodecRequest = field(default_factory=CodecRequest)
+    codec_from: str | Path | None = None
     batch_size: int = 256
     num_workers: int | None = None
     force: bool = False
     shard_rows: int = SHARD_ROWS
+    license: str | None = None
+    contact: str | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("num_views", 1), ("batch_size", 1), ("num_workers", 0), ("shard_rows", 1)):
+        for name, least in (
+            ("num_views", 1),
+            ("first_view", 0),
+            ("batch_size", 1),
+            ("num_workers", 0),
+            ("shard_rows", 1),
+        ):
             if getattr(self, name) is not None and getattr(self, name) < least:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be at least {least}")
-        if self.num_views > 2**20:
-            raise UsageError(f"num_views is {self.num_views}; it must be at most {2**20}")
+        if self.first_view + self.num_views > MOST_VIEWS:
+            raise UsageError(f"first_view + num_views is {self.first_view + self.num_views}; at most {MOST_VIEWS}")
+        make_card(self.license, self.contact)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +113,8 @@ def build(options: BuildOptions, source: Source, teacher: Teacher) -> BuildResul
     Raises:
         SourceError: the data cannot be read.
         ModelError: the teacher does not fit the data, or gives NaN or infinity; it names the key.
-        MismatchError: the folder holds another build; it says what differs.
+        MismatchError: the folder holds another build, or `codec_from` is of another teacher, data, recipe or seed;
+            it says what differs.
         CacheError: the folder holds something else.
         OSError: it cannot be written; what is committed stays, and the same build resumes.
     """
@@ -110,8 +129,18 @@ def build(options: BuildOptions, source: Source, teacher: Teacher) -> BuildResul
     teacher.check_classes(source, (view_size[0], view_size[1]))
     options.request.check(len(source.classes))
     identity = identity_of(options, source, keys, recipe, teacher, list(view_size))
+    given = None if options.codec_from is None else open_cache(options.codec_from)
+    if given is not None:
+        theirs = given.manifest.identity
+        identity = replace(identity, request=theirs.request)
+        ours = replace(identity, codec=theirs.codec, fidelity=theirs.fidelity)
+        check_parts(given.reader.path, theirs, "this build", ours)
     writer = CacheWriter(options.out, identity, force=options.force)
     start = time.monotonic()
+    if given is not None:
+        if writer.fitted is not None and not _same_codec(given.codec, writer.fitted[0]):
+            raise MismatchError(f"{options.out} holds a build with another codec than {given.reader.path}; add --force")
+        writer.fitted = given.codec, given.manifest.identity.fidelity
     if writer.fitted is None:
         stored_rows = len(keys) * options.num_views
         calibration = calibrate(options.request, source, renderer, teacher, options, stored_rows=stored_rows)
@@ -140,6 +169,10 @@ def build(options: BuildOptions, source: Source, teacher: Teacher) -> BuildResul
     return BuildResult(manifest=manifest, rows_computed=total, seconds=time.monotonic() - start)
 
 
+def _same_codec(one: Codec, two: Codec) -> bool:
+    return one.to_json() == two.to_json() and np.array_equal(one.tables_bytes(), two.tables_bytes())
+
+
 def identity_of(
     options: BuildOptions,
     source: Source,
@@ -154,7 +187,7 @@ def identity_of(
         num_views=options.num_views,
         classes=tuple(source.classes),
         data={"name": name_of(source), "digest": source.digest, "keys_bytes": len(encode_keys(keys))},
-        views={"recipe": recipe.to_json(), "seed": options.seed, "size": view_size},
+        views={"recipe": recipe.to_json(), "seed": options.seed, "size": view_size, "first": options.first_view},
         teacher=teacher.description,
         request=options.request.to_json(),
         codec={},
@@ -166,6 +199,7 @@ def identity_of(
             "software": {name: version(name) for name in _SOFTWARE},
         },
         shard_rows=options.shard_rows,
+        card=make_card(options.license, options.contact),
     )
 
 

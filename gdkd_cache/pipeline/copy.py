@@ -1,15 +1,16 @@
 """Copy a cache between folders and object stores: every byte checked on the way, the manifest last."""
 
-import dataclasses
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from gdkd_cache.cache import open_cache
 from gdkd_cache.errors import CacheError, MismatchError, UsageError
+from gdkd_cache.pipeline.parts import Assembly, assemble, whole_cache
 from gdkd_cache.pipeline.progress import progress
-from gdkd_cache.store import CacheReader, Manifest, view_layouts
-from gdkd_cache.store.manifest import BUILD_NAME, MANIFEST_LIMIT, MANIFEST_NAME, ObjectRecord
+from gdkd_cache.store import Manifest
+from gdkd_cache.store.manifest import BUILD_NAME, MANIFEST_LIMIT, MANIFEST_NAME
 from gdkd_cache.store.objects import Objects, open_objects
 
 _OBJECTS_AT_ONCE = 8
@@ -20,19 +21,19 @@ class CopyResult:
     """What a copy did.
 
     Attributes:
-        source_digest: of the cache that was copied.
-        manifest: of the copy; with fewer views it is a cache of its own, with its own digest.
+        source_digests: of the caches that were copied.
+        manifest: of the copy; with other views than a source it is a cache of its own, with its own digest.
         num_sent, num_bytes: objects that this run wrote, and their bytes; those that stood already are not sent again.
     """
 
-    source_digest: str
+    source_digests: tuple[str, ...]
     manifest: Manifest
     num_sent: int
     num_bytes: int
 
 
 def copy(
-    source: str | Path, destination: str | Path, *, num_views: int | None = None, digest: str | None = None
+    source: str | Path, destination: str | Path, *, views: range | None = None, digest: str | None = None
 ) -> CopyResult:
     """Copy a cache, or go on with a copy that was interrupted.
 
@@ -40,17 +41,31 @@ def copy(
         source: the cache, a folder or a URL.
         destination: a folder or URL that is empty, or holds this very copy, complete or not; what is damaged in it
             is written again.
-        num_views: copy only the first views; None copies all.
+        views: copy only these, which keep their numbers; None copies all.
         digest: refuse a source of another digest.
 
     Raises:
-        UsageError: more views than there are, or a read-only destination.
+        UsageError: views that there are not, views of packed logits that do not begin with the first, as they have no
+            numbers, or a read-only destination.
         CacheError: the source is no cache or is damaged (it names the object), or the destination holds something else.
         MismatchError: another digest, or another cache, build or copy in the destination.
         OSError, StoreError: a place cannot be read or written; the same copy resumes.
     """
     reader = open_cache(source, digest=digest).reader
-    manifest, own = _first_views(reader, num_views)
+    identity = reader.manifest.identity
+    held = identity.view_numbers
+    if views is None or views == held:
+        return publish(whole_cache(reader), destination, [reader.manifest.digest])
+    if not (views and held[0] <= views[0] and views[-1] <= held[-1]):
+        raise UsageError(f"{reader.path} has views {held[0]} to {held[-1]}; copy a part of those")
+    if identity.views is None and views[0] > 0:
+        raise UsageError(f"{reader.path} was packed, and its views have no numbers; copy the first ones, from 0")
+    return publish(assemble([reader], views, identity.card), destination, [reader.manifest.digest])
+
+
+def publish(assembly: Assembly, destination: str | Path, source_digests: Sequence[str]) -> CopyResult:
+    """Write an assembled cache to a place, or go on with it; errors as those of `copy`."""
+    manifest = assembly.manifest
     objects = open_objects(destination)
     standing = objects.sizes()
     complete = MANIFEST_NAME in standing
@@ -59,13 +74,9 @@ def copy(
     def send(name: str) -> int:
         """Bytes that it took to make the object stand."""
         record = manifest.objects[name]
-
-        def data() -> bytes:
-            return own[name] if name in own else reader.read(name)
-
-        if standing.get(name) == record.size and objects.holds(name, record, data):
+        if standing.get(name) == record.size and objects.holds(name, record, lambda: assembly.read(name)):
             return 0
-        objects.write(name, data())
+        objects.write(name, assembly.read(name))
         return record.size
 
     names = sorted(manifest.objects)
@@ -80,24 +91,7 @@ def copy(
     if not complete and not objects.create(MANIFEST_NAME, manifest.to_bytes()):
         raise MismatchError(f"{objects.location}: another cache was published there meanwhile; name another place")
     objects.delete(BUILD_NAME)
-    return CopyResult(source_digest=reader.manifest.digest, manifest=manifest, num_sent=num_sent, num_bytes=num_bytes)
-
-
-def _first_views(reader: CacheReader, num_views: int | None) -> tuple[Manifest, dict[str, bytes]]:
-    """The manifest of the first views, and the objects that it does not share with the whole: the arrays' shapes."""
-    whole = reader.manifest
-    if num_views is None or num_views == whole.identity.num_views:
-        return whole, {}
-    if not 0 < num_views < whole.identity.num_views:
-        raise UsageError(f"{reader.path} has views 0 to {whole.identity.num_views - 1}; copy a part of those")
-    identity = dataclasses.replace(whole.identity, num_views=num_views)
-    dropped = range(num_views, whole.identity.num_views)
-    left_out, own = set[str](), dict[str, bytes]()
-    for layout in view_layouts(identity, reader.codec).values():
-        left_out.update(name for view in dropped for name in layout.object_names(view))
-        own |= layout.metadata()
-    objects = {name: record for name, record in whole.objects.items() if name not in left_out}
-    return Manifest(identity, objects | {name: ObjectRecord.of(data) for name, data in own.items()}), own
+    return CopyResult(source_digests=tuple(source_digests), manifest=manifest, num_sent=num_sent, num_bytes=num_bytes)
 
 
 def _claim(objects: Objects, manifest: Manifest, standing: dict[str, int]) -> None:

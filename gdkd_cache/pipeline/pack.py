@@ -18,7 +18,7 @@ from gdkd_cache.errors import SourceError, UsageError
 from gdkd_cache.losses import LossSettings
 from gdkd_cache.pipeline.progress import progress
 from gdkd_cache.seeding import hash_keys
-from gdkd_cache.store import SHARD_ROWS, CacheWriter, Identity, Manifest, encode_keys
+from gdkd_cache.store import SHARD_ROWS, CacheWriter, Identity, Manifest, encode_keys, make_card
 
 Logits = np.ndarray | Tensor
 
@@ -34,6 +34,8 @@ def pack(
     losses: Iterable[dict[str, Any] | LossSettings] = (LossSettings(loss="gdkd"),),
     num_top: int = 8,
     classes: Sequence[str] | None = None,
+    license: str | None = None,
+    contact: str | None = None,
     force: bool = False,
 ) -> Manifest:
     """Write a cache of given logits: the same codecs, checks and digest as a build.
@@ -51,13 +53,15 @@ def pack(
             `{"loss": "gdkd", "k": 5, "w0": 1, "w1": 1, "w2": 8, "temperature": 4}`.
         num_top: how many classes are kept in exact rank order.
         classes: class names; numbers where none are given.
+        license, contact: what you say of the cache, one line each: part of its identity and shown by `inspect`.
         force: replace another cache there.
 
     Returns:
         The finished cache's manifest.
 
     Raises:
-        UsageError: shapes, keys or labels that do not fit, or NaN or infinity; it names view and key.
+        UsageError: shapes, keys or labels that do not fit, or NaN or infinity (it names view and key); or a license
+            or contact that is no short line.
         MismatchError: the place holds another cache, and `force` is off.
         OSError: it cannot be written; the same call resumes.
     """
@@ -90,6 +94,7 @@ def pack(
         fidelity={},
         build={"software": {name: version(name) for name in ("gdkd-cache", "numpy", "torch", "zarr")}},
         shard_rows=SHARD_ROWS,
+        card=make_card(license, contact),
     )
     writer = CacheWriter(path, identity, force=force)
     if writer.fitted is None:

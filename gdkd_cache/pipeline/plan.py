@@ -118,12 +118,12 @@ def plan(options: BuildOptions, source: Source, teacher: Teacher) -> Plan:
 
 
 def _num_objects(choice: Choice, source: Source, num_views: int) -> int:
-    """Files of the cache: metadata and shards of every array, the group's metadata and the manifest."""
+    """Files of the cache: metadata and shards of every array, the group's metadata, the README.md and the manifest."""
     columns = len(choice.codec.columns()) + 1  # and the probes
     rows = len(source)
     lengths = [rows, rows, encode_keys(list(source.keys)).size, choice.codec.tables_bytes().size]  # labels, probes
     shared = sum(1 + -(-length // SHARD_ROWS) for length in lengths if length)
-    return columns * (1 + num_views * -(-rows // SHARD_ROWS)) + shared + 2
+    return columns * (1 + num_views * -(-rows // SHARD_ROWS)) + shared + 3
 
 
 def _encode_rate(choice: Choice, sample: tuple[torch.Tensor, torch.Tensor]) -> float:

@@ -113,9 +113,11 @@ def repair(
     units = [unit for unit in shards_of(identity) if damaged & {*shard_objects(layouts, unit[0], unit[1])}]
     kept = identity.num_views
     if units and drop and not differing:
-        kept = units[0][0]
+        kept = units[0][0] - identity.view_numbers.start
         if not kept:
-            raise CacheError(f"{path}: view 0 is damaged, and no view before it could stay; build the cache again")
+            raise CacheError(
+                f"{path}: view {units[0][0]} is damaged, and no view before it could stay; build the cache again"
+            )
         manifest = keep_views(reader, codec, kept)
     elif units and not drop:
         shards = _given(builder, path, damaged - tables - rows, "the data and the teacher, or dropping views,")
@@ -160,6 +162,7 @@ class _Builder:
         self._options = BuildOptions(
             out=self._path,
             num_views=identity.num_views,
+            first_view=identity.view_numbers.start,
             seed=identity.views["seed"],
             request=CodecRequest.from_json(identity.request),
             batch_size=identity.build.get("batch_size", 1),
@@ -170,7 +173,7 @@ class _Builder:
         self._keys = list(source.keys)
         size = identity.views["size"]
         here = identity_of(self._options, source, self._keys, self._recipe, teacher, size)
-        differences = differences_between(identity, here)
+        differences = differences_between(identity, here, but=("card",))
         self.other = "; ".join(text for text in differences if text.startswith("build."))
         wrong = [text for text in differences if not text.startswith(("build.", "teacher.accuracy"))]
         if wrong:

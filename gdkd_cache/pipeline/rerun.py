@@ -88,7 +88,8 @@ def rerun(
     losses = [LossSettings.from_json(stored) for stored in identity.request["losses"]]
     served = [settings for settings in losses if cache.codec.refusal(settings) is None]
     loader = ViewLoader(ViewRenderer(source, recipe_of(cache.reader, recipe), identity.views["seed"]))
-    views = np.sort(permutation(0, "verify", 0, cache.num_views)[:_MOST_VIEWS]).tolist()
+    first = cache.view_numbers.start
+    views = (first + np.sort(permutation(0, "verify", 0, cache.num_views)[:_MOST_VIEWS])).tolist()
     squares: dict[str, list[Tensor]] = {str(settings): [] for settings in served}
     agreeing, odd, seen = [], [], 0
     for view, share in zip(views, _shares(num_rows, len(views)), strict=True):

@@ -91,7 +91,7 @@ def shown_rows(options: ShowOptions, cache: Cache, source: Source, *, recipe: Re
     views = cache.manifest.identity.views
     assert views is not None
     rows = _find_rows(options, source)
-    numbers = range(min(cache.num_views, _DEFAULT_VIEWS)) if options.views is None else options.views
+    numbers = cache.view_numbers[:_DEFAULT_VIEWS] if options.views is None else options.views
     tops = [_top(cache, number, dataset.cache_rows[rows], options.temperature) for number in numbers]
     batches = ViewRenderer(source, dataset.recipe, views["seed"])[ViewRequest(tuple(numbers), rows)]
     shown = []

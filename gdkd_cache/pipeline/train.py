@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gdkd_cache.cache import Cache
+from gdkd_cache.cache import Cache, Ensemble
 from gdkd_cache.data import (
     Recipe,
     Source,
@@ -74,7 +74,7 @@ def train(
     source: Source,
     eval_source: Source,
     *,
-    cache: Cache | None = None,
+    cache: Cache | Ensemble | None = None,
     strict_replay: bool = False,
     recipe: Recipe | None = None,
     views: Views | None = None,
@@ -89,7 +89,7 @@ def train(
         options: how to train.
         source: the training images; with a cache, all or some of those that it was built from.
         eval_source: evaluated after each epoch, without augmentation.
-        cache: what the distillation loss reads.
+        cache: what the distillation loss reads; an ensemble stands for several teachers.
         strict_replay: with a cache, also refuse views that differ from the teacher's by rounding.
         recipe: with a cache, what its views are made with, where the manifest's word is not enough (`compat:`).
         views: without a cache, what to render.

@@ -74,8 +74,9 @@ def verify(
         with progress("decode", cache.num_views, "views") as advance:
             try:
                 _ = cache.keys
-                for views_decoded in range(1, cache.num_views + 1):
-                    cache.view(views_decoded - 1)
+                for number in cache.view_numbers:
+                    cache.view(number)
+                    views_decoded += 1
                     advance(1)
             except CacheError as error:
                 problems.append(str(error))
@@ -83,7 +84,7 @@ def verify(
         try:
             check_source(source)
             rows = match_rows(cache.reader, source, cache.keys, cache.labels)
-            views = range(cache.num_views)
+            views = cache.view_numbers
             replay = check_replay(cache.reader, source, rows, cache.keys, views, recipe=recipe, strict=strict)
             if teacher is not None:
                 said = rerun(cache, source, rows, teacher, num_rows=num_rows, recipe=recipe)

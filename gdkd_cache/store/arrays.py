@@ -56,6 +56,7 @@ class ArrayLayout:
         num_rows: rows in the cache.
         num_views: views, or None when all views share the column.
         shard_rows: rows a shard.
+        first_view: the number of the view at index 0; all methods take view numbers.
     """
 
     name: str
@@ -63,6 +64,7 @@ class ArrayLayout:
     num_rows: int
     num_views: int | None
     shard_rows: int = SHARD_ROWS
+    first_view: int = 0
 
     def __post_init__(self) -> None:
         if not shards_fit(self.shard_rows):
@@ -127,7 +129,8 @@ class ArrayLayout:
     def all_names(self) -> Iterator[str]:
         """Names of all objects of the array, its metadata included."""
         yield self._metadata_name
-        for view in (None,) if self.num_views is None else range(self.num_views):
+        numbers = [None] if self.num_views is None else range(self.first_view, self.first_view + self.num_views)
+        for view in numbers:
             yield from self.object_names(view)
 
     def encode(self, data: np.ndarray, *, first_row: int = 0, view: int | None = None) -> dict[str, bytes]:
@@ -142,7 +145,7 @@ class ArrayLayout:
         with zarr.config.set({"array.write_empty_chunks": True}):
             array = self._create(objects)
             rows = slice(first_row, first_row + len(data))
-            array[rows if view is None else (view, rows)] = data
+            array[rows if view is None else (view - self.first_view, rows)] = data
         return {name: data.to_bytes() for name, data in objects.items() if name.startswith(f"{self.name}/c/")}
 
     def object_names(self, view: int | None = None) -> list[str]:
@@ -150,7 +153,7 @@ class ArrayLayout:
         return [self.object_name(shard, view) for shard in range(self.num_shards)]
 
     def object_name(self, shard: int, view: int | None = None) -> str:
-        prefix = f"{self.name}/c" if view is None else f"{self.name}/c/{view}"
+        prefix = f"{self.name}/c" if view is None else f"{self.name}/c/{view - self.first_view}"
         return f"{prefix}/{shard}{'/0' * len(self.column.shape)}"
 
     def decode(self, objects: Mapping[str, bytes], view: int | None = None) -> np.ndarray:
@@ -170,7 +173,7 @@ class ArrayLayout:
         where = self.name if view is None else f"{self.name}, view {view}"
         try:
             array = self._create(stored)
-            return np.asarray(array[...] if view is None else array[view])
+            return np.asarray(array[...] if view is None else array[view - self.first_view])
         except (ValueError, RuntimeError, LookupError, TypeError, OverflowError, AssertionError) as error:
             raise CacheError(
                 f"{where}: a shard cannot be decoded ({short(str(error))}): the cache is damaged"

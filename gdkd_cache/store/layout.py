@@ -8,7 +8,9 @@ from gdkd_cache.codec import Codec, Column, class_column
 from gdkd_cache.errors import CacheError
 from gdkd_cache.schema import short
 from gdkd_cache.store.arrays import ArrayLayout, group_metadata
+from gdkd_cache.store.card import readme
 from gdkd_cache.store.manifest import MANIFEST_NAME, Identity, Manifest
+from gdkd_cache.store.names import README_NAME
 
 LABELS = "labels"
 KEYS = "keys"
@@ -58,6 +60,7 @@ def view_layouts(identity: Identity, codec: Codec) -> dict[str, ArrayLayout]:
             num_rows=identity.num_rows,
             num_views=identity.num_views,
             shard_rows=identity.shard_rows,
+            first_view=identity.view_numbers.start,
         )
         for name, column in columns.items()
     }
@@ -65,7 +68,7 @@ def view_layouts(identity: Identity, codec: Codec) -> dict[str, ArrayLayout]:
 
 def shards_of(identity: Identity) -> Iterator[tuple[int, int, range]]:
     """All units of work in order: (view, shard, range of rows)."""
-    for view in range(identity.num_views):
+    for view in identity.view_numbers:
         for shard, first in enumerate(range(0, identity.num_rows, identity.shard_rows)):
             yield view, shard, range(first, min(first + identity.shard_rows, identity.num_rows))
 
@@ -86,8 +89,8 @@ def encode_shard(
 
 
 def encode_metadata(identity: Identity, codec: Codec) -> dict[str, bytes]:
-    """The metadata objects of the group and all its arrays, by name."""
-    objects = group_metadata()
+    """The metadata objects of the group and all its arrays, and the card, by name."""
+    objects = group_metadata() | {README_NAME: readme(identity)}
     for layout in (*row_layouts(identity).values(), *view_layouts(identity, codec).values()):
         objects |= layout.metadata()
     return objects
@@ -146,7 +149,7 @@ def check_objects(manifest: Manifest, layouts: Mapping[str, ArrayLayout]) -> Non
     expected = {"zarr.json"}
     for layout in layouts.values():
         expected.update(layout.all_names())
-    if odd := sorted(expected ^ manifest.objects.keys()):
+    if odd := sorted((expected ^ manifest.objects.keys()) - {README_NAME}):  # some caches have no page
         fault = "does not list" if odd[0] in expected else "lists"
         raise CacheError(
             f"{MANIFEST_NAME} {fault} {short(odd[0])} ({len(odd)} objects are not those of its arrays): it is forged"
@@ -159,8 +162,13 @@ def _check_expansion(manifest: Manifest, layouts: Mapping[str, ArrayLayout]) -> 
     decoded = sum(layout.decoded_bytes for layout in layouts.values())
     if decoded <= _FREE_BYTES:
         return
-    for view in range(max(layout.num_views or 1 for layout in layouts.values())):
-        names = (name for layout in layouts.values() for name in layout.object_names(layout.num_views and view))
+    first = max(layout.first_view for layout in layouts.values())
+    for view in range(first, first + max(layout.num_views or 1 for layout in layouts.values())):
+        names = (
+            name
+            for layout in layouts.values()
+            for name in layout.object_names(None if layout.num_views is None else view)
+        )
         stored = sum(manifest.objects[name].size for name in names if name in manifest.objects)
         if decoded > _FREE_BYTES + _MOST_EXPANSION * stored:
             raise CacheError(

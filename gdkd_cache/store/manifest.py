@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from gdkd_cache.codec import check_codec_json
@@ -17,6 +17,8 @@ FORMAT = "gdkd-cache/1"
 MANIFEST_NAME = "manifest.json"
 BUILD_NAME = "build.json"
 LEDGER_NAME = "ledger"
+CARD = ("license", "contact")
+MOST_VIEWS = 2**20
 MANIFEST_LIMIT = 32 * 2**20
 """Of any JSON in a cache: room for 300,000 objects; what is made of it stays below half a GB."""
 _MOST_VALUES = 2**20
@@ -25,11 +27,12 @@ _MOST_CLASSES = 2**17
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 _RECIPE = {"name": str, "steps": [{str: object}], "mix": (None, {str: object}), "decode_side": (None, int)}
+_BUILD = {"software?": {str: str}, "batch_size?": int, "device?": str, "precision?": str}
 _IDENTITY = {
     **dict.fromkeys(("num_rows", "num_views", "shard_rows"), int),
     "classes": [str],
     "data": {"name": str, "digest": str, "keys_bytes": int},
-    "views": (None, {"recipe": _RECIPE, "seed": int, "size": [int]}),
+    "views": (None, {"recipe": _RECIPE, "seed": int, "size": [int], "first?": int}),
     "teacher": {
         "name": str,
         **dict.fromkeys(("weights?", "logits?"), str),
@@ -46,7 +49,8 @@ _IDENTITY = {
         **dict.fromkeys(("top1_agreement", "topk_agreement"), (None, float)),
         "max_error": float,
     },
-    "build": {"software": {str: str}, "batch_size?": int, "device?": str, "precision?": str},
+    "build": _BUILD | {"parts?": [_BUILD | {"first": int, "num_views": int}]},
+    "card?": {f"{name}?": str for name in CARD},
 }
 
 
@@ -58,13 +62,16 @@ class Identity:
         num_rows, num_views: extent of the cache.
         classes: class names in the order of class ids.
         data: `name` and `digest` of the source, and `keys_bytes`, the length of its key table.
-        views: `recipe`, `seed` and `size` [height, width] of the views; None for logits computed elsewhere.
+        views: `recipe`, `seed` and `size` [height, width] of the views, and `first`, the number of the first one (0
+            where it is not said); None for logits computed elsewhere.
         teacher: name, checksum of the weights, input size, normalisation, accuracy.
         request: what was asked of the codec: spec, fidelity, losses.
         codec: the codec's `to_json`.
         fidelity: what the codec was measured to lose on held-out calibration rows.
-        build: batch size, precision, device kind and library versions: what moves a teacher's last bits.
+        build: batch size, precision, device kind and library versions: what moves a teacher's last bits; `parts`
+            has them for each run of views (`first`, `num_views`) where they are not the same for all.
         shard_rows: rows a shard.
+        card: what its maker says of it, if anything: `license` and `contact`, as `make_card` makes it.
     """
 
     num_rows: int
@@ -78,9 +85,17 @@ class Identity:
     fidelity: dict[str, Any]
     build: dict[str, Any]
     shard_rows: int
+    card: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def view_numbers(self) -> range:
+        """The numbers of the views: their addresses of randomness, which parts of a cache keep."""
+        first = (self.views or {}).get("first", 0)
+        return range(first, first + self.num_views)
 
     def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self) | {"classes": list(self.classes)}
+        fields = dataclasses.asdict(self) | {"classes": list(self.classes)}
+        return {name: value for name, value in fields.items() if name != "card" or value}
 
 
 @dataclass(frozen=True)
@@ -147,7 +162,7 @@ class Manifest:
                 f"the format is {short(stored.get('format'))}; this version of gdkd-cache reads {FORMAT!r}"
             )
         check_json(name, stored, {"format": str, "identity": _IDENTITY, "objects": {str: [object]}, "digest": str})
-        manifest = cls(_identity(stored["identity"]), objects_from_json(name, stored["objects"]))
+        manifest = cls(identity_from_json(stored["identity"]), objects_from_json(name, stored["objects"]))
         if stored["digest"] != manifest.digest:
             raise CacheError(f"{name} was changed after the build: its digest is not its own; copy it again")
         return manifest
@@ -168,14 +183,19 @@ def objects_from_json(where: str, stored: dict[str, list[int | str]]) -> dict[st
     return objects
 
 
-def _identity(stored: dict[str, Any]) -> Identity:
-    """An identity from JSON of the right types, once its numbers are in range."""
+def identity_from_json(stored: dict[str, Any]) -> Identity:
+    """Rebuild an identity from JSON of the right types.
+
+    Raises:
+        CacheError: a number is out of range.
+    """
     identity = Identity(**{**stored, "classes": tuple(stored["classes"])})
     check_codec_json(identity.codec)
     size = [] if identity.views is None else identity.views["size"]
     ranges = {
         "num_rows": (identity.num_rows, 1, 2**48),
-        "num_views": (identity.num_views, 1, 2**20),
+        "num_views": (identity.num_views, 1, MOST_VIEWS),
+        "views.first": (identity.view_numbers.start, 0, MOST_VIEWS),
         "the number of classes": (len(identity.classes), 2, _MOST_CLASSES),
         "data.keys_bytes": (identity.data["keys_bytes"], 1, 2**48),
         **{f"views.size[{i}]": (extent, 1, 2**16) for i, extent in enumerate(size)},

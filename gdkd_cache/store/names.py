@@ -1,4 +1,7 @@
-"""One name syntax for all objects: no `..`, no hidden or absolute names, nothing that a shell would read."""
+"""One name syntax for all objects: no `..`, no hidden or absolute names, nothing that a shell would read.
+
+Lower case, so that no two names are one on any file system; but for the README.md, whose name others look for.
+"""
 
 import re
 
@@ -6,6 +9,7 @@ from gdkd_cache.errors import CacheError
 from gdkd_cache.schema import short
 
 _LONGEST = 200
+README_NAME = "README.md"
 _NAME = re.compile(r"[a-z0-9_][a-z0-9_.-]*(/[a-z0-9_][a-z0-9_.-]*)*")
 
 
@@ -15,5 +19,5 @@ def check_name(location: str, name: str) -> None:
     Raises:
         CacheError: it is not an object name.
     """
-    if not _NAME.fullmatch(name) or ".." in name or len(name) > _LONGEST:
+    if name != README_NAME and (not _NAME.fullmatch(name) or ".." in name or len(name) > _LONGEST):
         raise CacheError(f"{location}: {short(name)} is not an object name")

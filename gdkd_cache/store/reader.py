@@ -77,15 +77,24 @@ class CacheReader:
         check_objects(self.manifest, row_layouts(self.manifest.identity) | layouts)
         return layouts
 
+    def record(self, name: str) -> ObjectRecord:
+        """What the manifest says of an object.
+
+        Raises:
+            CacheError: it does not list the object.
+        """
+        record = self.manifest.objects.get(name)
+        if record is None:
+            raise CacheError(f"{self.path}: the manifest does not list {name}; copy the cache again")
+        return record
+
     def read(self, name: str) -> bytes:
         """An object that the manifest lists, every byte checked.
 
         Raises:
             CacheError: it is not listed, missing or damaged.
         """
-        record = self.manifest.objects.get(name)
-        if record is None:
-            raise CacheError(f"{self.path}: the manifest does not list {name}; copy the cache again")
+        record = self.record(name)
         kept = f"{record.sha256[:2]}/{record.sha256}"
         if self._copy is not None and self._copy.size(kept) == record.size:
             data = self._copy.read(kept, record.size)

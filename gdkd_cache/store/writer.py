@@ -8,7 +8,7 @@ different builds in one place one is refused.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +72,12 @@ class CacheWriter:
         self.manifest: Manifest | None = None
         self.fitted: tuple[Codec, dict[str, Any]] | None = None
         found = self._found(force)
-        if found is not None and (differences := differences_between(found.identity, identity)):
+        # The card of an unfinished build is that of the run that finishes it.
+        but = () if self.manifest is not None else ("card",)
+        if found is not None and (differing := differences_between(found.identity, identity, but=but)):
             if not force:
                 raise MismatchError(
-                    f"{self._objects.location} holds another build: {'; '.join(differences[:4])}; "
+                    f"{self._objects.location} holds another build: {'; '.join(differing[:4])}; "
                     "use the same options to resume it, another place, or --force to replace it"
                 )
             found = self._clear()
@@ -224,16 +226,19 @@ def _ledger_name(view: int, shard: int) -> str:
     return f"{LEDGER_NAME}/{view}/{shard}.json"
 
 
-def differences_between(found: Identity, asked: Identity) -> list[str]:
+def differences_between(found: Identity, asked: Identity, *, but: Sequence[str] = ()) -> list[str]:
     """One phrase for each field in which two identities differ, but for the codec and its fidelity, which follow."""
     there, here = (parse_json(BUILD_NAME, canonical_json(identity.to_json())) for identity in (found, asked))
-    return list(_differences(there, here | {name: there[name] for name in ("codec", "fidelity")}))
+    for name in ("codec", "fidelity", *but):
+        there.pop(name, None)
+        here.pop(name, None)
+    return [f"{what} is {old} there, {new} asked" for what, old, new in differences(there, here)]
 
 
-def _differences(found: Any, asked: Any, path: str = "") -> Iterator[str]:
-    """One phrase for each leaf in which two JSON values differ."""
+def differences(found: Any, asked: Any, path: str = "") -> Iterator[tuple[str, str, str]]:
+    """Each leaf in which two JSON values differ: its path, and both as short texts."""
     if isinstance(found, dict) and isinstance(asked, dict):
         for key in sorted(found.keys() | asked.keys()):
-            yield from _differences(found.get(key), asked.get(key), f"{path}.{key}" if path else key)
+            yield from differences(found.get(key), asked.get(key), f"{path}.{key}" if path else key)
     elif found != asked:
-        yield f"{path} is {short(found)} there, {short(asked)} asked"
+        yield path, short(found), short(asked)

@@ -1,0 +1,34 @@
+"""`gdkd-cache merge`."""
+
+import click
+
+from gdkd_cache_cli.options import PLACE, PLACE_HELP, card_options
+
+
+@click.command(short_help="Join caches of different views of the same data.", epilog=PLACE_HELP)
+@click.argument("caches", nargs=-1, required=True, type=PLACE)
+@card_options
+@click.option("--out", required=True, type=PLACE, help="The joined cache: a folder, or a URL: s3://, gs://, az://.")
+def merge(caches: tuple[str, ...], license: str | None, contact: str | None, out: str) -> None:
+    """Join CACHES that differ in nothing but their views, such as views 0-3 and 4-7, built by two teams.
+
+    The result is the cache that one build of all the views gives, to the byte, where the parts were built on the same
+    kind of machine. Every byte is checked on the way, the manifest is written last, and a merge that was interrupted
+    goes on when the same command is run again.
+
+    \b
+    Example:
+      gdkd-cache build --data digits --teacher cnn-l --weights teacher.safetensors --views 4 --out a.zarr
+      gdkd-cache build --data digits --teacher cnn-l --weights teacher.safetensors --first-view 4 --views 4 \\
+          --codec-from a.zarr --out b.zarr
+      gdkd-cache merge a.zarr b.zarr --out all.zarr
+    """
+    from gdkd_cache.pipeline.merge import merge as run_merge
+    from gdkd_cache_cli.report import cache_lines
+
+    result = run_merge(caches, out, license=license, contact=contact)
+    click.echo(
+        f"{result.num_sent} of {len(result.manifest.objects)} objects written, {result.num_bytes:,} bytes; {out}:"
+    )
+    for line in cache_lines(result.manifest):
+        click.echo(line)

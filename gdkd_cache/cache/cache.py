@@ -1,0 +1,140 @@
+"""A cache as its users see it: open it, look at its views, join it with its source."""
+
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from gdkd_cache.cache.dataset import CachedDataset
+from gdkd_cache.cache.view import View
+from gdkd_cache.codec import Codec
+from gdkd_cache.data import Recipe, Source
+from gdkd_cache.errors import MismatchError, NotServedError, UsageError
+from gdkd_cache.losses import LossSettings
+from gdkd_cache.store import CacheReader, Manifest
+
+
+class Cache:
+    """A finished cache, read-only. Made by `open_cache`."""
+
+    def __init__(self, reader: CacheReader) -> None:
+        self.reader = reader
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the cache is: `identity`, `objects` and `digest`."""
+        return self.reader.manifest
+
+    @property
+    def codec(self) -> Codec:
+        return self.reader.codec
+
+    @property
+    def num_views(self) -> int:
+        return self.manifest.identity.num_views
+
+    @property
+    def view_numbers(self) -> range:
+        """The numbers of the views; they begin above 0 in a part of a larger cache."""
+        return self.manifest.identity.view_numbers
+
+    @property
+    def num_rows(self) -> int:
+        return self.manifest.identity.num_rows
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.manifest.identity.classes)
+
+    @cached_property
+    def keys(self) -> list[str]:
+        """Key strings in row order."""
+        return self.reader.keys()
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """Class ids, int64 [row]."""
+        return self.reader.labels()
+
+    def view(self, number: int) -> View:
+        """Load one view, every byte checked.
+
+        Args:
+            number: one of `view_numbers`.
+
+        Raises:
+            UsageError: no such view.
+            CacheError: its data is damaged.
+        """
+        numbers = self.view_numbers
+        if number not in numbers:
+            raise UsageError(
+                f"view {number} does not exist; {self.reader.path} has views {numbers[0]} to {numbers[-1]}"
+            )
+        return View(self.reader, number, self.labels)
+
+    def dataset(
+        self,
+        source: Source,
+        *,
+        temperature: float | None = None,
+        strict_replay: bool = False,
+        recipe: Recipe | None = None,
+        size: int | None = None,
+    ) -> CachedDataset:
+        """Join with the images: rows are found by key, so another order or a subset of the rows is fine.
+
+        Args:
+            source: what `open_source` gives, or an object of your own with the `Source` protocol.
+            temperature: of the loss, for a `topk` cache with several declared temperatures; None is the first.
+            strict_replay: also refuse pixels that differ from the teacher's by rounding.
+            recipe: what the views are made with, as `open_recipe` gives it; None takes the manifest's word, which
+                is enough except for `compat:` recipes. Another than the cache's is refused.
+            size: side of the student's views in pixels, if it is not the teacher's: the same boxes of the same
+                images at another resolution.
+
+        Raises:
+            MismatchError: other classes, an unknown key, another label, another recipe, or other pixels in a
+                probed image or view.
+            UsageError: a size for views that are not square.
+        """
+        return CachedDataset(
+            [self.reader],
+            source,
+            self.keys,
+            self.labels,
+            temperature=temperature,
+            strict_replay=strict_replay,
+            recipe=recipe,
+            size=size,
+        )
+
+    def require(self, settings: LossSettings) -> None:
+        """Refuse a loss that this cache cannot serve.
+
+        Raises:
+            NotServedError: it says why, and what the cache serves.
+        """
+        if reason := self.codec.refusal(settings):
+            name = self.manifest.identity.codec["name"]
+            raise NotServedError(f"{self.reader.path} (codec {name}) cannot serve {settings}: {reason}")
+
+
+def open_cache(path: str | Path, *, digest: str | None = None, local_copy: str | Path | None = None) -> Cache:
+    """Open a cache: reads its manifest, nothing else.
+
+    Args:
+        path: the cache folder, or a URL: `s3://`, `gs://`, `az://` or `https://`, credentials in the environment.
+        digest: `sha256:...`; refuse any other cache.
+        local_copy: a folder where everything that is read is kept, to be read there the next time; each object lies
+            under its SHA-256 and is checked at every read. It only grows, may serve several caches, and may be deleted.
+
+    Raises:
+        CacheError: no cache, an unfinished build or copy, or a damaged manifest.
+        MismatchError: another digest.
+        StoreError: the object store cannot be reached, or refuses.
+    """
+    cache = Cache(CacheReader(path, local_copy=local_copy))
+    if digest is not None and digest != cache.manifest.digest:
+        raise MismatchError(f"{cache.reader.path} has digest {cache.manifest.digest}, not the {digest} asked for")
+    return cache

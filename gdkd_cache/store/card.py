@@ -1,0 +1,170 @@
+"""A cache's card: the facts of its identity for people, and the README.md that makes its folder a dataset repository.
+
+Whatever a manifest says may be hostile: each value becomes one bounded, printable line, which stands in a quoted YAML
+string or, behind a label, in a fenced block, and can end neither.
+"""
+
+import json
+import re
+from typing import Any
+
+from gdkd_cache.errors import UsageError
+from gdkd_cache.store.manifest import CARD, Identity, canonical_json, identity_from_json
+
+_LONGEST = 200
+# Control characters, line ends, what turns or hides text, and what is no character.
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\xad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff0-\uffff]")
+_LICENSES = {
+    *(
+        "agpl-3.0",
+        "apache-2.0",
+        "bsd-2-clause",
+        "bsd-3-clause",
+        "cc-by-3.0",
+        "cc-by-4.0",
+        "cc-by-nc-3.0",
+        "cc-by-nc-4.0",
+    ),
+    *("cc-by-nc-nd-4.0", "cc-by-nc-sa-4.0", "cc-by-nd-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc0-1.0", "gpl-2.0"),
+    *("gpl-3.0", "lgpl-3.0", "mit", "mpl-2.0", "odbl", "odc-by", "openrail", "pddl", "unlicense"),
+}
+"""The Hub's names of licenses; it wants all others as `other` with a `license_name`."""
+_CODEC_FACTS = ("num_top", "step", "num_components", "temperatures", "dtype")
+_PAGE = """\
+---
+{metadata}
+---
+
+# A teacher's logits, for distillation
+
+What an image-classification teacher said about seeded augmented views of a dataset, as compressed logits: a cache of
+gdkd-cache, readable as Zarr. It holds no images; they come from your own copy of the data, which is checked against it.
+
+```text
+{facts}
+```
+
+Check it, and train a student from it with no teacher:
+
+```bash
+gdkd-cache verify CACHE --data DATA
+gdkd-cache train --loss gdkd --data DATA --cache CACHE --student cnn-s --epochs 8 --out student
+```
+
+`gdkd-cache inspect CACHE` prints its digest, which covers every file here, this one too; `--digest sha256:...` then
+refuses any other cache.
+"""
+
+
+def make_card(license: str | None = None, contact: str | None = None) -> dict[str, str]:
+    """What the maker of a cache says of it, without what is None.
+
+    Raises:
+        UsageError: a text that is empty, longer than 200 characters or not one printable line.
+    """
+    card = {name: text for name, text in zip(CARD, (license, contact), strict=True) if text is not None}
+    for name, text in card.items():
+        if text != _line(text) or not text.strip():
+            raise UsageError(f"{name} is {text[:60]!r}; it must be one line of 1 to {_LONGEST} printable characters")
+    return card
+
+
+def card_facts(identity: Identity) -> dict[str, str]:
+    """What a cache is, from its identity alone: one printable line a fact."""
+    identity = _as_read(identity)
+    data, teacher, classes = identity.data, identity.teacher, identity.classes
+    said = [teacher.get("name", "unknown")]
+    if teacher.get("accuracy") is not None:
+        said.append(f"{teacher['accuracy']:.2%} accuracy on held-out images")
+    if "weights" in teacher:
+        said.append(f"weights {teacher['weights']}")
+    shown = {name: value for name, value in identity.codec.items() if name in _CODEC_FACTS}
+    facts = {
+        "data": f"{data['name']}: {identity.num_rows} rows, {len(classes)} classes ({_some(classes)})",
+        "teacher": ", ".join(map(str, said)),
+        **_views(identity),
+        "codec": f"{identity.codec.get('name')} ({_fields(shown)})",
+        "serves": _served(identity.fidelity),
+        "license": identity.card.get("license", "not stated"),
+        "contact": identity.card.get("contact", "not stated"),
+        "made with": _software(identity.build),
+    }
+    return {name: _line(text, 2 * _LONGEST) for name, text in facts.items()}
+
+
+def readme(identity: Identity) -> bytes:
+    """The README.md of a cache, with metadata as the Hugging Face Hub reads it: a function of the identity alone."""
+    facts = card_facts(identity)
+    license = identity.card.get("license")
+    known = license is not None and license.lower() in _LICENSES
+    metadata: dict[str, Any] = {
+        "pretty_name": _line(f"Logits of {identity.teacher.get('name', 'a teacher')} on {identity.data['name']}"),
+        "license": "unknown" if license is None else license.lower() if known else "other",
+        "task_categories": ["image-classification"],
+        "tags": ["gdkd-cache", "knowledge-distillation", "zarr"],
+        "size_categories": [_size_category(identity.num_rows)],
+        "viewer": False,
+    }
+    if license is not None and not known:
+        metadata["license_name"] = _line(license)
+    # JSON of one printable line is YAML.
+    lines = (f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in metadata.items())
+    table = "\n".join(f"{name:>10}  {text}" for name, text in facts.items())
+    return _PAGE.format(metadata="\n".join(lines), facts=table).encode()
+
+
+def _as_read(identity: Identity) -> Identity:
+    """The identity as it is read from a manifest: the page must not know in which order it was made."""
+    return identity_from_json(json.loads(canonical_json(identity.to_json())))
+
+
+def _line(text: object, longest: int = _LONGEST) -> str:
+    line = _UNSAFE.sub("\ufffd", str(text))
+    return line if len(line) <= longest else f"{line[: longest - 3]}..."
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+
+
+def _fields(values: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {f'{v:.4g}' if isinstance(v, float) else v}" for name, v in values.items())
+
+
+def _views(identity: Identity) -> dict[str, str]:
+    views, numbers = identity.views, identity.view_numbers
+    if views is None:
+        return {"views": f"{len(numbers)}, of logits computed elsewhere"}
+    recipe, (height, width) = views["recipe"], views["size"]
+    part = f" ({numbers[0]} to {numbers[-1]})" if numbers[0] else ""
+    said = f"{len(numbers)}{part} of {height}x{width}, recipe {recipe['name']}, seed {views['seed']}"
+    return {"views": said, "recipe": _steps(recipe)}
+
+
+def _steps(recipe: dict[str, Any]) -> str:
+    steps = [dict(step) for step in recipe["steps"]]
+    said = [f"{step.pop('step')} ({_fields(step)})".removesuffix(" ()") for step in steps]
+    if recipe.get("mix") is not None:
+        said.append(f"mix ({_fields(recipe['mix'])})")
+    return ", ".join(said) or "the images as they are"
+
+
+def _served(fidelity: dict[str, Any]) -> str:
+    errors = [f"{loss}: gradient error {error:.3f}" for loss, error in fidelity["gradient_error"].items()]
+    if not errors:
+        return "none of the declared losses"
+    return f"{'; '.join(errors)} (on {fidelity['rows']} held-out rows; top classes exact)"
+
+
+def _software(build: dict[str, Any]) -> str:
+    made = [part.get("software", {}) for part in build.get("parts", [build])]
+    return "; ".join(", ".join(f"{name} {number}" for name, number in software.items()) for software in made)
+
+
+def _size_category(num_rows: int) -> str:
+    """The Hub's name of a magnitude: n<1K, 1K<n<10K, ..., 100B<n<1T, n>1T."""
+    bounds = [*(f"{10**i}{unit}" for unit in "KMB" for i in range(3)), "1T"]
+    magnitude = max(len(str(num_rows)) - 3, 0)
+    if magnitude == 0:
+        return "n<1K"
+    return f"{bounds[magnitude - 1]}<n<{bounds[magnitude]}" if magnitude < len(bounds) else "n>1T"
