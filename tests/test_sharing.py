@@ -244,6 +244,11 @@ def test_a_codec_from_another_cache(tmp_path: Path, digits: ArraySource, teacher
     with pytest.raises(MismatchError, match=r"first.zarr and this build are not parts of one cache: views.seed is 0"):
         _part(tmp_path / "x.zarr", digits, teacher, 2, 2, codec_from=tmp_path / "first.zarr", seed=1)
     assert not (tmp_path / "x.zarr").exists()
+    built = _part(tmp_path / "x.zarr", digits, teacher, 2, 2, codec="dense")
+    with pytest.raises(MismatchError, match=r"holds another build: .*--force"):
+        _part(built, digits, teacher, 2, 2, codec_from=tmp_path / "first.zarr")
+    _part(built, digits, teacher, 2, 2, codec_from=tmp_path / "first.zarr", force=True)
+    assert open_cache(built).manifest.identity.codec == identity.codec
 
 
 def test_what_does_not_join(tmp_path: Path, digits: ArraySource, teacher: Teacher, whole: Path) -> None:

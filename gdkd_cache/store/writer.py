@@ -45,7 +45,7 @@ class CacheWriter:
 
         Args:
             path: the cache folder, or the URL of an object store.
-            identity: what is built; its codec and fidelity are not compared, as the rest decides them.
+            identity: what is built; its codec and fidelity are empty where the rest decides them.
             force: remove another cache or another unfinished build in this place first.
 
         Raises:
@@ -62,7 +62,8 @@ class CacheWriter:
         asked = parse_json(BUILD_NAME, canonical_json(identity.to_json()))
         found = self._found()
         if found is not None:
-            later = {"codec": found.get("codec"), "fidelity": found.get("fidelity")}
+            # Without a codec of its own, a build takes what an earlier run of it has fitted.
+            later = {} if identity.codec else {"codec": found.get("codec"), "fidelity": found.get("fidelity")}
             card = {} if self.manifest else {"card": found.get("card")}  # of the run that finishes
             if differing := [
                 f"{what} is {old} there, {new} asked" for what, old, new in differences(found, asked | later | card)
