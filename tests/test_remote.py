@@ -182,6 +182,19 @@ def test_the_first_views(tmp_path: Path, digits: ArraySource, teacher: Teacher, 
     assert not (tmp_path / "d.zarr").exists()
 
 
+def test_merge(tmp_path: Path, digits_cache: Path, proxy: FaultyProxy, bucket: str) -> None:
+    """Parts in a folder and in a bucket, into a bucket, over a line that fails."""
+    digest = open_cache(digits_cache).manifest.digest
+    copy(digits_cache, tmp_path / "a.zarr", views=range(1))
+    copy(digits_cache, f"{bucket}/b", views=range(1, 2))
+    proxy.plan = [(kind, _ERROR_500, 2) for kind in ("GET .*/b/.*/c/", "PUT .*/all/.*/c/")]
+    result = _run("merge", f"{bucket}/b", tmp_path / "a.zarr", "--out", f"{bucket}/all")
+    assert result.exit_code == 0, result.output
+    assert digest in result.stdout
+    assert _contents(f"{bucket}/all") == _contents(digits_cache)
+    assert not any(times for _, _, times in proxy.plan)
+
+
 @pytest.mark.parametrize("fault", [_ERROR_500, _SLOW_DOWN, drop, lose, cut], ids=["500", "503", "drop", "lose", "cut"])
 def test_a_bad_line(tmp_path: Path, digits_cache: Path, proxy: FaultyProxy, bucket: str, fault: Fault) -> None:
     """Every kind of request fails twice, and the copies are whole."""

@@ -29,7 +29,7 @@ from gdkd_cache.pipeline.teacher import Teacher
 from gdkd_cache.pipeline.verify import verify
 from gdkd_cache.store.card import readme
 from gdkd_cache.store.layout import row_layouts
-from gdkd_cache.store.manifest import ObjectRecord
+from gdkd_cache.store.manifest import Manifest, ObjectRecord
 
 _README = "README.md"
 
@@ -158,7 +158,7 @@ def test_the_card_of_a_resumed_build(tmp_path: Path) -> None:
     given: dict[str, Any] = {"keys": [str(i) for i in range(30)], "labels": np.arange(30) % 10, "codec": "dense"}
     first = gc.pack(tmp_path / "a", logits, contact="Ada", **given)
     (tmp_path / "a/manifest.json").unlink()
-    (tmp_path / "a/build.json").write_text(json.dumps(first.identity.to_json()))
+    (tmp_path / "a/build.json").write_bytes(Manifest(first.identity, {}).to_bytes())
     second = gc.pack(tmp_path / "a", logits, contact="Bob", license="mit", **given)
     assert second.identity.card == {"license": "mit", "contact": "Bob"}
     assert _bytes(tmp_path / "a")[_README].count(b"Bob") == 1
@@ -244,6 +244,11 @@ def test_a_codec_from_another_cache(tmp_path: Path, digits: ArraySource, teacher
     with pytest.raises(MismatchError, match=r"first.zarr and this build are not parts of one cache: views.seed is 0"):
         _part(tmp_path / "x.zarr", digits, teacher, 2, 2, codec_from=tmp_path / "first.zarr", seed=1)
     assert not (tmp_path / "x.zarr").exists()
+    built = _part(tmp_path / "x.zarr", digits, teacher, 2, 2, codec="dense")
+    with pytest.raises(MismatchError, match=r"holds another build: .*--force"):
+        _part(built, digits, teacher, 2, 2, codec_from=tmp_path / "first.zarr")
+    _part(built, digits, teacher, 2, 2, codec_from=tmp_path / "first.zarr", force=True)
+    assert open_cache(built).manifest.identity.codec == identity.codec
 
 
 def test_what_does_not_join(tmp_path: Path, digits: ArraySource, teacher: Teacher, whole: Path) -> None:

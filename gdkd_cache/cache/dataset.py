@@ -100,7 +100,8 @@ class CachedDataset:
         ]
         self.replay = max(replays, key=lambda replay: replay.worst_rms)
         self._readers, self._weights = readers, weights
-        self._reader, self._source, self._labels, self._temperature = reader, source, labels, temperature
+        self._source, self._labels, self._temperature = source, labels, temperature
+        self._num_classes = len(reader.manifest.identity.classes)
         height, width = views["size"]
         self.recipe = recipe if size is None else recipe.at_size((height, width), size)
         self.size = (height, width) if size is None else (size, size)
@@ -195,7 +196,7 @@ class CachedDataset:
             images = pixels if normalize is None else normalize_pixels(pixels, *normalize)
             logits, top = self._decode(views, rows, device)
             teacher = TeacherBatch(logits, top, torch.from_numpy(rows), number)
-            targets = batch.targets(len(self._reader.manifest.identity.classes))
+            targets = batch.targets(self._num_classes)
             yield images, targets.to(device, non_blocking=True), teacher
 
 

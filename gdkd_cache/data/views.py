@@ -160,7 +160,7 @@ class ViewRenderer(Dataset[list[ViewBatch]]):
         hashes = self._key_hashes[rows]
         words = [self._recipe.words(streams(self._seed, "view", view, hashes)) for view in views]
         if self._images is not None:
-            images = self._images[torch.from_numpy(rows).to(self._images.device)]
+            images = self._images.index_select(0, torch.from_numpy(rows).to(self._images.device))
             labels = np.asarray(getattr(self._source, "labels"))[rows]  # noqa: B009
             pixels = [self._recipe.apply(images, own) for own in words]
             source_probes = self._probes(rows, images) if self._probe_sources else None

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from gdkd_cache.cache import open_cache
-from gdkd_cache.codec import Calibration, Codec, CodecRequest, calibration_rows
+from gdkd_cache.codec import Calibration, CodecRequest, calibration_rows
 from gdkd_cache.data import (
     Recipe,
     Source,
@@ -26,7 +26,7 @@ from gdkd_cache.data import (
     requests_for,
 )
 from gdkd_cache.data.probes import probed
-from gdkd_cache.errors import MismatchError, UsageError
+from gdkd_cache.errors import UsageError
 from gdkd_cache.pipeline.device import describe
 from gdkd_cache.pipeline.parts import check_parts
 from gdkd_cache.pipeline.progress import progress
@@ -132,15 +132,12 @@ def build(options: BuildOptions, source: Source, teacher: Teacher) -> BuildResul
     given = None if options.codec_from is None else open_cache(options.codec_from)
     if given is not None:
         theirs = given.manifest.identity
-        identity = replace(identity, request=theirs.request)
-        ours = replace(identity, codec=theirs.codec, fidelity=theirs.fidelity)
-        check_parts(given.reader.path, theirs, "this build", ours)
+        identity = replace(identity, request=theirs.request, codec=theirs.codec, fidelity=theirs.fidelity)
+        check_parts(given.reader.path, theirs, "this build", identity)
     writer = CacheWriter(options.out, identity, force=options.force)
     start = time.monotonic()
     if given is not None:
-        if writer.fitted is not None and not _same_codec(given.codec, writer.fitted[0]):
-            raise MismatchError(f"{options.out} holds a build with another codec than {given.reader.path}; add --force")
-        writer.fitted = given.codec, given.manifest.identity.fidelity
+        writer.fitted = given.codec, identity.fidelity
     if writer.fitted is None:
         stored_rows = len(keys) * options.num_views
         calibration = calibrate(options.request, source, renderer, teacher, options, stored_rows=stored_rows)
@@ -167,10 +164,6 @@ def build(options: BuildOptions, source: Source, teacher: Teacher) -> BuildResul
     source_probes = probe_sources(source, recipe, options.seed, np.flatnonzero(probe_rows), num_workers)
     manifest = writer.finish(keys, labels, source_probes)
     return BuildResult(manifest=manifest, rows_computed=total, seconds=time.monotonic() - start)
-
-
-def _same_codec(one: Codec, two: Codec) -> bool:
-    return one.to_json() == two.to_json() and np.array_equal(one.tables_bytes(), two.tables_bytes())
 
 
 def identity_of(

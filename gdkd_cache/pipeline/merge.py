@@ -23,8 +23,9 @@ def merge(
 ) -> CopyResult:
     """Join caches that differ in nothing but their views, or go on with a merge that was interrupted.
 
-    The result is, to the byte, the cache that one build of all the views gives on one machine. Where the parts were
-    built by other library versions or devices, the manifest says which for which views.
+    The result is, to the byte, the cache that one build of all the views gives on one machine with the same codec
+    (which `auto` may choose otherwise for so many views). Where the parts were built by other library versions or
+    devices, the manifest says which for which views.
 
     Args:
         sources: two caches or more, folders or URLs, whose views follow on each other; in any order.

@@ -173,7 +173,7 @@ class _Builder:
         self._keys = list(source.keys)
         size = identity.views["size"]
         here = identity_of(self._options, source, self._keys, self._recipe, teacher, size)
-        differences = differences_between(identity, here, but=("card",))
+        differences = differences_between(identity, here, but=("codec", "fidelity", "card"))
         self.other = "; ".join(text for text in differences if text.startswith("build."))
         wrong = [text for text in differences if not text.startswith(("build.", "teacher.accuracy"))]
         if wrong:

@@ -15,18 +15,9 @@ _LONGEST = 200
 # Control characters, line ends, what turns or hides text, and what is no character.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\xad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff0-\uffff]")
 _LICENSES = {
-    *(
-        "agpl-3.0",
-        "apache-2.0",
-        "bsd-2-clause",
-        "bsd-3-clause",
-        "cc-by-3.0",
-        "cc-by-4.0",
-        "cc-by-nc-3.0",
-        "cc-by-nc-4.0",
-    ),
-    *("cc-by-nc-nd-4.0", "cc-by-nc-sa-4.0", "cc-by-nd-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc0-1.0", "gpl-2.0"),
-    *("gpl-3.0", "lgpl-3.0", "mit", "mpl-2.0", "odbl", "odc-by", "openrail", "pddl", "unlicense"),
+    *("agpl-3.0", "apache-2.0", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "gpl-2.0", "gpl-3.0", "lgpl-3.0", "mit"),
+    *("cc-by-3.0", "cc-by-4.0", "cc-by-nc-3.0", "cc-by-nc-4.0", "cc-by-nc-nd-4.0", "cc-by-nc-sa-4.0", "cc-by-nd-4.0"),
+    *("cc-by-sa-3.0", "cc-by-sa-4.0", "mpl-2.0", "odbl", "odc-by", "openrail", "pddl", "unlicense"),
 }
 """The Hub's names of licenses; it wants all others as `other` with a `license_name`."""
 _CODEC_FACTS = ("num_top", "step", "num_components", "temperatures", "dtype")

@@ -57,7 +57,7 @@ class CacheWriter:
 
         Args:
             path: the cache folder, or the URL of an object store.
-            identity: what is built; its codec and fidelity are not compared, as the rest decides them.
+            identity: what is built; its codec and fidelity are empty where the rest decides them.
             force: remove another cache, another unfinished build or a damaged one in this place first.
 
         Raises:
@@ -72,8 +72,9 @@ class CacheWriter:
         self.manifest: Manifest | None = None
         self.fitted: tuple[Codec, dict[str, Any]] | None = None
         found = self._found(force)
-        # The card of an unfinished build is that of the run that finishes it.
-        but = () if self.manifest is not None else ("card",)
+        # Without a codec of its own, a build takes what an earlier run of it has fitted; and the card of an unfinished
+        # build is that of the run that finishes it.
+        but = (*(() if identity.codec else ("codec", "fidelity")), *(() if self.manifest else ("card",)))
         if found is not None and (differing := differences_between(found.identity, identity, but=but)):
             if not force:
                 raise MismatchError(
@@ -226,10 +227,10 @@ def _ledger_name(view: int, shard: int) -> str:
     return f"{LEDGER_NAME}/{view}/{shard}.json"
 
 
-def differences_between(found: Identity, asked: Identity, *, but: Sequence[str] = ()) -> list[str]:
-    """One phrase for each field in which two identities differ, but for the codec and its fidelity, which follow."""
+def differences_between(found: Identity, asked: Identity, *, but: Sequence[str]) -> list[str]:
+    """One phrase for each field in which two identities differ, but for those named."""
     there, here = (parse_json(BUILD_NAME, canonical_json(identity.to_json())) for identity in (found, asked))
-    for name in ("codec", "fidelity", *but):
+    for name in but:
         there.pop(name, None)
         here.pop(name, None)
     return [f"{what} is {old} there, {new} asked" for what, old, new in differences(there, here)]
