@@ -8,4 +8,9 @@ from gdkd_cache.store.layout import view_layouts as view_layouts
 from gdkd_cache.store.manifest import Identity as Identity
 from gdkd_cache.store.manifest import Manifest as Manifest
 from gdkd_cache.store.reader import CacheReader as CacheReader
+from gdkd_cache.store.sidecars import SIDECAR_SUFFIX as SIDECAR_SUFFIX
+from gdkd_cache.store.sidecars import SidecarReader as SidecarReader
+from gdkd_cache.store.sidecars import SidecarSet as SidecarSet
+from gdkd_cache.store.sidecars import open_reader as open_reader
+from gdkd_cache.store.sidecars import write_sidecars as write_sidecars
 from gdkd_cache.store.writer import CacheWriter as CacheWriter
