@@ -24,6 +24,7 @@ from gdkd_cache_cli.options import PLACE, codec_options, codec_request, data_opt
 @click.option("--force", is_flag=True, help="Replace another cache there.")
 def build(
     data: str,
+    stream: bool,
     download: bool,
     teacher: str,
     weights: Path,
@@ -65,7 +66,7 @@ def build(
         num_workers=workers,
         force=force,
     )
-    source = open_source(data, download=download)
+    source = open_source(data, download=download, stream=stream)
     result = run_build(options, source, open_teacher(teacher, weights, source, device=device, precision=precision))
     if result.rows_computed:
         rate = result.rows_computed / result.seconds

@@ -108,6 +108,7 @@ _LOSS_OPTIONS = {
 def train(
     loss: str,
     data: str,
+    stream: bool,
     download: bool,
     eval_data: str | None,
     cache: str | None,
@@ -147,6 +148,8 @@ def train(
       gdkd-cache train --loss gdkd --data digits --cache digits.zarr --student cnn-s --epochs 8 --out student
       gdkd-cache train --loss gdkd --data digits --cache s3://bucket/digits.zarr --local-copy kept \\
           --student cnn-s --epochs 8 --out student
+      gdkd-cache train --loss gdkd --data wds:data/train-{000..127}.tar --stream --cache data \\
+          --eval-data wds:data/val-{000..003}.tar --student torchvision:resnet18 --epochs 100 --out student
     """
     given = {name: value for name, value in loss_options.items() if value is not None}
     if foreign := sorted(given.keys() - set(_LOSS_OPTIONS[loss])):
@@ -193,8 +196,10 @@ def train(
         force=force,
     )
     opened = None if cache is None else open_cache(cache, digest=digest, local_copy=local_copy)
-    source = open_source(data, download=download)
-    eval_source = open_source(eval_data or data, split="test", download=download and eval_data is None)
+    source = open_source(data, download=download, stream=stream)
+    evaluated = eval_data or data
+    fetched, streamed = download and eval_data is None, stream and evaluated.startswith("wds:")
+    eval_source = open_source(evaluated, split="test", download=fetched, stream=streamed)
     if opened is None:
         views = Views(recipe="crop-flip" if recipe is None else recipe, seed=view_seed or 0)
         result = run_train(options, source, eval_source, views=views)

@@ -9,13 +9,15 @@ from gdkd_cache.errors import UsageError
 KINDS = ("digits", "cifar100:PATH", "imagefolder:PATH", "wds:PATTERN")
 
 
-def open_source(spec: str, *, split: str = "train", download: bool = False) -> Source:
+def open_source(spec: str, *, split: str = "train", download: bool = False, stream: bool = False) -> Source:
     """Open the dataset that a spec names; the same strings as `--data` on the command line.
 
     Args:
         spec: `digits`, `cifar100:PATH`, `imagefolder:PATH` or `wds:PATTERN`.
         split: `train` or `test`; a `wds` pattern names its own files and has no splits.
         download: allow `cifar100` to fetch missing files.
+        stream: leave the images of a `wds` pattern in their shards until they are needed; shuffling then walks the
+            shards.
 
     Returns:
         The source; its keys are unique and its order is fixed.
@@ -34,6 +36,8 @@ def open_source(spec: str, *, split: str = "train", download: bool = False) -> S
         raise UsageError(f"split is {split!r}; it must be train or test")
     if download and kind != "cifar100":
         raise UsageError(f"--download is for cifar100 only; {kind} is read where it lies")
+    if stream and kind != "wds":
+        raise UsageError(f"--stream is for wds only, not for {kind}")
     module = import_module(f"gdkd_cache.data.sources.{kind}")
     if kind == "digits":
         source = module.open_digits(split)
@@ -42,6 +46,6 @@ def open_source(spec: str, *, split: str = "train", download: bool = False) -> S
     elif kind == "imagefolder":
         source = module.open_imagefolder(Path(path), split)
     else:
-        source = module.open_wds(path)
+        source = module.open_wds(path, stream=stream)
     check_source(source)
     return source
