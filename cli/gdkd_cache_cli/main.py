@@ -5,6 +5,7 @@ import logging
 import click
 
 from gdkd_cache_cli.build import build
+from gdkd_cache_cli.convert import convert
 from gdkd_cache_cli.demo import demo
 from gdkd_cache_cli.evaluate import evaluate
 from gdkd_cache_cli.inspect import inspect
@@ -77,5 +78,5 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
 
-for command in (build, train, evaluate, inspect, verify, plan, pack, push, pull, demo):
+for command in (build, train, evaluate, inspect, verify, plan, pack, push, pull, convert, demo):
     main.add_command(command)
