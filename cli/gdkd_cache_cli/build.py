@@ -47,6 +47,7 @@ from gdkd_cache_cli.options import (
 @click.option("--force", is_flag=True, help="Replace another cache there.")
 def build(
     data: str,
+    stream: bool,
     download: bool,
     teacher: str,
     weights: Path,
@@ -103,7 +104,7 @@ def build(
         license=license,
         contact=contact,
     )
-    source = open_source(data, download=download)
+    source = open_source(data, download=download, stream=stream)
     result = run_build(options, source, open_teacher(teacher, weights, source, device=device, precision=precision))
     if result.rows_computed:
         rate = result.rows_computed / result.seconds

@@ -34,6 +34,7 @@ from gdkd_cache_cli.options import MODEL_HELP, RECIPE_HELP, data_options, machin
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for machines.")
 def evaluate(
     data: str,
+    stream: bool,
     download: bool,
     split: str,
     weights: Path,
@@ -55,7 +56,7 @@ def evaluate(
     from gdkd_cache.pipeline.evaluate import Evaluator
     from gdkd_cache.pipeline.teacher import open_teacher
 
-    source = open_source(data, split=split, download=download)
+    source = open_source(data, split=split, download=download, stream=stream)
     teacher = open_teacher(model, weights, source, device=device, precision="float32")
     if workers is None:
         workers = default_num_workers(source)

@@ -6,6 +6,7 @@ import signal
 import click
 
 from gdkd_cache_cli.build import build
+from gdkd_cache_cli.convert import convert
 from gdkd_cache_cli.demo import demo
 from gdkd_cache_cli.evaluate import evaluate
 from gdkd_cache_cli.inspect import inspect
@@ -104,5 +105,5 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
 
-for command in (build, train, evaluate, inspect, verify, repair, show, plan, pack, push, pull, merge, demo):
+for command in (build, train, evaluate, inspect, verify, repair, show, plan, pack, push, pull, convert, merge, demo):
     main.add_command(command)

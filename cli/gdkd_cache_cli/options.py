@@ -41,7 +41,13 @@ PLACE_HELP = (
 
 
 def data_options(command: Command) -> Command:
-    """`--data` and `--download`."""
+    """`--data`, `--stream` and `--download`."""
+    command = click.option(
+        "--stream",
+        is_flag=True,
+        help="Leave the images of wds shards on disk until they are needed, for data larger than memory; training then "
+        "shuffles shard by shard.",
+    )(command)
     command = click.option("--download", is_flag=True, help="Let cifar100 fetch its files.")(command)
     return click.option("--data", required=True, metavar="SPEC", help=DATA_HELP)(command)
 

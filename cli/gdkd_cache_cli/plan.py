@@ -19,6 +19,7 @@ from gdkd_cache_cli.options import codec_options, codec_request, data_options, m
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for machines.")
 def plan(
     data: str,
+    stream: bool,
     download: bool,
     teacher: str,
     weights: Path,
@@ -55,7 +56,7 @@ def plan(
         batch_size=batch_size,
         num_workers=workers,
     )
-    source = open_source(data, download=download)
+    source = open_source(data, download=download, stream=stream)
     planned = run_plan(options, source, open_teacher(teacher, weights, source, device=device, precision=precision))
     if as_json:
         click.echo(json.dumps(planned.to_json(), indent=1))

@@ -123,6 +123,7 @@ _LOSS_OPTIONS = {
 def train(
     loss: str,
     data: str,
+    stream: bool,
     download: bool,
     eval_data: str | None,
     caches: tuple[str, ...],
@@ -165,6 +166,8 @@ def train(
           --student cnn-s --epochs 8 --out student
       gdkd-cache train --loss gdkd --data digits --cache one.zarr --cache two.zarr \\
           --cache-weight 0.7 --cache-weight 0.3 --student cnn-s --epochs 8 --out student
+      gdkd-cache train --loss gdkd --data wds:data/train-{000..127}.tar --stream --cache data \\
+          --eval-data wds:data/val-{000..003}.tar --student torchvision:resnet18 --epochs 100 --out student
     """
     given = {name: value for name, value in loss_options.items() if value is not None}
     if foreign := sorted(given.keys() - set(_LOSS_OPTIONS[loss])):
@@ -219,8 +222,10 @@ def train(
         open_cache(cache, digest=digest, local_copy=local_copy)
         for cache, digest in zip(caches, digests or [None] * len(caches), strict=True)
     ]
-    source = open_source(data, download=download)
-    eval_source = open_source(eval_data or data, split="test", download=download and eval_data is None)
+    source = open_source(data, download=download, stream=stream)
+    evaluated = eval_data or data
+    fetched, streamed = download and eval_data is None, stream and evaluated.startswith("wds:")
+    eval_source = open_source(evaluated, split="test", download=fetched, stream=streamed)
     if not opened:
         views = Views(recipe="crop-flip" if recipe is None else recipe, seed=view_seed or 0)
         result = run_train(options, source, eval_source, views=views)

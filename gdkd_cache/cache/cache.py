@@ -11,7 +11,7 @@ from gdkd_cache.codec import Codec
 from gdkd_cache.data import Recipe, Source
 from gdkd_cache.errors import MismatchError, NotServedError, UsageError
 from gdkd_cache.losses import LossSettings
-from gdkd_cache.store import CacheReader, Manifest
+from gdkd_cache.store import CacheReader, Manifest, open_reader
 
 
 class Cache:
@@ -134,7 +134,7 @@ def open_cache(path: str | Path, *, digest: str | None = None, local_copy: str |
         MismatchError: another digest.
         StoreError: the object store cannot be reached, or refuses.
     """
-    cache = Cache(CacheReader(path, local_copy=local_copy))
-    if digest is not None and digest != cache.manifest.digest:
-        raise MismatchError(f"{cache.reader.path} has digest {cache.manifest.digest}, not the {digest} asked for")
+    cache = Cache(open_reader(path, local_copy=local_copy))
+    if digest is not None and digest != cache.reader.digest:
+        raise MismatchError(f"{cache.reader.path} has digest {cache.reader.digest}, not the {digest} asked for")
     return cache

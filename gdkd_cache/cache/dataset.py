@@ -18,15 +18,14 @@ from gdkd_cache.data import (
     ViewLoader,
     ViewRenderer,
     check_source,
+    epoch_requests,
     labels_of,
     name_of,
     normalization_of,
     normalize_pixels,
-    requests_for,
 )
 from gdkd_cache.errors import MismatchError, UsageError
 from gdkd_cache.losses import top_classes
-from gdkd_cache.seeding import permutation
 from gdkd_cache.store import CacheReader
 
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]
@@ -158,18 +157,24 @@ class CachedDataset:
         normalize: Normalization | str | None = "source",
         num_workers: int = 0,
         device: str | torch.device = "cpu",
+        part: tuple[int, int] | None = None,
+        first_batch: int = 0,
     ) -> Iterator[tuple[Tensor, Tensor, TeacherBatch]]:
-        """One epoch: every row of the source once, as one of the cache's views, which come round in turn.
+        """One epoch: every row of the source (or of a rank's part) once, as one of the cache's views, in turn.
 
         Args:
             epoch: from 0; decides the view and, with `seed`, the order.
             batch_size: rows a batch; the last one may be smaller.
-            shuffle: draw the order from (seed, epoch); otherwise the source's order.
+            shuffle: draw the order from (seed, epoch); otherwise the source's order. Images that are streamed from
+                shards are shuffled shard by shard.
             seed: for the order only; the views' seed is the cache's.
             normalize: (mean, std) of the channels for pixels in [0, 1]; `source` takes the source's own; None
                 yields uint8.
             num_workers: processes that render; 0 is fastest for images in memory.
             device: where batches are put, and decoded.
+            part: (rank, world size): every row is in exactly one part, and all parts have as many batches if
+                `batch_size` is at least 2; None takes torch.distributed's where it is initialised, else everything.
+            first_batch: leave out the batches before this one, to go on with an epoch that was interrupted.
 
         Yields:
             images [batch, channel, height, width] (float32, or uint8 without normalisation), labels int64
@@ -177,20 +182,26 @@ class CachedDataset:
             `TeacherBatch`.
 
         Raises:
-            UsageError: a batch size or an epoch out of range.
+            UsageError: a number out of range.
             CacheError: the view's data is damaged.
         """
-        if batch_size < 1 or epoch < 0:
-            raise UsageError(f"batch_size is {batch_size}, epoch is {epoch}; at least 1 and 0")
         if isinstance(normalize, str):
             if normalize != "source":
                 raise UsageError(f"normalize is {normalize!r}; give (mean, std), 'source' or None")
             normalize = normalization_of(self._source)
-        loader = self._loader(num_workers, torch.device(device))
         number = self._number(epoch)
+        requests = epoch_requests(
+            self._source,
+            number,
+            epoch=epoch,
+            batch_size=batch_size,
+            seed=seed,
+            shuffle=shuffle,
+            part=part,
+            first_batch=first_batch,
+        )
         views = self._views(number)
-        order = permutation(seed, "order", epoch, len(self)) if shuffle else np.arange(len(self))
-        for batch in loader.stream(requests_for(number, order, batch_size)):
+        for batch in self._loader(num_workers, torch.device(device)).stream(requests):
             rows = self.cache_rows[batch.rows]
             pixels = batch.pixels.to(device, non_blocking=True)
             images = pixels if normalize is None else normalize_pixels(pixels, *normalize)

@@ -5,6 +5,8 @@ from gdkd_cache.data.loader import default_num_workers as default_num_workers
 from gdkd_cache.data.recipes import LARGEST_SIDE as LARGEST_SIDE
 from gdkd_cache.data.recipes import Recipe as Recipe
 from gdkd_cache.data.recipes import open_recipe as open_recipe
+from gdkd_cache.data.shards import ShardSource as ShardSource
+from gdkd_cache.data.shards import epoch_requests as epoch_requests
 from gdkd_cache.data.source import ArraySource as ArraySource
 from gdkd_cache.data.source import EncodedSource as EncodedSource
 from gdkd_cache.data.source import Source as Source

@@ -5,7 +5,6 @@ Three makers with one signature in effect: from a cache, with a live teacher, an
 
 from collections.abc import Callable, Iterator
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,12 +14,11 @@ from gdkd_cache.data import (
     Source,
     ViewLoader,
     ViewRenderer,
+    epoch_requests,
     normalization_of,
     normalize_pixels,
-    requests_for,
 )
 from gdkd_cache.losses import top_classes
-from gdkd_cache.seeding import permutation
 
 Batch = tuple[Tensor, Tensor, TeacherBatch | None]
 Batches = Callable[[int], Iterator[Batch]]
@@ -67,8 +65,7 @@ def rendered_batches(
 
     def epoch_batches(epoch: int) -> Iterator[Batch]:
         view = epoch if num_views is None else epoch % num_views
-        order: np.ndarray = permutation(seed, "order", epoch, len(source))
-        for batch in loader.stream(requests_for(view, order, batch_size)):
+        for batch in loader.stream(epoch_requests(source, view, epoch=epoch, batch_size=batch_size, seed=seed)):
             pixels = batch.pixels.to(device, non_blocking=True)
             said = None
             if teacher is not None:

@@ -19,6 +19,11 @@ from gdkd_cache.store.manifest import Manifest as Manifest
 from gdkd_cache.store.mend import keep_views as keep_views
 from gdkd_cache.store.mend import restore as restore
 from gdkd_cache.store.reader import CacheReader as CacheReader
+from gdkd_cache.store.sidecars import SIDECAR_SUFFIX as SIDECAR_SUFFIX
+from gdkd_cache.store.sidecars import SidecarReader as SidecarReader
+from gdkd_cache.store.sidecars import SidecarSet as SidecarSet
+from gdkd_cache.store.sidecars import open_reader as open_reader
+from gdkd_cache.store.sidecars import write_sidecars as write_sidecars
 from gdkd_cache.store.writer import CacheWriter as CacheWriter
 from gdkd_cache.store.writer import differences as differences
 from gdkd_cache.store.writer import differences_between as differences_between

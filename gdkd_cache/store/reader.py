@@ -57,12 +57,20 @@ class CacheReader:
         self._objects = open_objects(path)
         self._copy = None if local_copy is None else Folder(Path(local_copy))
         self.path = self._objects.location
+        self.manifest = self._read_manifest()
+        check_claims(self.manifest)
+
+    def _read_manifest(self) -> Manifest:
         if self._objects.size(MANIFEST_NAME) is None:
             if self._objects.size(BUILD_NAME) is not None:
                 raise CacheError(f"{self.path} is an unfinished build or copy; run its command again to resume it")
             raise CacheError(f"{self.path} is no cache: it has no {MANIFEST_NAME}; make one with: gdkd-cache build")
-        self.manifest = Manifest.from_bytes(self._objects.read(MANIFEST_NAME, MANIFEST_LIMIT))
-        check_claims(self.manifest)
+        return Manifest.from_bytes(self._objects.read(MANIFEST_NAME, MANIFEST_LIMIT))
+
+    @property
+    def digest(self) -> str:
+        """What a user pins: a digest over everything that this reader trusts."""
+        return self.manifest.digest
 
     @cached_property
     def codec(self) -> Codec:

@@ -9,13 +9,15 @@ from gdkd_cache.errors import UsageError
 KINDS = ("digits", "cifar100:PATH", "tiny-imagenet:PATH", "cub200:PATH", "imagefolder:PATH", "wds:PATTERN")
 
 
-def open_source(spec: str, *, split: str = "train", download: bool = False) -> Source:
+def open_source(spec: str, *, split: str = "train", download: bool = False, stream: bool = False) -> Source:
     """Open the dataset that a spec names; the same strings as `--data` on the command line.
 
     Args:
         spec: one of `KINDS`; ImageNet is an `imagefolder`.
         split: `train` or `test`; a `wds` pattern names its own files and has no splits.
         download: allow `cifar100` to fetch missing files.
+        stream: leave the images of a `wds` pattern in their shards until they are needed; shuffling then walks the
+            shards.
 
     Returns:
         The source; its keys are unique and its order is fixed.
@@ -34,6 +36,8 @@ def open_source(spec: str, *, split: str = "train", download: bool = False) -> S
         raise UsageError(f"split is {split!r}; it must be train or test")
     if download and kind != "cifar100":
         raise UsageError(f"--download is for cifar100 only; {kind} is read where it lies")
+    if stream and kind != "wds":
+        raise UsageError(f"--stream is for wds only, not for {kind}")
     name = kind.replace("-", "_")
     opener = getattr(import_module(f"gdkd_cache.data.sources.{name}"), f"open_{name}")
     if kind == "digits":
@@ -41,7 +45,7 @@ def open_source(spec: str, *, split: str = "train", download: bool = False) -> S
     elif kind == "cifar100":
         source = opener(Path(path), split, download)
     elif kind == "wds":
-        source = opener(path)
+        source = opener(path, stream=stream)
     else:
         source = opener(Path(path), split)
     check_source(source)

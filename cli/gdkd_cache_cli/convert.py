@@ -1,0 +1,49 @@
+"""`gdkd-cache convert`."""
+
+from pathlib import Path
+
+import click
+
+from gdkd_cache_cli.options import PLACE
+
+
+@click.command(short_help="Between Zarr and sidecars beside WebDataset shards.")
+@click.argument("cache", type=PLACE)
+@click.argument("out", type=PLACE)
+@click.option(
+    "--data",
+    default=None,
+    metavar="wds:PATTERN",
+    help="Write sidecars of these image shards: all that the cache was built from. Without it, CACHE must be a folder "
+    "of sidecars, and OUT becomes a Zarr cache.",
+)
+@click.option("--digest", default=None, metavar="sha256:...", help="Refuse any other CACHE.")
+def convert(cache: str, out: str, data: str | None, digest: str | None) -> None:
+    """Write CACHE in its other form, OUT: sidecars for WebDataset shards, or Zarr. Nothing is lost either way.
+
+    A sidecar NAME.logits.tar speaks of the samples of NAME.tar, in their order: a WebDataset shard with one record a
+    view, of .npy columns. The image shards are only read; OUT may be their folder. Back in Zarr, every object has the
+    same bytes, and the cache the same digest. Sidecars are not compressed, so they are larger; train and inspect
+    take either.
+
+    \b
+    Examples:
+      gdkd-cache convert c100.zarr data --data wds:data/train-{000000..000003}.tar
+      gdkd-cache convert data c100.zarr
+    """
+    from gdkd_cache import open_source
+    from gdkd_cache.data import ShardSource
+    from gdkd_cache.pipeline.convert import from_sidecars, to_sidecars
+
+    if data is None:
+        copied = from_sidecars(Path(cache), out, digest=digest)
+        click.echo(f"{out} is complete: {len(copied.manifest.objects)} objects, {copied.manifest.digest}")
+        return
+    source = open_source(data, stream=True)
+    assert isinstance(source, ShardSource)
+    written = to_sidecars(cache, Path(out), source, digest=digest)
+    size = sum(sidecar.file.size for sidecar in written.sidecars.values())
+    click.echo(
+        f"{out}: {len(written.sidecars)} sidecars, {size:,} bytes, of {written.manifest.digest}; "
+        f"to pin them: --digest {written.digest}"
+    )

@@ -1,0 +1,513 @@
+"""WebDataset: sidecars carry a whole cache, and streamed images give every view exactly once."""
+
+import hashlib
+import io
+import json
+import subprocess
+import sys
+import tarfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from gdkd_cache_cli.main import main
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from small import build_small
+from webdataset.compat import WebDataset
+
+from gdkd_cache import open_cache, open_source
+from gdkd_cache.cache import Cache
+from gdkd_cache.data import ArraySource, ShardSource, epoch_requests
+from gdkd_cache.data.shards import BUFFER_ROWS
+from gdkd_cache.errors import CacheError, MismatchError, SourceError, UsageError
+from gdkd_cache.pipeline.convert import from_sidecars, to_sidecars
+from gdkd_cache.pipeline.teacher import Teacher
+from gdkd_cache.pipeline.verify import verify
+from gdkd_cache.store import SidecarReader
+from gdkd_cache.store.manifest import canonical_json
+
+_SIZES = (70, 1, 60, 83, 42)  # of the shards: nothing is divisible by anything
+
+
+def _png(image: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory, digits: ArraySource) -> Path:
+    """The 256 digits in five shards, in another order than the cache's; not to be changed."""
+    folder = tmp_path_factory.mktemp("images")
+    order = np.random.default_rng(0).permutation(len(digits))
+    for number, rows in enumerate(np.split(order, np.cumsum(_SIZES)[:-1])):
+        with tarfile.open(folder / f"Train-{number}.tar", "w") as tar:
+            for row in rows.tolist():
+                image, label = digits[row]
+                for kind, data in (("cls", str(label).encode()), ("png", _png(image))):
+                    member = tarfile.TarInfo(f"{digits.keys[row]}.{kind}")
+                    member.size = len(data)
+                    tar.addfile(member, io.BytesIO(data))
+    (folder / "classes.txt").write_text("\n".join(digits.classes))
+    return folder
+
+
+def _streamed(folder: Path) -> ShardSource:
+    source = open_source(f"wds:{folder}/Train-*.tar", stream=True)
+    assert isinstance(source, ShardSource)
+    return source
+
+
+@pytest.fixture(scope="module")
+def sidecars(tmp_path_factory: pytest.TempPathFactory, digits_cache: Path, images: Path) -> Path:
+    """The digits' cache as sidecars; not to be changed."""
+    folder = tmp_path_factory.mktemp("sidecars")
+    to_sidecars(digits_cache, folder, _streamed(images))
+    return folder
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("codec", ["dense", "topk", "transform"])
+def test_there_and_back(tmp_path: Path, images: Path, digits: ArraySource, teacher: Teacher, codec: str) -> None:
+    """Beside the image shards, which stay as they are, and back to the same bytes, several shards a column."""
+    manifest = build_small(tmp_path / "c.zarr", digits, teacher, codec=codec, shard_rows=100).manifest
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name, data in _files(images).items():
+        (folder / name).write_bytes(data)
+    before = _files(folder)
+    written = to_sidecars(tmp_path / "c.zarr", folder, _streamed(folder))
+    after = _files(folder)
+    assert {name: after[name] for name in before} == before
+    assert sorted(after.keys() - before.keys() - {"sidecars.tables.npy"}) == [
+        *(f"Train-{number}.logits.tar" for number in range(5)),
+        "sidecars.json",
+    ]
+    for name, sidecar in written.sidecars.items():
+        assert hashlib.sha256(after[name]).hexdigest() == sidecar.file.sha256
+    # The pattern now matches the sidecars too; they are no images. The same again changes nothing.
+    assert to_sidecars(tmp_path / "c.zarr", folder, _streamed(folder)) == written
+    assert _files(folder) == after
+    assert from_sidecars(folder, tmp_path / "back.zarr").manifest == manifest
+    assert _files(tmp_path / "back.zarr") == _files(tmp_path / "c.zarr")
+    ours, theirs = open_cache(folder), open_cache(tmp_path / "c.zarr")
+    assert ours.keys == theirs.keys
+    assert np.array_equal(ours.labels, theirs.labels)
+    for mine, other in zip(ours.view(1).decode(range(256)), theirs.view(1).decode(range(256)), strict=True):
+        assert all(map(torch.equal, mine, other))
+    assert not verify(folder, source=_streamed(folder)).problems
+
+
+# webdataset itself leaves the shards that it reads open.
+@pytest.mark.filterwarnings("ignore:unclosed file", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_plain_webdataset_reads_sidecars(sidecars: Path, images: Path, digits_cache: Path) -> None:
+    cache, source = open_cache(digits_cache), _streamed(images)
+    positions = {key: row for row, key in enumerate(cache.keys)}
+    for number in range(5):
+        records = list(WebDataset(str(sidecars / f"Train-{number}.logits.tar"), shardshuffle=False))
+        assert [record["__key__"] for record in records] == ["shared", "00000", "00001"]
+        arrays: list[dict[str, np.ndarray]] = [
+            {
+                name.removesuffix(".npy"): np.load(io.BytesIO(data), allow_pickle=False)
+                for name, data in record.items()
+                if name.endswith(".npy")
+            }
+            for record in records
+        ]
+        first, end = source.shard_starts[number : number + 2]
+        keys = source.keys[first:end]
+        rows = np.array([positions[key] for key in keys])
+        assert arrays[0]["keys"].tobytes().decode().splitlines() == keys
+        assert np.array_equal(arrays[0]["rows"], rows)
+        assert np.array_equal(arrays[0]["labels"], source.labels[first:end])
+        for view in (0, 1):
+            columns = cache.reader.columns(cache.reader.layouts, view)
+            assert arrays[view + 1].keys() == columns.keys()
+            for name, column in columns.items():
+                assert arrays[view + 1][name].dtype == column.dtype
+                assert np.array_equal(arrays[view + 1][name], column[rows])
+
+
+def _seen(cache: Cache, source: Any, epoch: int, **options: Any) -> dict[str, tuple[bytes, bytes, int]]:
+    """Pixels, logits and label of each key of an epoch, in the order that they came."""
+    seen = {}
+    for pixels, labels, teacher in cache.dataset(source).loader(
+        epoch, batch_size=37, shuffle=True, normalize=None, **options
+    ):
+        for row, image, logits, label in zip(teacher.rows.tolist(), pixels, teacher.logits, labels, strict=True):
+            assert cache.keys[row] not in seen
+            seen[cache.keys[row]] = (image.numpy().tobytes(), logits.numpy().tobytes(), int(label))
+    return seen
+
+
+def test_streaming_gives_the_same_views(digits: ArraySource, digits_cache: Path, sidecars: Path, images: Path) -> None:
+    expected = [_seen(open_cache(digits_cache), digits, epoch) for epoch in range(2)]
+    assert len(expected[0]) == 256
+    orders = []
+    for path, workers in ((digits_cache, 2), (sidecars, 0)):
+        cache = open_cache(path)
+        assert isinstance(cache.reader, SidecarReader) == (path == sidecars)
+        found = [_seen(cache, _streamed(images), epoch, num_workers=workers) for epoch in range(2)]
+        assert found == expected
+        orders.append([list(seen) for seen in found])
+    assert orders[0] == orders[1]
+    assert orders[0][0] != orders[0][1] != list(expected[1])
+
+
+def test_a_build_from_streamed_images_is_the_same(tmp_path: Path, images: Path, teacher: Teacher) -> None:
+    sources = [_streamed(images), open_source(f"wds:{images}/Train-*.tar")]
+    manifests = [build_small(tmp_path / str(number), source, teacher).manifest for number, source in enumerate(sources)]
+    assert manifests[0] == manifests[1]
+
+
+_RANK = """
+import json, sys, zlib
+import torch.distributed as dist
+from gdkd_cache import open_cache, open_source
+rank, folder, cache, spec = int(sys.argv[1]), *sys.argv[2:]
+dist.init_process_group("gloo", init_method=f"file://{folder}/init", rank=rank, world_size=2)
+cache = open_cache(cache)
+data = cache.dataset(open_source(spec, stream=True))
+for epoch in range(3):
+    batches = []
+    for pixels, labels, teacher in data.loader(epoch, batch_size=16, shuffle=True, num_workers=2, normalize=None):
+        rows = teacher.rows.tolist()
+        batches.append([[cache.keys[row], zlib.crc32(image.numpy().tobytes()), zlib.crc32(logits.numpy().tobytes())]
+                        for row, image, logits in zip(rows, pixels, teacher.logits)])
+    print(json.dumps(batches))
+dist.destroy_process_group()
+"""
+
+
+def test_two_ranks_of_two_workers(
+    tmp_path: Path, digits: ArraySource, digits_cache: Path, sidecars: Path, images: Path
+) -> None:
+    """Real processes, three epochs: every key exactly once an epoch, with the pixels and logits of the Zarr path."""
+    arguments = [str(tmp_path), str(sidecars), f"wds:{images}/Train-*.tar"]
+    ranks = [
+        subprocess.Popen([sys.executable, "-c", _RANK, str(rank), *arguments], stdout=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
+    printed = [rank.communicate(timeout=120)[0].splitlines() for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0]
+    orders = []
+    for epoch in range(3):
+        batches = [json.loads(lines[epoch]) for lines in printed]
+        assert len(batches[0]) == len(batches[1])
+        samples = [sample for own in batches for batch in own for sample in batch]
+        orders.append([key for key, _, _ in samples])
+        assert sorted(orders[-1]) == sorted(digits.keys)
+        expected = _seen(open_cache(digits_cache), digits, epoch)
+        for key, pixels, logits in samples:
+            assert (pixels, logits) == tuple(map(zlib.crc32, expected[key][:2]))
+    assert orders[0] != orders[1] != orders[2] != orders[0]
+
+
+@settings(deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 40), min_size=1, max_size=9),
+    world_size=st.integers(1, 5),
+    batch_size=st.integers(2, 9),
+    epoch=st.integers(0, 3),
+    data=st.data(),
+)
+def test_every_row_once_in_any_split(
+    sizes: list[int], world_size: int, batch_size: int, epoch: int, data: st.DataObject
+) -> None:
+    starts = np.cumsum([0, *sizes])
+    if starts[-1] < world_size:
+        return
+    source = _placed(starts)
+    asked: dict[str, Any] = {"epoch": epoch, "seed": 3, "batch_size": batch_size}
+    parts = [epoch_requests(source, 0, part=(rank, world_size), **asked) for rank in range(world_size)]
+    assert sorted(row for part in parts for request in part for row in request.rows.tolist()) == list(range(starts[-1]))
+    assert len({len(part) for part in parts}) == 1
+    assert all(1 <= len(request.rows) <= batch_size for part in parts for request in part)
+    first = data.draw(st.integers(0, len(parts[0])))
+    rest = epoch_requests(source, 0, part=(0, world_size), first_batch=first, **asked)
+    assert [request.rows.tolist() for request in rest] == [request.rows.tolist() for request in parts[0][first:]]
+
+
+def _placed(starts: np.ndarray) -> ShardSource:
+    count = int(starts[-1])
+    return ShardSource(
+        name="placed",
+        shards=[Path(f"{number}.tar") for number in range(len(starts) - 1)],
+        shard_starts=starts,
+        offsets=np.zeros(count, np.int64),
+        sizes=np.zeros(count, np.int64),
+        labels=np.zeros(count, np.int64),
+        keys=[str(row) for row in range(count)],
+        classes=["a", "b"],
+    )
+
+
+def test_shuffling_stays_near_a_few_shards() -> None:
+    """At any time the rows in use come from a few shards; over epochs and seeds shards and rows are in other orders."""
+    source = _placed(np.arange(0, 200_001, 1000))
+    requests = epoch_requests(source, 0, epoch=0, batch_size=1000)
+    assert max(len({row // 1000 for row in request.rows.tolist()}) for request in requests) <= BUFFER_ROWS // 1000 + 3
+    assert min(len({row // 1000 for row in request.rows.tolist()}) for request in requests[10:-10]) >= 5
+    orders = {
+        tuple(
+            np.concatenate(
+                [request.rows for request in epoch_requests(source, 0, epoch=epoch, seed=seed, batch_size=1000)]
+            )
+        )
+        for epoch in range(2)
+        for seed in range(2)
+    }
+    assert len(orders) == 4
+    assert len({order[0] // 1000 for order in orders}) > 1
+    one_shard = [
+        epoch_requests(_placed(np.array([0, 99])), 0, epoch=epoch, batch_size=99)[0].rows for epoch in range(2)
+    ]
+    assert not np.array_equal(one_shard[0], one_shard[1])
+
+
+def test_wrong_parts_are_refused() -> None:
+    source = _placed(np.array([0, 3]))
+    asked: dict[str, Any] = {"epoch": 0, "batch_size": 2}
+    wrongs: list[dict[str, Any]] = [{"part": part} for part in ((2, 2), (0, 4), (-1, 2))]
+    for wrong in [*wrongs, {"first_batch": -1}, {"batch_size": 0}]:
+        with pytest.raises(UsageError, match=r"part is|first_batch"):
+            epoch_requests(source, 0, **(asked | wrong))
+
+
+def test_an_interrupted_epoch_goes_on(digits_cache: Path, images: Path) -> None:
+    cache = open_cache(digits_cache)
+    whole = list(_seen(cache, _streamed(images), 1).items())
+    assert list(_seen(cache, _streamed(images), 1, first_batch=3).items()) == whole[3 * 37 :]
+
+
+def _forge(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Edit sidecars.json, make its checksums those of the files, and its digest its own again."""
+    stored = json.loads((folder / "sidecars.json").read_bytes())
+    change(stored)
+    del stored["digest"]
+    digest = hashlib.sha256(canonical_json(stored)).hexdigest()
+    (folder / "sidecars.json").write_bytes(canonical_json(stored | {"digest": f"sha256:{digest}"}))
+
+
+def _copy(folder: Path, to: Path) -> Path:
+    to.mkdir()
+    for name, data in _files(folder).items():
+        (to / name).write_bytes(data)
+    return to
+
+
+def _read_all(folder: Path) -> None:
+    cache = open_cache(folder)
+    _ = cache.keys
+    for view in range(cache.num_views):
+        cache.view(view)
+
+
+def test_every_damage_is_found(tmp_path: Path, sidecars: Path) -> None:
+    folder = _copy(sidecars, tmp_path / "copy")
+    rng = np.random.default_rng(0)
+    path = folder / "Train-2.logits.tar"
+    whole = path.read_bytes()
+    end = len(whole) - 1024  # what ends a tar file carries nothing
+    for position in [*range(0, 512, 64), *rng.integers(0, end, 40).tolist()]:
+        flipped = bytearray(whole)
+        flipped[position] ^= 1 << rng.integers(8)
+        path.write_bytes(flipped)
+        with pytest.raises(CacheError, match=r"Train-2.*(checksum|not the array)"):
+            _read_all(folder)
+    for damage in (whole[:-1], b"", whole + b"\0", None, (folder / "Train-1.logits.tar").read_bytes()):
+        path.unlink(missing_ok=True)
+        if damage is not None:
+            path.write_bytes(damage)
+        with pytest.raises(CacheError, match="Train-2"):
+            _read_all(folder)
+    path.unlink(missing_ok=True)
+    path.symlink_to(sidecars / "Train-2.logits.tar")
+    with pytest.raises(CacheError, match=r"Train-2.*a link"):
+        _read_all(folder)
+
+
+def _first_data(folder: Path, header: Callable[[bytes], bytes]) -> None:
+    """Rewrite the first 640 bytes of one view's record, its first member's headers, with checksums that agree."""
+    path = folder / "Train-2.logits.tar"
+    with tarfile.open(path) as tar:
+        start = next(member.offset for member in tar if member.name.startswith("00000."))
+        end = next(member.offset for member in tar if member.name.startswith("00001."))
+    data = bytearray(path.read_bytes())
+    data[start : start + 640] = header(bytes(data[start : start + 640]))
+    path.write_bytes(data)
+
+    def change(stored: dict[str, Any]) -> None:
+        stored["sidecars"][path.name]["records"][1] = hashlib.sha256(data[start:end]).hexdigest()
+
+    _forge(folder, change)
+
+
+def _npy(text: str) -> Callable[[bytes], bytes]:
+    return lambda header: header[:522] + text.ljust(117).encode() + b"\n"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        _npy("{'descr': '<f2', 'fortran_order': False, 'shape': (1000000000000, 10), }"),
+        _npy("{'descr': '|O', 'fortran_order': False, 'shape': (60, 10), }"),
+        lambda header: header[:124] + b"77777777777\0" + header[136:],
+        lambda header: b"../../escape".ljust(100, b"\0") + header[100:],
+    ],
+    ids=["rows", "objects", "size", "name"],
+)
+def test_forged_headers_are_refused(tmp_path: Path, sidecars: Path, header: Callable[[bytes], bytes]) -> None:
+    folder = _copy(sidecars, tmp_path / "copy")
+    _first_data(folder, header)
+    with pytest.raises(CacheError, match="is not the array that the manifest says"):
+        _read_all(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda stored: stored["sidecars"]["Train-2.logits.tar"].update(rows=10**12),
+            "the sidecars have 1000000000196",
+        ),
+        (lambda stored: stored["sidecars"]["Train-2.logits.tar"].update(keys_bytes=10**12), "bytes of keys"),
+        (
+            lambda stored: stored["sidecars"]["Train-2.logits.tar"].update(file=[0, ""]),
+            "rows, bytes of keys and size",
+        ),
+        (lambda stored: stored["sidecars"]["Train-2.logits.tar"].update(file=[9, ""]), "instead of 9"),
+        (lambda stored: stored["sidecars"]["Train-2.logits.tar"]["records"].pop(), "one record for each of 2 views"),
+        (
+            lambda stored: stored["sidecars"].update({"../x.logits.tar": stored["sidecars"].pop("Train-2.logits.tar")}),
+            "is not the name of a sidecar",
+        ),
+        (lambda stored: stored["sidecars"].pop("Train-2.logits.tar"), "the sidecars have 196 rows, the cache 256"),
+        (
+            lambda stored: stored["sidecars"]["Train-0.logits.tar"].update(rows=10**40),
+            "bytes of keys and size of Train-0",
+        ),
+        (lambda stored: stored.update(format="gdkd-cache-sidecars/9"), "this version reads"),
+        (lambda stored: stored["manifest"]["identity"].update(num_rows=10**12), "its digest is not its own"),
+        (lambda stored: stored.update(sidecars=[]), "lacks or misstates"),
+    ],
+)
+def test_forged_listings_are_refused(
+    tmp_path: Path, sidecars: Path, change: Callable[[dict[str, Any]], object], said: str
+) -> None:
+    folder = _copy(sidecars, tmp_path / "copy")
+    _forge(folder, change)
+    with pytest.raises(CacheError, match=said):
+        _read_all(folder)
+
+
+def test_repeated_rows_are_refused(tmp_path: Path, sidecars: Path) -> None:
+    folder = _copy(sidecars, tmp_path / "copy")
+    path = folder / "Train-1.logits.tar"  # one row
+    data = bytearray(path.read_bytes())
+    data[640:648] = (5 if data[640] != 5 else 6).to_bytes(8, "little")
+    path.write_bytes(data)
+    with tarfile.open(path) as tar:
+        end = next(member.offset for member in tar if member.name.startswith("00000."))
+
+    def change(stored: dict[str, Any]) -> None:
+        stored["sidecars"][path.name]["records"][0] = hashlib.sha256(data[:end]).hexdigest()
+
+    _forge(folder, change)
+    with pytest.raises(CacheError, match="rows are not the cache's"):
+        _read_all(folder)
+
+
+def test_foreign_columns_do_not_become_the_cache(tmp_path: Path, sidecars: Path) -> None:
+    """Forged columns with checksums that agree have another digest, and never convert."""
+    folder = _copy(sidecars, tmp_path / "copy")
+    pinned = open_cache(folder).reader.digest
+    path = folder / "Train-2.logits.tar"
+    with tarfile.open(path) as tar:
+        start, end = (next(m.offset for m in tar if m.name.startswith(view)) for view in ("00000.", "00001."))
+    data = bytearray(path.read_bytes())
+    data[start + 640] ^= 1
+    path.write_bytes(data)
+
+    def change(stored: dict[str, Any]) -> None:
+        stored["sidecars"][path.name]["records"][1] = hashlib.sha256(data[start:end]).hexdigest()
+
+    _forge(folder, change)
+    assert open_cache(folder).reader.digest != pinned
+    with pytest.raises(MismatchError, match="not the sha256:"):
+        open_cache(folder, digest=pinned)
+    with pytest.raises(CacheError, match="is not what the manifest lists"):
+        from_sidecars(folder, tmp_path / "back.zarr")
+    with pytest.raises(CacheError, match="unfinished"):
+        open_cache(tmp_path / "back.zarr")
+    assert verify(folder).problems
+
+
+def test_wrong_conversions(tmp_path: Path, digits_cache: Path, sidecars: Path, images: Path) -> None:
+    part = open_source(f"wds:{images}/Train-{{0,1}}.tar", stream=True)
+    assert isinstance(part, ShardSource)
+    with pytest.raises(MismatchError, match="185 of 256 are in none"):
+        to_sidecars(digits_cache, tmp_path / "out", part)
+    with pytest.raises(CacheError, match="holds a Zarr cache"):
+        to_sidecars(sidecars, digits_cache, _streamed(images))
+    with pytest.raises(UsageError, match="is a Zarr cache already"):
+        from_sidecars(digits_cache, tmp_path / "out")
+    with pytest.raises(UsageError, match="leave the local copy out"):
+        open_cache(sidecars, local_copy=tmp_path)
+    precious = tmp_path / "Train-3.logits.tar"
+    precious.write_bytes(b"precious")
+    with pytest.raises(MismatchError, match="is another file"):
+        to_sidecars(digits_cache, tmp_path, _streamed(images))
+    assert precious.read_bytes() == b"precious"
+    assert not list(tmp_path.glob("*.partial"))
+    with pytest.raises(CacheError, match="is no cache"):  # the listing comes last
+        open_cache(tmp_path)
+    precious.unlink()
+    to_sidecars(digits_cache, tmp_path, _streamed(images))
+    assert _files(tmp_path) == _files(sidecars)
+
+
+def test_unreadable_shards(tmp_path: Path, images: Path) -> None:
+    compressed = tmp_path / "a.tar"
+    with tarfile.open(compressed, "w:gz") as tar:
+        tar.add(images / "classes.txt")
+    with pytest.raises(SourceError, match="no intact tar file or is compressed"):
+        open_source(f"wds:{compressed}", stream=True)
+    (tmp_path / "b.tar").write_bytes((images / "Train-0.tar").read_bytes())
+    source = open_source(f"wds:{tmp_path}/b.tar", stream=True)
+    (tmp_path / "b.tar").unlink()
+    with pytest.raises(SourceError, match=r"b\.tar cannot be read: No such file"):
+        source[0]
+
+
+def test_the_command_line(tmp_path: Path, digits_cache: Path, images: Path) -> None:
+    def run(*arguments: str | Path) -> str:
+        result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    spec = f"wds:{images}/Train-*.tar"
+    said = run("convert", digits_cache, tmp_path / "sidecars", "--data", spec)
+    assert "5 sidecars" in said
+    pin = said.split("--digest ")[1].strip()
+    student = tmp_path / "student"
+    line = f"train --loss gdkd --k 2 --data {spec} --stream --eval-data {spec} --student cnn-s --epochs 1 --workers 0"
+    run(*line.split(), "--cache", tmp_path / "sidecars", "--digest", pin, "--out", student)
+    assert json.loads((student / "metrics.jsonl").read_text())["epoch"] == 1
+    run("verify", tmp_path / "sidecars", "--data", spec)
+    assert open_cache(digits_cache).manifest.digest in run("convert", tmp_path / "sidecars", tmp_path / "back.zarr")
+    wrong = CliRunner().invoke(
+        main,
+        ["train", "--loss", "ce", "--data", "digits", "--stream", "--student", "cnn-s", "--epochs", "1", "--out", "x"],
+    )
+    assert (wrong.exit_code, wrong.output) == (2, "Error: --stream is for wds only, not for digits\n")
