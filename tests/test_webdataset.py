@@ -198,7 +198,8 @@ def test_two_ranks_of_two_workers(
         subprocess.Popen([sys.executable, "-c", _RANK, str(rank), *arguments], stdout=subprocess.PIPE, text=True)
         for rank in range(2)
     ]
-    printed = [rank.communicate(timeout=120)[0].splitlines() for rank in ranks]
+    told = [rank.communicate(timeout=120)[0].splitlines() for rank in ranks]
+    printed = [[line for line in lines if line.startswith("[[")] for lines in told]  # some versions of gloo print too
     assert [rank.returncode for rank in ranks] == [0, 0]
     orders = []
     for epoch in range(3):
