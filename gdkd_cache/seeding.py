@@ -44,7 +44,7 @@ def hash_keys(keys: Iterable[str]) -> Words:
 
 
 def streams(seed: int, purpose: str, view: int, key_hashes: Words) -> Words:
-    """Open one stream per key: the state that `draw` and `draw_below` read from.
+    """Open one stream per key: the state that `draw` and `draws` read from.
 
     Args:
         seed: any integer; taken modulo 2**64.
@@ -71,12 +71,12 @@ def draws(state: Words, counters: Sequence[int]) -> Words:
     return _finalise(state[:, None] + np.array([counter + 1 for counter in counters], np.uint64) * _GOLDEN)
 
 
-def draw_below(state: Words, counter: int, bound: int) -> npt.NDArray[np.int64]:
-    """Draw an integer in [0, bound) from every stream: int64 [row]; 1 <= bound <= 2**31.
+def below(words: Words, bound: int | np.ndarray) -> npt.NDArray[np.int64]:
+    """Turn draws into integers in [0, bound), 1 <= bound <= 2**31: int64, of the shape of the words.
 
-    Multiply-shift of the draw's upper 32 bits; the bias is below bound / 2**32.
+    Multiply-shift of a word's upper 32 bits; the bias is below bound / 2**32.
     """
-    return (((draw(state, counter) >> np.uint64(32)) * np.uint64(bound)) >> np.uint64(32)).astype(np.int64)
+    return (((words >> np.uint64(32)) * np.asarray(bound, np.uint64)) >> np.uint64(32)).astype(np.int64)
 
 
 def permutation(seed: int, purpose: str, epoch: int, length: int) -> npt.NDArray[np.int64]:

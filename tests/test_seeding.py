@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gdkd_cache.seeding import draw, draw_below, hash_keys, permutation, streams
+from gdkd_cache.seeding import below, draw, hash_keys, permutation, streams
 
 _MASK = 2**64 - 1
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -35,7 +35,7 @@ def test_known_answers() -> None:
     state = streams(0, "view", 3, hash_keys(["digits/0000", "n01440764/n01440764_10026.JPEG"]))
     assert [hex(int(x)) for x in draw(state, 0)] == ["0xa62b2cb7cb9f6343", "0xfbde4d1b7ed820ec"]
     assert [hex(int(x)) for x in draw(state, 17)] == ["0x46a7e8e6f1863e8a", "0xed0d672a641299d7"]
-    assert draw_below(state, 0, 9).tolist() == [5, 8]
+    assert below(draw(state, 0), 9).tolist() == [5, 8]
     assert permutation(7, "order", 1, 10).tolist() == [2, 9, 5, 7, 4, 0, 1, 8, 6, 3]
 
 
@@ -47,7 +47,7 @@ def test_equals_the_reference(seed: int, purpose: str, view: int, key: str, coun
     state = streams(seed, purpose, view, hash_keys([key]))
     expected = _reference(seed, purpose, view, key, counter)
     assert int(draw(state, counter)[0]) == expected
-    assert int(draw_below(state, counter, bound)[0]) == (expected >> 32) * bound >> 32
+    assert int(below(draw(state, counter), bound)[0]) == (expected >> 32) * bound >> 32
 
 
 def test_neighbours_share_nothing() -> None:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
-from gdkd_cache.data.recipes.step import Step, below, chance, uniform
+from gdkd_cache.data.recipes.step import Step, chance, uniform
 from gdkd_cache.errors import UsageError
-from gdkd_cache.seeding import Words
+from gdkd_cache.seeding import Words, below
 
 _ORDERS = tuple(itertools.permutations(range(4)))
 

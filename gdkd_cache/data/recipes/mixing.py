@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from gdkd_cache.data.recipes.erasing import inside
-from gdkd_cache.data.recipes.step import below, chance
+from gdkd_cache.data.recipes.step import chance
 from gdkd_cache.errors import UsageError
-from gdkd_cache.seeding import Words, draw, streams
+from gdkd_cache.seeding import Words, below, draw, streams
 
 _LEVELS = 256
 _DRAWS = 4096

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from gdkd_cache.data.recipes.geometry import interpolation_mode
 from gdkd_cache.data.recipes.operations import SIGNED, Space, bits, linear, of_height, of_width, operate
-from gdkd_cache.data.recipes.step import MAX_DRAWS, Step, below, chance, uniform
+from gdkd_cache.data.recipes.step import MAX_DRAWS, Step, chance, uniform
 from gdkd_cache.errors import UsageError
-from gdkd_cache.seeding import Words
+from gdkd_cache.seeding import Words, below
 
 _RAND: Space = {
     "Identity": None,

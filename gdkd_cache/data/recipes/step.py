@@ -78,11 +78,6 @@ def _fits(value: Any, kind: Any, limits: Range | None) -> bool:
     return type(value) is kind and (limits is None or bool(limits[0] <= value <= limits[1]))
 
 
-def below(words: Words, bound: int | np.ndarray) -> np.ndarray:
-    """Integers in [0, bound), as `seeding.draw_below`: int64, of the shape of the words."""
-    return (((words >> np.uint64(32)) * np.asarray(bound, np.uint64)) >> np.uint64(32)).astype(np.int64)
-
-
 def uniform(words: Words, low: int | float = 0.0, high: int | float = 1.0) -> np.ndarray:
     """Numbers in [low, high), from a word's upper 53 bits: float64, of the shape of the words."""
     return low + (high - low) * ((words >> np.uint64(11)).astype(np.float64) * 2.0**-53)
