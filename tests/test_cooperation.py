@@ -30,6 +30,7 @@ from gdkd_cache.pipeline.verify import verify
 from gdkd_cache.ranks import this_rank
 from gdkd_cache.store import Claims, claims
 from gdkd_cache.store.folder import Folder
+from gdkd_cache.threads import one_thread
 
 _BLANK_ROWS = 2  # each build runs its teacher once on so many blank images
 _SMALL: dict[str, Any] = {"codec": "transform", "num_views": 6, "shard_rows": 64}
@@ -294,7 +295,8 @@ def _arguments(weights: Path, views: int, out: Path) -> list[str | Path]:
 
 def _alone(weights: Path, views: int, out: Path) -> str:
     """The digest of a build by this process."""
-    result = CliRunner().invoke(main, list(map(str, _arguments(weights, views, out))))
+    with one_thread():  # batches are small
+        result = CliRunner().invoke(main, list(map(str, _arguments(weights, views, out))))
     assert result.exit_code == 0, result.output
     return open_cache(out).manifest.digest
 
