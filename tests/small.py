@@ -71,6 +71,11 @@ def stored_array(path: Path, layout: ArrayLayout, view: int | None) -> np.ndarra
     return array[: layout.shard_rows].copy()
 
 
+def linear_student(num_classes: int) -> torch.nn.Module:
+    """A network without batch statistics, for images of 8x8."""
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, num_classes))
+
+
 class Counting(torch.nn.Module):
     """Counts the rows that a teacher is run on, and may fail after some."""
 

@@ -18,6 +18,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from gdkd_cache_cli.main import main
+from safetensors.torch import load_file
 from small import Counting, build_small, counting
 
 from gdkd_cache import open_cache
@@ -326,6 +327,41 @@ def test_a_killed_rank_comes_back(tmp_path: Path, weights: Path) -> None:
     assert process.returncode == 0, said
     assert "resuming: " in said
     _whole(out, digest)
+
+
+def _metrics(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_ranks_train_one_network(tmp_path: Path, weights: Path) -> None:
+    """With all images in each step, two ranks take the steps of one process, and evaluate on the same images."""
+    _alone(weights, 2, tmp_path / "a.zarr")
+    command = ["train", "--loss", "gdkd", "--data", "digits", "--cache", str(tmp_path / "a.zarr"), "--device", "cpu",
+               "--student", "small:linear_student", "--batch-size", "1438", "--epochs", "3", "--lr", "0.5"]  # fmt: skip
+    result = CliRunner().invoke(main, [*command, "--out", str(tmp_path / "one")])
+    assert result.exit_code == 0, result.output
+    process = _torchrun(*command, "--out", tmp_path / "two")
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    assert out.count("best accuracy") == 1
+    assert len(_metrics(tmp_path / "two")) == 3
+    for alone, together in zip(_metrics(tmp_path / "one"), _metrics(tmp_path / "two"), strict=True):
+        for name in alone.keys() - {"images_per_second"}:
+            assert together[name] == pytest.approx(alone[name], rel=1e-4)
+    trained, together = (load_file(tmp_path / name / "last.safetensors") for name in ("one", "two"))
+    for name, value in trained.items():
+        torch.testing.assert_close(together[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_ranks_agree_on_batch_statistics(tmp_path: Path) -> None:
+    """What was evaluated, half by each rank, is the network that the first one saved."""
+    command = ["train", "--loss", "ce", "--data", "digits", "--student", "resnet8", "--epochs", "1", "--device", "cpu"]
+    process = _torchrun(*command, "--out", tmp_path / "a")
+    err = process.communicate(timeout=200)[1]
+    assert process.returncode == 0, err
+    weights = str(tmp_path / "a/last.safetensors")
+    result = CliRunner().invoke(main, ["eval", "--data", "digits", "--weights", weights, "--device", "cpu", "--json"])
+    assert json.loads(result.output)["loss"] == pytest.approx(_metrics(tmp_path / "a")[0]["eval_loss"], rel=1e-5)
 
 
 def test_ranks_are_torchruns_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,7 +64,7 @@ _LOSS_OPTIONS = {
 )
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for checkpoints and metrics.jsonl.")
 @click.option("--force", is_flag=True, help="Replace an earlier training in that folder.")
-@click.option("--batch-size", default=64, show_default=True, help="Images a step.")
+@click.option("--batch-size", default=64, show_default=True, help="Images a step, of all ranks.")
 @click.option("--optimizer", default="sgd", show_default=True, help="sgd (momentum 0.9) or adamw.")
 @click.option("--lr", default=0.05, show_default=True, help="Learning rate.")
 @click.option("--weight-decay", default=5e-4, show_default=True, help="Weight decay.")
@@ -156,6 +156,8 @@ def train(
 ) -> None:
     """Train a network: with cross-entropy alone, or also from a cache's teacher logits, with no teacher.
 
+    Ranks that torchrun starts train one network together, each on its part of every step's images; the first writes.
+
     Writes best.safetensors and last.safetensors (each with a .json of how to rebuild it) and metrics.jsonl.
 
     \b
@@ -168,6 +170,8 @@ def train(
           --cache-weight 0.7 --cache-weight 0.3 --student cnn-s --epochs 8 --out student
       gdkd-cache train --loss gdkd --data wds:data/train-{000..127}.tar --stream --cache data \\
           --eval-data wds:data/val-{000..003}.tar --student torchvision:resnet18 --epochs 100 --out student
+      torchrun --nproc-per-node 4 --no-python gdkd-cache train --loss gdkd --data imagefolder:imagenet \\
+          --cache imagenet.zarr --student torchvision:resnet18 --batch-size 1024 --epochs 100 --out student
     """
     given = {name: value for name, value in loss_options.items() if value is not None}
     if foreign := sorted(given.keys() - set(_LOSS_OPTIONS[loss])):
@@ -195,6 +199,7 @@ def train(
     from gdkd_cache.errors import MismatchError
     from gdkd_cache.pipeline.train import TrainOptions, Views
     from gdkd_cache.pipeline.train import train as run_train
+    from gdkd_cache.ranks import this_rank
 
     options = TrainOptions(
         out=out,
@@ -236,6 +241,8 @@ def train(
             raise MismatchError(f"view seed {view_seed} is not the cache's {made['seed']}; leave --view-seed out")
         named = None if recipe is None else open_recipe(recipe, *image_size(source))
         result = run_train(options, source, eval_source, cache=cache, strict_replay=strict_replay, recipe=named)
+    if this_rank().rank:
+        return
     click.echo(
         f"{student}: best accuracy {result.best_accuracy:.2%} (epoch {result.best_epoch}), last "
         f"{result.last_accuracy:.2%}, {result.images_per_second:,.0f} images/s; {out / 'best.safetensors'}"

@@ -1,43 +1,65 @@
-"""The process group of the ranks that torchrun started."""
+"""Training in several processes: the process group of the ranks that torchrun started, and what they sum up."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
 
 import torch
-from torch import distributed
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from gdkd_cache.errors import GdkdCacheError
 from gdkd_cache.ranks import this_rank
 
-Made = TypeVar("Made")
-
 
 @contextmanager
-def process_group(device: torch.device) -> Iterator[bool]:
-    """Have torch.distributed initialised in the block where there are several ranks; yields whether there are.
+def process_group(device: torch.device) -> Iterator[None]:
+    """Have torch.distributed initialised in the block, where torchrun started several ranks; all enter together.
 
     A group that the caller has made is taken as it is.
 
     Raises:
-        GdkdCacheError: another rank stopped, and the group with it.
+        GdkdCacheError: another rank stopped.
     """
     if distributed.is_initialized() or this_rank().world_size == 1:
-        yield distributed.is_initialized()
+        yield
         return
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        yield True
-    except distributed.DistError:
-        raise GdkdCacheError("another rank stopped, and this one with it; the other's message says why") from None
-    finally:
-        distributed.destroy_process_group()
+        yield
+    except RuntimeError as error:
+        # An error of gloo's is a plain RuntimeError.
+        if isinstance(error, distributed.DistError) or "gloo" in str(error):
+            raise GdkdCacheError("another rank stopped, whose message says why; so this one does") from None
+        raise
+    distributed.destroy_process_group()
 
 
-def rank_zero_first(make: Callable[[], Made]) -> Made:
-    """Call `make` in rank 0, and only when that is done in the others; in a process group, or alone."""
+def rank_and_size() -> tuple[int, int]:
+    """This process's rank and the number of ranks, of the process group; (0, 1) without one."""
     if not distributed.is_initialized():
-        return make()
-    made = make() if distributed.get_rank() == 0 else None
-    distributed.barrier()
-    return make() if made is None else made
+        return 0, 1
+    return distributed.get_rank(), distributed.get_world_size()
+
+
+def parallel(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model with gradients that are the mean over all ranks; the model itself where there is one."""
+    if rank_and_size()[1] == 1:
+        return model
+    return DistributedDataParallel(model, [device] if device.type == "cuda" else None)
+
+
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """The element-wise sum over all ranks, in place."""
+    if rank_and_size()[1] > 1:
+        distributed.all_reduce(values)
+    return values
+
+
+def average_buffers(model: nn.Module) -> None:
+    """Give all ranks the mean of their running statistics; between steps, each has those of its own last batch too."""
+    size = rank_and_size()[1]
+    if size > 1:
+        for buffer in model.buffers():
+            if buffer.is_floating_point():
+                distributed.all_reduce(buffer)
+                buffer.div_(size)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from gdkd_cache.data import Source, ViewLoader, ViewRenderer, image_size, normalize_pixels, open_recipe, requests_for
+from gdkd_cache.pipeline.distributed import rank_and_size, sum_over_ranks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +21,7 @@ class Evaluation:
 
 
 class Evaluator:
-    """Evaluates networks on one source; its loader is kept between calls.
+    """Evaluates networks on one source, of which each rank sees a part; its loader is kept between calls.
 
     Args:
         source: the images, all of one size.
@@ -47,7 +48,8 @@ class Evaluator:
     ) -> None:
         renderer = ViewRenderer(source, open_recipe(recipe, *image_size(source)), seed=0, device=device)
         self._loader = ViewLoader(renderer, num_workers=num_workers, pin_memory=device.type == "cuda")
-        self._requests = requests_for(0, np.arange(len(source)), batch_size)
+        rank, world_size = rank_and_size()
+        self._requests = requests_for(0, np.arange(rank, len(source), world_size), batch_size)
         self._mean, self._std, self._device = mean, std, device
 
     @torch.inference_mode()
@@ -59,12 +61,13 @@ class Evaluator:
         """
         was_training = model.training
         model.eval()
-        correct, loss, seen = 0, 0.0, 0
+        sums = torch.zeros(3, dtype=torch.float64)
         for batch in self._loader.stream(self._requests):
             labels = batch.labels.to(self._device)
             logits = model(normalize_pixels(batch.pixels.to(self._device), self._mean, self._std)).float()
-            correct += int((logits.argmax(-1) == labels).sum())
-            loss += float(nn.functional.cross_entropy(logits, labels, reduction="sum"))
-            seen += len(labels)
+            correct = float((logits.argmax(-1) == labels).sum())
+            loss = float(nn.functional.cross_entropy(logits, labels, reduction="sum"))
+            sums += torch.tensor([correct, loss, len(labels)])
         model.train(was_training)
-        return Evaluation(accuracy=correct / seen, loss=loss / seen, num_rows=seen)
+        correct, loss, seen = sum_over_ranks(sums.to(self._device)).tolist()
+        return Evaluation(accuracy=correct / seen, loss=loss / seen, num_rows=int(seen))

@@ -23,7 +23,7 @@ class TrainOptions:
         lr, weight_decay: of the optimizer.
         milestones: epochs after which the learning rate falls to a tenth; none means a cosine to 0 at the end.
         lr_warmup: epochs over which the learning rate rises linearly; 0 is none.
-        batch_size: images a step.
+        batch_size: images a step, of all ranks together; a multiple of their number.
         seed: of the initial weights and of the order.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         num_workers: processes that render views; None takes 0 for images in memory, else one a core (at most 8).
