@@ -1,5 +1,6 @@
 """Build a cache: render every view, run the teacher once on each, encode, commit shard by shard."""
 
+import itertools
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -186,7 +187,10 @@ def build(options: BuildOptions, source: Source, teacher: Teacher) -> BuildResul
                 for group in groups[first:] + groups[:first]
                 if (views := tuple(view for view in group.views if take(view, group.shard)))
             )
-            compute_shards(options.batch_size, work, renderer, num_workers, teacher, codec, commit, keys, advance)
+            begun = next(work, None)
+            if begun is not None:  # else no worker is started
+                work = itertools.chain([begun], work)
+                compute_shards(options.batch_size, work, renderer, num_workers, teacher, codec, commit, keys, advance)
 
         def publish() -> Manifest:
             rows = np.flatnonzero(probe_rows)

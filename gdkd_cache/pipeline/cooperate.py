@@ -14,6 +14,7 @@ from gdkd_cache.store import CacheWriter, Claims, Manifest
 
 _LOG = logging.getLogger(__name__)
 POLL_SECONDS = 1.0
+_LOOK_SECONDS = 5.0
 
 Unit = tuple[int, int, range]
 """View, shard and the shard's rows."""
@@ -56,20 +57,36 @@ def share_shards(
         The manifest, whoever has published it.
     """
 
-    def take(view: int, shard: int) -> bool:
-        # Asked again with the claim in hand: an owner that left may have committed the shard before.
-        return writer.wanted(view, shard) and claims.take(f"{view}/{shard}") and writer.wanted(view, shard)
-
     units = list(writer.shards())
     left = {(view, shard): (view, shard, rows) for view, shard, rows in units}
-    recorded, waiting = writer.recorded(), False
+    looked = 0.0
+
+    def look() -> None:
+        """Strike off what is committed, and count what others did of it."""
+        nonlocal looked
+        for shard in left.keys() & writer.recorded():
+            _, _, rows = left.pop(shard)
+            advance(0 if writer.committed_here(*shard) else len(rows))
+        looked = time.monotonic()
+
+    def take(view: int, shard: int) -> bool:
+        if time.monotonic() - looked > _LOOK_SECONDS:
+            look()
+        # Asked again with the claim in hand: an owner that left may have committed the shard before.
+        return (
+            (view, shard) in left
+            and writer.wanted(view, shard)
+            and claims.take(f"{view}/{shard}")
+            and writer.wanted(view, shard)
+        )
+
+    for shard in writer.recorded():
+        del left[shard]
+    waiting = False
     while not writer.published():
-        left = {shard: unit for shard, unit in left.items() if shard not in recorded}
         compute(list(left.values()), take)
-        recorded = writer.recorded()
-        others = [unit for shard, unit in left.items() if shard in recorded and not writer.committed_here(*shard)]
-        advance(sum(len(rows) for _, _, rows in others))
-        if left.keys() <= recorded and claims.take("manifest") and not writer.published():
+        look()
+        if not left and claims.take("manifest") and not writer.published():
             # All that others, or earlier runs, have committed is read again, once.
             damaged = [unit for unit in units if not writer.committed(unit[0], unit[1])]
             if damaged:
@@ -78,7 +95,7 @@ def share_shards(
             return publish()
         if not waiting:
             waiting = True
-            _LOG.info("waiting for the shards that other processes have claimed")
+            _LOG.info("waiting for other processes, which compute the last %d shards", len(left))
         time.sleep(POLL_SECONDS)
     writer.look()
     assert writer.manifest is not None
