@@ -2,7 +2,8 @@
 
 import multiprocessing
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ class ViewLoader:
 
     def __init__(self, renderer: ViewRenderer, *, num_workers: int = 0, pin_memory: bool = False) -> None:
         self._requests = _Requests()
+        self._fetch_ahead = getattr(renderer.source, "fetch_ahead", None)
         # Images in memory are rendered in blocks larger than a batch: a policy's operations come in larger groups.
         self._block = _BLOCK_ROWS if renderer.in_memory and num_workers == 0 else 1
         # Not fork: this process may hold threads (Zarr's, the writer's) whose locks a child would inherit.
@@ -60,10 +62,22 @@ class ViewLoader:
 
         Raises:
             SourceError: an image cannot be read or rendered; it names the key.
+            StoreError, OSError: it cannot be fetched.
         """
         blocks = list(_blocks(requests, self._block))
         self._requests.current = [block for block, _ in blocks]
+        if self._fetch_ahead is None:
+            yield from self._rendered(blocks, lambda: None)
+        else:
+            with closing(self._fetch_ahead(self._requests.current)) as ahead:
+                self._requests.current = ahead
+                yield from self._rendered(blocks, ahead.received)
+
+    def _rendered(
+        self, blocks: Iterable[tuple[ViewRequest, list[int]]], received: Callable[[], None]
+    ) -> Iterator[ViewBatch]:
         for batches, (_, sizes) in zip(self._loader, blocks, strict=True):
+            received()
             if isinstance(batches, GdkdCacheError):
                 raise batches
             for batch in batches:
