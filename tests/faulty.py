@@ -7,6 +7,9 @@ import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+SECRET = "hush-5ecret"
+"""A credential of the tests' environment, which nothing may tell."""
+
 Handler = BaseHTTPRequestHandler
 Fault = Callable[["_Request"], bool]  # does something to a request; True when it has been answered
 
