@@ -11,19 +11,16 @@ import threading
 import time
 import traceback
 import tracemalloc
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from faulty import SECRET, Fault, FaultyProxy, cut, drop, flip, hold, lose, opaque_etag, refuse
+from faulty import SECRET, Fault, FaultyProxy, cut, drop, flip, hold, lose, opaque_etag, refuse, web_server
 from gdkd_cache_cli.main import main
 from safetensors.torch import load_file
 from small import build_small
@@ -53,21 +50,6 @@ def _run(*args: str | Path) -> Result:
 def _contents(location: str | Path) -> dict[str, bytes]:
     objects = open_objects(location)
     return {name: objects.read(name, size) for name, size in objects.sizes().items()}
-
-
-class _QuietServer(ThreadingHTTPServer):
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A client that has read enough breaks the connection."""
-
-
-@contextmanager
-def _web_server(folder: Path) -> Iterator[str]:
-    """The URL of a plain web server for a folder."""
-    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
-    with _QuietServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
 
 
 class _Stopping(nn.Module):
@@ -420,7 +402,7 @@ def test_reads_are_bounded(tmp_path: Path, bucket: str) -> None:
     assert [len(objects.read("a", limit)) for limit in (0, 10, 2999, 3000, 3001)] == [1, 11, 3000, 3000, 3000]
     with (tmp_path / "huge").open("wb") as file:
         file.truncate(200 * 2**20)
-    with _web_server(tmp_path) as url:
+    with web_server(tmp_path) as url:
         tracemalloc.start()
         assert len(Bucket(url).read("huge", 10)) == 11
         peak = tracemalloc.get_traced_memory()[1]
@@ -453,9 +435,9 @@ def test_objects_of_both_kinds(tmp_path: Path, proxy: FaultyProxy, bucket: str) 
                     act(name)
 
 
-def test_a_web_server(tmp_path: Path, digits_cache: Path) -> None:
+def test_aweb_server(tmp_path: Path, digits_cache: Path) -> None:
     """A plain one, with no ranges and no lists: read everything, write nothing."""
-    with _web_server(digits_cache.parent) as server:
+    with web_server(digits_cache.parent) as server:
         url = f"{server}/{digits_cache.name}"
         assert torch.equal(open_cache(url).view(1).logits([5]), open_cache(digits_cache).view(1).logits([5]))
         assert verify(url).problems == ()

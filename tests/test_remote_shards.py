@@ -17,7 +17,7 @@ import numpy as np
 import obstore
 import pytest
 from click.testing import CliRunner
-from faulty import SECRET, Fault, FaultyProxy, cut, drop, lose, opaque_etag, refuse
+from faulty import SECRET, Fault, FaultyProxy, cut, drop, lose, opaque_etag, refuse, web_server
 from gdkd_cache_cli.main import main
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -152,6 +152,18 @@ def test_in_memory(tmp_path: Path, folder: Path, url: str, proxy: FaultyProxy) -
     assert not _folders(tmp_path)
 
 
+def test_a_web_server(tmp_path: Path, folder: Path, digits_cache: Path) -> None:
+    """A plain one, which gives no ETags and no ranges."""
+    cache = open_cache(digits_cache)
+    expected = _epoch(cache, _streamed(_local(folder)), 0)
+    with web_server(folder.parent) as server:
+        url = f"wds:{server}/{folder.name}/Train-{{0..{_COUNT - 1}}}.tar"
+        assert _epoch(cache, _streamed(url), 0) == expected
+        for _ in range(2):
+            assert _epoch(cache, _streamed(url, local_copy=tmp_path), 0) == expected
+    assert len(list(tmp_path.rglob("*.tar"))) == _COUNT
+
+
 def test_images_outside_a_pass(tmp_path: Path, folder: Path, url: str) -> None:
     local, remote = _streamed(_local(folder)), _streamed(url)
     for row in (3, 250, 251, 100, 3):
@@ -212,6 +224,11 @@ def test_a_changed_shard_is_refused(
         source[11 * _ROWS]
     _put(bucket, "Train-11.tar", whole)
     assert len(list(data.loader(0, num_workers=workers, **_ASKED))) == 16
+    if etags:  # another one, for the same bytes
+        _ = source[0]
+        proxy.plan = [(r"GET .*Train-11\.tar", opaque_etag, 1)]
+        with pytest.raises(SourceError, match="is not what it was"):
+            list(data.loader(0, num_workers=workers, **_ASKED))
 
 
 @pytest.mark.parametrize(
