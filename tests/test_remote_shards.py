@@ -2,6 +2,7 @@
 
 import gc
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -169,6 +170,9 @@ def test_images_outside_a_pass(tmp_path: Path, folder: Path, url: str) -> None:
     for row in (3, 250, 251, 100, 3):
         assert np.array_equal(remote[row][0], local[row][0])
         assert _there(tmp_path) == {str(row // _ROWS)}
+    sent = pickle.dumps(remote)  # what workers get: no store, and what lies there
+    assert b"remote" not in sent.replace(str(tmp_path).encode(), b"")
+    assert np.array_equal(pickle.loads(sent)[3][0], local[3][0])
 
 
 def test_a_local_copy_is_used_the_second_time(
@@ -281,7 +285,7 @@ def test_a_dead_line(tmp_path: Path, url: str, proxy: FaultyProxy, fault: Fault,
     assert not _folders(tmp_path)
 
 
-def test_a_damaged_shard_is_named_by_its_url(url: str, bucket: str, folder: Path, proxy: FaultyProxy) -> None:
+def test_a_damaged_shard_is_named_by_its_url(url: str, bucket: str, folder: Path) -> None:
     _put(bucket, "Train-9.tar", (folder / "Train-9.tar").read_bytes()[:700])
     for stream in (False, True):
         with pytest.raises(SourceError, match=rf"wds: {bucket}/data/Train-9\.tar is no intact tar file"):
@@ -392,7 +396,7 @@ def test_any_order_of_requests(sizes: list[int], batches: list[list[int]], out: 
 
 
 def test_the_command_line(
-    tmp_path: Path, url: str, folder: Path, weights: Path, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, url: str, folder: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Build in memory and streamed, verify, train with workers, evaluate: from the bucket as from the folder."""
 
@@ -407,6 +411,8 @@ def test_the_command_line(
     run(f"{build}/streamed.zarr --data {{url}} --stream")
     assert len({open_cache(tmp_path / f"{name}.zarr").manifest.digest for name in ("local", "memory", "streamed")}) == 1
     run("verify {tmp}/local.zarr --data {url}")
+    run("convert {tmp}/local.zarr {tmp}/sidecars --data {url}")
+    assert len(list((tmp_path / "sidecars").glob("Train-*.logits.tar"))) == _COUNT
     run("show {tmp}/local.zarr --data {url} --out {tmp}/views.png")
     train = "train --loss gdkd --cache {tmp}/local.zarr --student cnn-s --epochs 2 --device cpu --k 2"
     run(f"{train} --data {{local}} --eval-data {{local}} --stream --workers 0 --out {{tmp}}/a")

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -171,8 +172,5 @@ class RemoteShardSource(ShardSource):
         return ShardsAhead(requests, self.shard_starts, self.remote.hold, self.remote.release)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _local_source, ({field.name: getattr(self, field.name) for field in fields(ShardSource)},)
-
-
-def _local_source(attributes: dict[str, Any]) -> ShardSource:
-    return ShardSource(**attributes)
+        # Of nothing in this module, so that workers do not load obstore.
+        return partial(ShardSource, **{field.name: getattr(self, field.name) for field in fields(ShardSource)}), ()
