@@ -2,9 +2,11 @@
 """Kill builds at random instants (SIGKILL), resume each, and compare: every digest must be the uninterrupted build's.
 
     python scripts/kill_builds.py --count 100 --seed 0
+    python scripts/kill_builds.py --count 100 --seed 0 --processes 2
 
 Builds are of 512 of scikit-learn's digits, two views in eight shards each, with an untrained cnn-s as teacher; every
-other one with a fitted codec. Exits with 1 when a digest differs.
+other one with a fitted codec. With several processes, all build the one cache at once, each is killed at an instant of
+its own (one that outlives the others goes on alone), and as many resume. Exits with 1 when a digest differs.
 """
 
 import argparse
@@ -15,6 +17,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
@@ -59,22 +62,27 @@ def build_digits(out: Path, weights: Path, codec: str) -> None:
     build(options, source, teacher)
 
 
-def run(context: ForkServerContext, out: Path, weights: Path, codec: str, kill_after: float | None = None) -> bool:
-    """Build in a process of its own; whether it was killed before its end."""
-    process = context.Process(target=build_digits, args=(out, weights, codec))
-    process.start()
-    process.join(kill_after)
-    process.kill()
-    process.join()
-    if process.exitcode not in (0, SIGKILLED):
-        raise SystemExit(f"a build failed with exit code {process.exitcode}")
-    return process.exitcode == SIGKILLED
+def run(context: ForkServerContext, out: Path, weights: Path, codec: str, instants: Sequence[float | None]) -> int:
+    """Build in a process for each instant, in seconds after which it is killed; how many were, before their end."""
+    start = time.monotonic()
+    running = [(context.Process(target=build_digits, args=(out, weights, codec)), instant) for instant in instants]
+    for process, _ in running:
+        process.start()
+    for process, instant in sorted(running, key=lambda one: float("inf") if one[1] is None else one[1]):
+        process.join(None if instant is None else max(start + instant - time.monotonic(), 0))
+        process.kill()
+        process.join()
+    codes = [process.exitcode for process, _ in running]
+    if failed := [code for code in codes if code not in (0, SIGKILLED)]:
+        raise SystemExit(f"a build failed with exit code {failed[0]}")
+    return codes.count(SIGKILLED)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=100, help="how many kills")
+    parser.add_argument("--count", type=int, default=100, help="how many builds to kill")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=1, help="how many build the cache at once")
     arguments = parser.parse_args()
     random.seed(arguments.seed)
     context = multiprocessing.get_context("forkserver")
@@ -84,24 +92,28 @@ def main() -> None:
         save_teacher(weights)
         expected, seconds = {}, {}
         for codec in CODECS:
-            for _ in range(2):  # the first also imports
+            for processes in (1, arguments.processes):  # the first also imports
                 start = time.monotonic()
                 whole = Path(folder) / f"{codec}-{start}.zarr"
-                run(context, whole, weights, codec)
-                expected[codec], seconds[codec] = open_cache(whole).manifest.digest, time.monotonic() - start
+                run(context, whole, weights, codec, [None] * processes)
+                seconds[codec] = time.monotonic() - start
+                digest = open_cache(whole).manifest.digest
+                if expected.setdefault(codec, digest) != digest:
+                    raise SystemExit(f"{processes} processes build another cache than one")
         kills = equal = resumed = 0
         while kills < arguments.count:
             codec, out = CODECS[kills % len(CODECS)], Path(folder) / "killed.zarr"
-            if run(context, out, weights, codec, random.random() * seconds[codec]):
+            instants = [random.random() * seconds[codec] for _ in range(arguments.processes)]
+            if run(context, out, weights, codec, instants):
                 kills += 1
                 resumed += (out / "ledger").exists()  # some shards were committed
-                run(context, out, weights, codec)
+                run(context, out, weights, codec, [None] * arguments.processes)
                 cache = open_cache(out)
                 damaged = [problem for _, problem in cache.reader.problems() if problem is not None]
                 equal += cache.manifest.digest == expected[codec] and not damaged
-                print(f"\r{kills} kills, {equal} digests equal", end="", file=sys.stderr)
+                print(f"\r{kills} killed, {equal} digests equal", end="", file=sys.stderr)
             shutil.rmtree(out, ignore_errors=True)
-    print(f"\n{resumed} of {kills} kills came after the first shard and before the end")
+    print(f"\n{resumed} of {kills} builds were killed after the first shard and before the end")
     print(f"{equal} of {kills} digests equal the uninterrupted build's")
     raise SystemExit(equal != kills)
 

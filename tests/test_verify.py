@@ -125,12 +125,16 @@ def test_leftovers_are_found(tmp_path: Path, digits: ArraySource, teacher: Teach
 
 
 @pytest.mark.parametrize(
-    ("script", "count", "said"),
-    [("kill_builds.py", 3, "3 of 3 digests equal"), ("corrupt_caches.py", 20, "20 of 20 found, 20 trained no step")],
+    ("script", "options", "said"),
+    [
+        ("kill_builds.py", ["--count", "2"], "2 of 2 digests equal"),
+        ("kill_builds.py", ["--count", "2", "--processes", "2"], "2 of 2 digests equal"),
+        ("corrupt_caches.py", ["--count", "20"], "20 of 20 found, 20 trained no step"),
+    ],
 )
-def test_the_scripts(script: str, count: int, said: str) -> None:
+def test_the_scripts(script: str, options: list[str], said: str) -> None:
     """Short runs: builds that are killed and resumed, caches that are damaged in every way."""
-    command = [sys.executable, str(_SCRIPTS / script), "--count", str(count), "--seed", "1"]
+    command = [sys.executable, str(_SCRIPTS / script), *options, "--seed", "1"]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert said in run.stdout

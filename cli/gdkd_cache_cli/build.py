@@ -72,6 +72,9 @@ def build(
     An interrupted build goes on where it stopped when the same command is run again; the result is the
     same to the byte.
 
+    Processes that build the same cache share its work: the ranks of torchrun, or the same command run again,
+    on this machine or on another one that sees the place. Any of them may be killed: the others take over.
+
     Two teams may build different views of the same data, which `gdkd-cache merge` joins.
 
     \b
@@ -80,12 +83,15 @@ def build(
           --views 4 --recipe crop-flip --seed 0 --license cc-by-4.0 --contact team@example.org --out digits.zarr
       gdkd-cache build --data digits --teacher cnn-l --weights teacher/best.safetensors \\
           --first-view 4 --views 4 --codec-from digits.zarr --out more.zarr
+      torchrun --nproc-per-node 4 --no-python gdkd-cache build --data imagefolder:imagenet \\
+          --teacher torchvision:resnet152 --weights teacher.pth --views 300 --recipe imagenet --out imagenet.zarr
     """
 
     from gdkd_cache import open_source
     from gdkd_cache.pipeline.build import BuildOptions
     from gdkd_cache.pipeline.build import build as run_build
     from gdkd_cache.pipeline.teacher import open_teacher
+    from gdkd_cache.ranks import this_rank
     from gdkd_cache_cli.report import cache_lines
 
     given = click.get_current_context().get_parameter_source
@@ -107,8 +113,10 @@ def build(
     )
     source = open_source(data, download=download, stream=stream, local_copy=local_copy)
     result = run_build(options, source, open_teacher(teacher, weights, source, device=device, precision=precision))
+    if this_rank().rank:
+        return
     if result.rows_computed:
         rate = result.rows_computed / result.seconds
-        click.echo(f"built {out}: {result.rows_computed} views in {result.seconds:.1f} s, {rate:,.0f} images/s")
+        click.echo(f"built {out}: {result.rows_computed} views here in {result.seconds:.1f} s, {rate:,.0f} images/s")
     for line in cache_lines(result.manifest):
         click.echo(line)

@@ -1,6 +1,7 @@
 """`gdkd-cache`: the group of commands, and how their errors reach the user."""
 
 import logging
+import os
 import signal
 
 import click
@@ -23,11 +24,16 @@ from gdkd_cache_cli.verify import verify
 _RESUME = "a build goes on when the same command is run again"
 
 
+def _rank() -> int:
+    """As `gdkd_cache.ranks` says, which would import torch."""
+    return int(os.environ["RANK"]) if "TORCHELASTIC_RUN_ID" in os.environ else 0
+
+
 class _Failure(click.ClickException):
     """One line on stderr, then exit code 1."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(printable(message))
+        super().__init__(printable(f"rank {_rank()}: {message}" if _rank() else message))
 
 
 class _UsageFailure(_Failure):
@@ -102,7 +108,8 @@ def main() -> None:
       gdkd-cache build --data digits --teacher cnn-l --weights teacher/best.safetensors --views 4 --out digits.zarr
       gdkd-cache train --loss gdkd --data digits --cache digits.zarr --student cnn-s --epochs 8 --out student
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    # Of several ranks the first speaks for all.
+    logging.basicConfig(level=logging.WARNING if _rank() else logging.INFO, format="%(message)s")
 
 
 for command in (build, train, evaluate, inspect, verify, repair, show, plan, pack, push, pull, convert, merge, demo):

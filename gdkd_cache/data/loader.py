@@ -1,8 +1,9 @@
 """Streams of rendered views, from worker processes or from this one."""
 
+import itertools
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from gdkd_cache.data.source import Source
 from gdkd_cache.data.views import ViewBatch, ViewRenderer, ViewRequest
 from gdkd_cache.errors import GdkdCacheError
+from gdkd_cache.ranks import this_rank
 
 _BLOCK_ROWS = 1024
 
@@ -57,19 +59,22 @@ class ViewLoader:
             generator=torch.Generator(),  # its own, so that the global generator is left alone
         )
 
-    def stream(self, requests: Sequence[ViewRequest]) -> Iterator[ViewBatch]:
+    def stream(self, requests: Iterable[ViewRequest]) -> Iterator[ViewBatch]:
         """Render the requests in order: one batch for each request and each of its views.
+
+        Requests are drawn as they are rendered, a few ahead.
 
         Raises:
             SourceError: an image cannot be read or rendered; it names the key.
             StoreError, OSError: it cannot be fetched.
         """
-        blocks = list(_blocks(requests, self._block))
-        self._requests.current = [block for block, _ in blocks]
+        drawn, blocks = itertools.tee(_blocks(requests, self._block))
+        asked = (block for block, _ in drawn)
         if self._fetch_ahead is None:
+            self._requests.current = asked
             yield from self._rendered(blocks, lambda: None)
         else:
-            with closing(self._fetch_ahead(self._requests.current)) as ahead:
+            with closing(self._fetch_ahead(asked)) as ahead:
                 self._requests.current = ahead
                 yield from self._rendered(blocks, ahead.received)
 
@@ -84,7 +89,7 @@ class ViewLoader:
                 yield from batch.split(sizes) if len(sizes) > 1 else [batch]
 
 
-def _blocks(requests: Sequence[ViewRequest], least: int) -> Iterator[tuple[ViewRequest, list[int]]]:
+def _blocks(requests: Iterable[ViewRequest], least: int) -> Iterator[tuple[ViewRequest, list[int]]]:
     """Join requests of one view until they have `least` rows: the joined request and the rows of its parts."""
     parts: list[ViewRequest] = []
     for request in requests:
@@ -122,4 +127,5 @@ def _as_is(batch: Any) -> Any:
 
 def default_num_workers(source: Source) -> int:
     """Images in memory are rendered in whole batches by this process, which is faster than any worker."""
-    return 0 if getattr(source, "images", None) is not None else min(os.cpu_count() or 1, 8)
+    cores = max((os.cpu_count() or 1) // this_rank().local_world_size, 1)
+    return 0 if getattr(source, "images", None) is not None else min(cores, 8)

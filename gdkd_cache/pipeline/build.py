@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -26,14 +27,26 @@ from gdkd_cache.data import (
     requests_for,
 )
 from gdkd_cache.data.probes import probed
-from gdkd_cache.errors import UsageError
+from gdkd_cache.errors import CacheError, MismatchError, UsageError
+from gdkd_cache.pipeline.cooperate import POLL_SECONDS, Fitted, Unit, agree_on_codec, share_shards
 from gdkd_cache.pipeline.device import describe
 from gdkd_cache.pipeline.parts import check_parts
 from gdkd_cache.pipeline.progress import progress
-from gdkd_cache.pipeline.shards import ROWS_AT_ONCE, compute_shards, finite_logits
+from gdkd_cache.pipeline.shards import ROWS_AT_ONCE, compute_shards, finite_logits, grouped
 from gdkd_cache.pipeline.teacher import Teacher
+from gdkd_cache.ranks import Rank, this_rank
 from gdkd_cache.seeding import hash_keys
-from gdkd_cache.store import PROBE_BYTES, SHARD_ROWS, CacheWriter, Identity, Manifest, encode_keys, make_card
+from gdkd_cache.store import (
+    PROBE,
+    PROBE_BYTES,
+    SHARD_ROWS,
+    CacheWriter,
+    Claims,
+    Identity,
+    Manifest,
+    encode_keys,
+    make_card,
+)
 from gdkd_cache.store.manifest import MOST_VIEWS
 
 _LOG = logging.getLogger(__name__)
@@ -134,11 +147,17 @@ def build(options: BuildOptions, source: Source, teacher: Teacher) -> BuildResul
         theirs = given.manifest.identity
         identity = replace(identity, request=theirs.request, codec=theirs.codec, fidelity=theirs.fidelity)
         check_parts(given.reader.path, theirs, "this build", identity)
-    writer = CacheWriter(options.out, identity, force=options.force)
     start = time.monotonic()
+    rank = this_rank()
+    writer = _writer(options, identity, rank)
+    if writer.manifest is not None:
+        _LOG.info("%s is already complete: nothing to do", options.out)
+        writer.clean()
+        return BuildResult(manifest=writer.manifest, rows_computed=0, seconds=0.0)
     if given is not None:
         writer.fitted = given.codec, identity.fidelity
-    if writer.fitted is None:
+
+    def fit() -> Fitted:
         stored_rows = len(keys) * options.num_views
         calibration = calibrate(options.request, source, renderer, teacher, options, stored_rows=stored_rows)
         choice = calibration.choose()
@@ -147,23 +166,51 @@ def build(options: BuildOptions, source: Source, teacher: Teacher) -> BuildResul
                 "codec %s loses more than --fidelity %g: gradient error %.3g, the worst of the declared losses",
                 *(choice.codec.to_json()["name"], options.request.fidelity, choice.worst_error),
             )
-        writer.fitted = choice.codec, choice.fidelity
-    codec, fidelity = writer.fitted
-    writer.begin(codec, fidelity)
-    if writer.manifest is not None:
-        _LOG.info("%s is already complete: nothing to do", options.out)
-        return BuildResult(manifest=writer.manifest, rows_computed=0, seconds=0.0)
-    shards = list(writer.shards())
-    pending = [unit for unit in shards if not writer.committed(unit[0], unit[1])]  # every byte is read again
-    if len(pending) < len(shards):
-        _LOG.info("resuming: %d of %d shards are committed already", len(shards) - len(pending), len(shards))
-    total = sum(len(rows) for _, _, rows in pending)
-    num_workers = workers_of(options, source)
-    with progress("build", total, "images") as advance:
-        compute_shards(options.batch_size, pending, renderer, num_workers, teacher, codec, writer.commit, keys, advance)
-    source_probes = probe_sources(source, recipe, options.seed, np.flatnonzero(probe_rows), num_workers)
-    manifest = writer.finish(keys, labels, source_probes)
-    return BuildResult(manifest=manifest, rows_computed=total, seconds=time.monotonic() - start)
+        return choice.codec, choice.fidelity
+
+    num_workers, computed = workers_of(options, source), 0
+    with Claims(writer.objects) as claims:
+        codec, _ = agree_on_codec(writer, claims, fit)
+
+        def commit(view: int, shard: int, columns: dict[str, np.ndarray]) -> None:
+            nonlocal computed
+            claims.check()
+            writer.commit(view, shard, columns)
+            computed += len(columns[PROBE])
+
+        def compute(units: Sequence[Unit], take: Callable[[int, int], bool]) -> None:
+            groups = grouped(units, renderer)
+            first = len(groups) * rank.rank // rank.world_size  # each rank begins elsewhere
+            work = (
+                replace(group, views=views)
+                for group in groups[first:] + groups[:first]
+                if (views := tuple(view for view in group.views if take(view, group.shard)))
+            )
+            compute_shards(options.batch_size, work, renderer, num_workers, teacher, codec, commit, keys, advance)
+
+        def publish() -> Manifest:
+            rows = np.flatnonzero(probe_rows)
+            return writer.finish(keys, labels, probe_sources(source, recipe, options.seed, rows, num_workers))
+
+        recorded, shards = writer.recorded(), list(writer.shards())
+        if recorded:
+            _LOG.info("resuming: %d of %d shards are committed already", len(recorded), len(shards))
+        total = sum(len(rows) for view, shard, rows in shards if (view, shard) not in recorded)
+        with progress("build", total, "images") as advance:
+            manifest = share_shards(writer, claims, compute, publish, advance)
+    writer.clean()
+    return BuildResult(manifest=manifest, rows_computed=computed, seconds=time.monotonic() - start)
+
+
+def _writer(options: BuildOptions, identity: Identity, rank: Rank) -> CacheWriter:
+    """The writer; of several ranks the first one alone clears the place with `force`, and the others wait for that."""
+    while True:
+        try:
+            return CacheWriter(options.out, identity, force=options.force and rank.rank == 0)
+        except (CacheError, MismatchError):
+            if not (options.force and rank.rank):
+                raise
+            time.sleep(POLL_SECONDS)
 
 
 def identity_of(

@@ -91,6 +91,7 @@ def publish(assembly: Assembly, destination: str | Path, source_digests: Sequenc
     if not complete and not objects.create(MANIFEST_NAME, manifest.to_bytes()):
         raise MismatchError(f"{objects.location}: another cache was published there meanwhile; name another place")
     objects.delete(BUILD_NAME)
+    objects.sweep()
     return CopyResult(source_digests=tuple(source_digests), manifest=manifest, num_sent=num_sent, num_bytes=num_bytes)
 
 

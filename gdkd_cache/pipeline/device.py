@@ -5,18 +5,23 @@ import contextlib
 import torch
 
 from gdkd_cache.errors import UsageError
+from gdkd_cache.ranks import this_rank
 
 PRECISIONS = ("auto", "float32", "float16", "bfloat16")
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is the first GPU where there is one, else the CPU.
+    """`auto` is a GPU where there is one (of several ranks, each takes the next), else the CPU.
 
     Raises:
         UsageError: an unknown device, or one that this machine does not have.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        device = torch.device("cuda", this_rank().local_rank % torch.cuda.device_count())
+        torch.cuda.set_device(device)
+        return device
     try:
         device = torch.device(name)
     except RuntimeError:

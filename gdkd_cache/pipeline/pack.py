@@ -97,6 +97,9 @@ def pack(
         card=make_card(license, contact),
     )
     writer = CacheWriter(path, identity, force=force)
+    if writer.manifest is not None:
+        writer.clean()
+        return writer.manifest
     if writer.fitted is None:
         chosen = np.sort(np.argsort(hash_keys(keys), kind="stable")[: calibration_rows(num_rows, num_classes)])
         sample = torch.cat([_rows(views[0], slice(row, row + 1), 0, keys) for row in chosen.tolist()])
@@ -105,8 +108,6 @@ def pack(
         writer.fitted = choice.codec, choice.fidelity
     fitted, fidelity_facts = writer.fitted
     writer.begin(fitted, fidelity_facts)
-    if writer.manifest is not None:
-        return writer.manifest
     with progress("pack", len(views) * num_rows, "rows") as advance:
         for number, shard, rows in writer.shards():
             if not writer.committed(number, shard):
@@ -116,7 +117,9 @@ def pack(
                     advance(some.stop - some.start)
                 columns = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
                 writer.commit(number, shard, columns)
-    return writer.finish(keys, labels.numpy())
+    manifest = writer.finish(keys, labels.numpy())
+    writer.clean()
+    return manifest
 
 
 def _slices(stop: int, start: int = 0) -> list[slice]:

@@ -17,6 +17,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from gdkd_cache.ranks import this_rank
+
 _PLAIN_INTERVAL = 10.0
 
 
@@ -31,13 +33,16 @@ class _Throughput(ProgressColumn):
 
 @contextmanager
 def progress(what: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    """Show progress while the block runs; call the yielded function with each amount done.
+    """Show progress while the block runs (of several ranks, the first); call what it yields with each amount done.
 
     Args:
         what: what is being done.
         total: the amount that is all of it.
         unit: plural of what is counted, such as `images`.
     """
+    if this_rank().rank:
+        yield lambda amount: None
+        return
     console = Console(stderr=True)
     if console.is_terminal:
         columns = (

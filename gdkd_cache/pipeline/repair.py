@@ -14,7 +14,7 @@ from gdkd_cache.data.probes import probed
 from gdkd_cache.errors import CacheError, MismatchError, UsageError
 from gdkd_cache.pipeline.build import BuildOptions, calibrate, identity_of, probe_sources, workers_of
 from gdkd_cache.pipeline.progress import progress
-from gdkd_cache.pipeline.shards import Commit, compute_shards
+from gdkd_cache.pipeline.shards import Commit, compute_shards, grouped
 from gdkd_cache.pipeline.teacher import Teacher
 from gdkd_cache.seeding import hash_keys
 from gdkd_cache.store import (
@@ -200,10 +200,8 @@ class _Builder:
         """Build some (view, shard, rows) again."""
         workers = workers_of(self._options, self._source)
         with progress("repair", sum(len(rows) for _, _, rows in units), "images") as advance:
-            batch_size = self._options.batch_size
-            compute_shards(
-                batch_size, units, self._renderer, workers, self._teacher, codec, commit, self._keys, advance
-            )
+            work, batch_size = grouped(units, self._renderer), self._options.batch_size
+            compute_shards(batch_size, work, self._renderer, workers, self._teacher, codec, commit, self._keys, advance)
 
 
 Given = TypeVar("Given")

@@ -1,7 +1,8 @@
 """The work of a build: views to the teacher, its logits to columns, columns to committed shards."""
 
+import itertools
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -41,7 +42,7 @@ def finite_logits(teacher: Teacher, pixels: Tensor, rows: np.ndarray, keys: Sequ
 
 
 @dataclass(frozen=True)
-class _Work:
+class Work:
     """Shards of several views over one range of rows, rendered together so that each image is decoded once."""
 
     views: tuple[int, ...]
@@ -49,11 +50,13 @@ class _Work:
     rows: range
 
 
-def _grouped(pending: list[tuple[int, int, range]], views_at_once: int) -> list[_Work]:
+def grouped(units: Iterable[tuple[int, int, range]], renderer: ViewRenderer) -> list[Work]:
+    """Shards, as (view, shard, rows), in the groups in which they are rendered."""
+    views_at_once = 1 if renderer.in_memory else VIEWS_AT_ONCE
     groups: dict[tuple[int, int], list[tuple[int, int, range]]] = {}
-    for unit in pending:
+    for unit in units:
         groups.setdefault((unit[0] // views_at_once, unit[1]), []).append(unit)
-    return [_Work(tuple(view for view, _, _ in units), units[0][1], units[0][2]) for units in groups.values()]
+    return [Work(tuple(view for view, _, _ in group), group[0][1], group[0][2]) for group in groups.values()]
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ class _Said:
 
 def compute_shards(
     batch_size: int,
-    pending: list[tuple[int, int, range]],
+    work: Iterable[Work],
     renderer: ViewRenderer,
     num_workers: int,
     teacher: Teacher,
@@ -80,7 +83,7 @@ def compute_shards(
 
     Args:
         batch_size: rows the teacher sees at once.
-        pending: the shards, as (view, shard, rows).
+        work: the shards; each is asked for only when its rendering is about to begin.
         renderer, num_workers: what renders them, and in how many processes.
         teacher, codec: what is kept, and how.
         commit: takes view, shard and the columns by name, each [row, ...].
@@ -91,11 +94,12 @@ def compute_shards(
         SourceError, ModelError, OSError: as `build`.
     """
     loader = ViewLoader(renderer, num_workers=num_workers, pin_memory=teacher.device.type == "cuda")
-    work = _grouped(pending, 1 if renderer.in_memory else VIEWS_AT_ONCE)
     # Batches are cut inside a shard, at places that do not depend on what was committed before.
-    cuts = [(unit, batch) for unit in work for batch in requests_for(unit.views, np.array(unit.rows), batch_size)]
+    ahead, cuts = itertools.tee(
+        (unit, batch) for unit in work for batch in requests_for(unit.views, np.array(unit.rows), batch_size)
+    )
     part_size = batch_size if renderer.in_memory else ROWS_AT_ONCE
-    batches = loader.stream([part for _, batch in cuts for part in requests_for(batch.views, batch.rows, part_size)])
+    batches = loader.stream(part for _, batch in ahead for part in requests_for(batch.views, batch.rows, part_size))
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="encode-and-write") as executor:
         waiting: deque[Future[Any]] = deque()
 

@@ -4,6 +4,7 @@ from gdkd_cache.store.arrays import SHARD_ROWS as SHARD_ROWS
 from gdkd_cache.store.card import card_facts as card_facts
 from gdkd_cache.store.card import make_card as make_card
 from gdkd_cache.store.card import readme as readme
+from gdkd_cache.store.claims import Claims as Claims
 from gdkd_cache.store.layout import PROBE as PROBE
 from gdkd_cache.store.layout import PROBE_BYTES as PROBE_BYTES
 from gdkd_cache.store.layout import encode_keys as encode_keys

@@ -94,10 +94,12 @@ class Bucket:
             except FileNotFoundError:
                 return None
 
-    def sizes(self) -> dict[str, int]:
-        return {} if self._web else self._sizes()
+    def sweep(self) -> None:
+        """Nothing to do: what was not put whole does not exist."""
 
-    def _sizes(self, folder: str | None = None) -> dict[str, int]:
+    def sizes(self, folder: str | None = None) -> dict[str, int]:
+        if self._web:
+            return {}
         with self._told(folder):
             found = [meta for page in obstore.list(self._store, folder, chunk_size=1000) for meta in page]
         # The empty name is what consoles put there to show a folder.
@@ -147,7 +149,7 @@ class Bucket:
         return (e_tag or "").strip('"') == _md5(data) or self.read(name, len(data)) == data
 
     def delete(self, name: str) -> None:
-        names = list(self._sizes(name)) or [name]
+        names = list(self.sizes(name)) or [name]
         with self._told(name), suppress(FileNotFoundError):
             obstore.delete(self._store, names)
 

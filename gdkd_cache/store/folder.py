@@ -1,11 +1,12 @@
 """A folder of objects with relative names: durable atomic writes, bounded reads, nothing outside the folder."""
 
+import errno
 import hashlib
 import os
 import shutil
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
@@ -36,8 +37,10 @@ class Folder:
             raise CacheError(f"{self.root}: a file is in the way; name a folder") from None
         for folder in new:
             _fsync_folder(folder.parent)
+
+    def sweep(self) -> None:
         for path in self.root.rglob(f"*{_PARTIAL}"):
-            path.unlink()
+            path.unlink(missing_ok=True)
 
     def path(self, name: str) -> Path:
         """Where an object lies.
@@ -55,11 +58,16 @@ class Folder:
         path = self.path(name)
         return path.stat().st_size if path.is_file() else None
 
-    def sizes(self) -> dict[str, int]:
-        # What interrupted writes have left is no object; a link is one, to be told of, whatever it leads to.
-        paths = (path for path in self.root.rglob("*") if path.is_symlink() or not path.is_dir())
-        files = (path for path in paths if path.suffix != _PARTIAL)
-        return dict(sorted((path.relative_to(self.root).as_posix(), path.lstat().st_size) for path in files))
+    def sizes(self, folder: str | None = None) -> dict[str, int]:
+        root = self.root if folder is None else self.path(folder)
+        found = {}
+        for parent, folders, files in os.walk(root, onerror=_unless_gone):
+            for path in (Path(parent) / name for name in (*folders, *files)):
+                # What interrupted writes have left is no object; a link is one, to be told of, whatever it leads to.
+                if path.suffix != _PARTIAL and (path.is_symlink() or not path.is_dir()):
+                    with suppress(FileNotFoundError):  # removed meanwhile
+                        found[path.relative_to(self.root).as_posix()] = path.lstat().st_size
+        return dict(sorted(found.items()))
 
     def read(self, name: str, limit: int) -> bytes:
         with self._open(name) as file:
@@ -137,12 +145,21 @@ class Folder:
 
     def delete(self, name: str) -> None:
         path = self.path(name)
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+        while path.is_dir():
+            try:
+                shutil.rmtree(path)
+            except OSError as error:  # another process removes it too, or writes into it still
+                if error.errno not in (errno.ENOENT, errno.ENOTEMPTY):
+                    raise
+        path.unlink(missing_ok=True)
         if path.parent.is_dir():
             _fsync_folder(path.parent)
+
+
+def _unless_gone(error: OSError) -> None:
+    """A folder that another process has just removed holds nothing; nor does a file."""
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error
 
 
 def _fsync_folder(path: Path) -> None:

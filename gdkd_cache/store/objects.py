@@ -25,7 +25,7 @@ class Objects(Protocol):
         ...
 
     def prepare(self) -> None:
-        """Make ready for writing: the place exists, and what killed writes have left is gone.
+        """Make ready for writing: the place exists.
 
         Raises:
             CacheError: a file is in the way.
@@ -33,12 +33,16 @@ class Objects(Protocol):
         """
         ...
 
+    def sweep(self) -> None:
+        """Remove what killed writes have left beside the objects, once all that was to be written stands."""
+        ...
+
     def size(self, name: str) -> int | None:
         """Size of an object in bytes, None when it does not exist."""
         ...
 
-    def sizes(self) -> dict[str, int]:
-        """Sizes of all objects by name, in name order; a plain web server cannot tell, and gives none."""
+    def sizes(self, folder: str | None = None) -> dict[str, int]:
+        """Sizes of all objects (of a sub-folder) by name, in name order; a web server cannot tell, and gives none."""
         ...
 
     def read(self, name: str, limit: int) -> bytes:

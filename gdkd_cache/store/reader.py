@@ -10,6 +10,7 @@ import numpy as np
 from gdkd_cache.codec import Codec, codec_from_json
 from gdkd_cache.errors import CacheError
 from gdkd_cache.store.arrays import ArrayLayout
+from gdkd_cache.store.claims import CLAIMS_NAME
 from gdkd_cache.store.folder import Folder
 from gdkd_cache.store.layout import (
     KEYS,
@@ -184,7 +185,7 @@ class CacheReader:
                 yield name, problem
         for name in self._objects.sizes():
             if name not in self.manifest.objects and name != MANIFEST_NAME:
-                left = name == BUILD_NAME or name.startswith(f"{LEDGER_NAME}/")
+                left = name == BUILD_NAME or name.startswith((f"{LEDGER_NAME}/", f"{CLAIMS_NAME}/"))
                 how = "run the build again, which tidies up, or remove it" if left else "remove it"
                 yield name, f"{self.path}/{name} is not listed in the manifest; {how}"
         try:

@@ -17,6 +17,7 @@ import numpy as np
 from gdkd_cache.codec import Codec, codec_from_json
 from gdkd_cache.errors import CacheError, MismatchError
 from gdkd_cache.schema import check_json, short
+from gdkd_cache.store.claims import CLAIMS_NAME
 from gdkd_cache.store.layout import (
     TABLES,
     check_objects,
@@ -48,6 +49,7 @@ class CacheWriter:
     """One build of one cache: new, resumed, or found complete. `begin` before anything is committed.
 
     Attributes:
+        objects: of the place.
         manifest: the manifest when the place already holds this very cache complete, else None.
         fitted: the codec and its measured fidelity when an earlier run of this build has left them, else None.
     """
@@ -65,33 +67,43 @@ class CacheWriter:
             CacheError: the place is not empty and holds no cache, where `force` does not help; or a damaged one.
             OSError, StoreError: the place cannot be written.
         """
-        self._objects = open_objects(path)
-        self._sizes = self._objects.sizes()
-        self._verified: dict[tuple[int, int], dict[str, ObjectRecord]] = {}
+        self.objects = open_objects(path)
         self._identity = identity
+        self._verified: dict[tuple[int, int], dict[str, ObjectRecord]] = {}
+        self.look(force=force)
+        self.objects.prepare()
+
+    def look(self, *, force: bool = False) -> None:
+        """Find out what the place holds by now: sets `manifest` and `fitted`; errors as those of the constructor."""
+        self._sizes = self.objects.sizes()
         self.manifest: Manifest | None = None
         self.fitted: tuple[Codec, dict[str, Any]] | None = None
-        found = self._found(force)
+        try:
+            found = self._found(force)
+        except CacheError:
+            if MANIFEST_NAME in self._sizes or not self.published():
+                raise
+            return self.look()  # another process has just finished this build, and build.json is gone
         # Without a codec of its own, a build takes what an earlier run of it has fitted; and the card of an unfinished
         # build is that of the run that finishes it.
-        but = (*(() if identity.codec else ("codec", "fidelity")), *(() if self.manifest else ("card",)))
-        if found is not None and (differing := differences_between(found.identity, identity, but=but)):
+        but = (*(() if self._identity.codec else ("codec", "fidelity")), *(() if self.manifest else ("card",)))
+        if found is not None and (differing := differences_between(found.identity, self._identity, but=but)):
             if not force:
                 raise MismatchError(
-                    f"{self._objects.location} holds another build: {'; '.join(differing[:4])}; "
+                    f"{self.objects.location} holds another build: {'; '.join(differing[:4])}; "
                     "use the same options to resume it, another place, or --force to replace it"
                 )
             found = self._clear()
+        self._begun = found is not None
         if found is not None:
             self.fitted = self._read_codec(found)
-        self._resumed = found is not None
-        self._objects.prepare()
+        return None
 
     def _clear(self) -> None:
-        self._objects.delete(MANIFEST_NAME)  # first, so that nothing half-removed looks whole
+        self.objects.delete(MANIFEST_NAME)  # first, so that nothing half-removed looks whole
         for child in sorted({name.split("/")[0] for name in self._sizes} - {MANIFEST_NAME, BUILD_NAME}):
-            self._objects.delete(child)
-        self._objects.delete(BUILD_NAME)
+            self.objects.delete(child)
+        self.objects.delete(BUILD_NAME)
         self._sizes = {}
         self.manifest = None
 
@@ -101,7 +113,7 @@ class CacheWriter:
         if layout is None:
             return codec_from_json(identity.codec), identity.fidelity
         try:
-            objects = {name: self._objects.read(name, found.objects[name].size) for name in layout.object_names()}
+            objects = {name: self.objects.read(name, found.objects[name].size) for name in layout.object_names()}
             for name, data in objects.items():
                 found.objects[name].check(name, ObjectRecord.of(data))
         except CacheError:
@@ -115,41 +127,54 @@ class CacheWriter:
         self._layouts = view_layouts(self._identity, codec)
         layout = row_layouts(self._identity).get(TABLES)
         self._tables = {} if layout is None else layout.encode(codec.tables_bytes())
-        if self.manifest is not None:
-            self._clean()
-            return
-        started = Manifest(self._identity, {name: ObjectRecord.of(data) for name, data in self._tables.items()})
-        self._build = started.digest
-        if self._resumed:
-            self._objects.write(BUILD_NAME, started.to_bytes())
-        elif not self._objects.create(BUILD_NAME, started.to_bytes()):
+        # Without its card, which may change while the build is unfinished.
+        started = dataclasses.replace(self._identity, card={})
+        begun = Manifest(started, {name: ObjectRecord.of(data) for name, data in self._tables.items()})
+        self._build = begun.digest
+        if self._begun:
+            self.objects.write(BUILD_NAME, begun.to_bytes())
+        elif not self.objects.create(BUILD_NAME, begun.to_bytes()):
             raise MismatchError(
-                f"{self._objects.location}: another build began here meanwhile; name another place for this one"
+                f"{self.objects.location}: another build began here meanwhile; name another place for this one"
             )
         for name, data in self._tables.items():
-            self._objects.write(name, data)
+            self.objects.write(name, data)
 
     def _found(self, force: bool) -> Manifest | None:
         """What the place holds, complete (then it is `manifest`) or not; None for a new, empty or cleared place."""
         for name in (MANIFEST_NAME, BUILD_NAME):
             if name in self._sizes:
-                data = self._objects.read(name, MANIFEST_LIMIT)
+                data = self.objects.read(name, MANIFEST_LIMIT)
                 try:
                     found = Manifest.from_bytes(data, name)
                 except CacheError as error:
                     # A damaged manifest of ours may go; a file of the same name may be of something precious.
                     if not force or b'"gdkd-cache/' not in data:
-                        raise CacheError(f"{self._objects.location}: {error}; or build it again with --force") from None
+                        raise CacheError(f"{self.objects.location}: {error}; or build it again with --force") from None
                     return self._clear()
                 self.manifest = found if name == MANIFEST_NAME else None
                 return found
-        if self._sizes:
-            raise CacheError(f"{self._objects.location} is not empty and holds no cache; name another place")
+        if any(not name.startswith(f"{CLAIMS_NAME}/") for name in self._sizes):
+            raise CacheError(f"{self.objects.location} is not empty and holds no cache; name another place")
         return None
 
     def shards(self) -> Iterator[tuple[int, int, range]]:
         """All units of work in order: (view, shard, range of rows)."""
         return shards_of(self._identity)
+
+    def recorded(self) -> set[tuple[int, int]]:
+        """Which (view, shard) have a ledger record, by their names alone."""
+        standing = self.objects.sizes(LEDGER_NAME)
+        return {(view, shard) for view, shard, _ in self.shards() if _ledger_name(view, shard) in standing}
+
+    def wanted(self, view: int, shard: int) -> bool:
+        """Whether a shard has no ledger record, and the cache is not complete, at this moment."""
+        # In this order: records go once the manifest stands.
+        return self.objects.size(_ledger_name(view, shard)) is None and not self.published()
+
+    def published(self) -> bool:
+        """Whether a manifest stands here at this moment; `look` reads it."""
+        return self.objects.size(MANIFEST_NAME) is not None
 
     def committed(self, view: int, shard: int) -> bool:
         """Whether this run committed a shard, or another run of this very build did and every byte of it stands.
@@ -158,16 +183,14 @@ class CacheWriter:
         """
         if (view, shard) not in self._verified:
             name = _ledger_name(view, shard)
-            if name not in self._sizes:
-                return False
             try:
-                stored = parse_json(name, self._objects.read(name, MANIFEST_LIMIT))
+                stored = parse_json(name, self.objects.read(name, MANIFEST_LIMIT))
                 check_json(name, stored, {"build": str, "objects": {str: [object]}})
                 records = objects_from_json(name, stored["objects"])
                 if stored["build"] != self._build or [*records] != sorted(shard_objects(self._layouts, view, shard)):
                     return False
                 for name, record in records.items():
-                    record.check(name, self._objects.record(name, record.size))
+                    record.check(name, self.objects.record(name, record.size))
             except CacheError:
                 return False
             self._verified[view, shard] = records
@@ -177,11 +200,15 @@ class CacheWriter:
         """Write one shard's columns, each [row, ...], then its ledger record."""
         records: dict[str, ObjectRecord] = {}
         for name, data in encode_shard(self._layouts, view, shard, columns).items():
-            self._objects.write(name, data)
+            self.objects.write(name, data)
             records[name] = ObjectRecord.of(data)
         objects = {name: [record.size, record.sha256] for name, record in records.items()}
-        self._objects.write(_ledger_name(view, shard), canonical_json({"build": self._build, "objects": objects}))
+        self.objects.write(_ledger_name(view, shard), canonical_json({"build": self._build, "objects": objects}))
         self._verified[view, shard] = records
+
+    def committed_here(self, view: int, shard: int) -> bool:
+        """Whether this run committed a shard, or has read all that another one committed."""
+        return (view, shard) in self._verified
 
     def finish(self, keys: list[str], labels: np.ndarray, source_probes: np.ndarray | None = None) -> Manifest:
         """Write what all views share, then publish the manifest.
@@ -195,32 +222,32 @@ class CacheWriter:
             CacheError: a shard is not committed.
             MismatchError: another build has published another cache here meanwhile.
         """
-        self._sizes = self._objects.sizes()
         objects: dict[str, ObjectRecord] = {}
         for view, shard, _ in self.shards():
             if not self.committed(view, shard):
-                raise CacheError(f"{self._objects.location}: view {view}, shard {shard} is not committed; build again")
+                raise CacheError(f"{self.objects.location}: view {view}, shard {shard} is not committed; build again")
             objects |= self._verified[view, shard]
         shared = encode_metadata(self._identity, self._codec)
         shared |= encode_rows(self._identity, keys, labels, source_probes)
-        if MANIFEST_NAME not in self._sizes:  # what another build has published is left as it is
+        if not self.published():  # what another build has published is left as it is
             for name, data in shared.items():
-                self._objects.write(name, data)
+                self.objects.write(name, data)
         for name, data in (shared | self._tables).items():
             objects[name] = ObjectRecord.of(data)
         manifest = Manifest(self._identity, objects)
         check_objects(manifest, row_layouts(self._identity) | self._layouts)
-        if not self._objects.create(MANIFEST_NAME, manifest.to_bytes()):
+        if not self.objects.create(MANIFEST_NAME, manifest.to_bytes()):
             raise MismatchError(
-                f"{self._objects.location}: another build has published another cache here meanwhile; "
+                f"{self.objects.location}: another build has published another cache here meanwhile; "
                 "name another place, or --force to replace it"
             )
-        self._clean()
         return manifest
 
-    def _clean(self) -> None:
-        self._objects.delete(LEDGER_NAME)
-        self._objects.delete(BUILD_NAME)
+    def clean(self) -> None:
+        """Remove what only an unfinished build needs, once the manifest stands."""
+        for name in (LEDGER_NAME, BUILD_NAME, CLAIMS_NAME):
+            self.objects.delete(name)
+        self.objects.sweep()
 
 
 def _ledger_name(view: int, shard: int) -> str:

@@ -1,0 +1,338 @@
+"""One cache built by several processes at once: the same bytes, no shard computed twice, whoever dies on the way."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from gdkd_cache_cli.main import main
+from small import Counting, build_small, counting
+
+from gdkd_cache import open_cache
+from gdkd_cache.data import ArraySource
+from gdkd_cache.errors import MismatchError, StoreError
+from gdkd_cache.pipeline import cooperate
+from gdkd_cache.pipeline.build import BuildResult
+from gdkd_cache.pipeline.teacher import Teacher
+from gdkd_cache.pipeline.verify import verify
+from gdkd_cache.ranks import this_rank
+from gdkd_cache.store import Claims, claims
+from gdkd_cache.store.folder import Folder
+from gdkd_cache.threads import one_thread
+
+_BLANK_ROWS = 2  # each build runs its teacher once on so many blank images
+_SMALL: dict[str, Any] = {"codec": "transform", "num_views": 6, "shard_rows": 64}
+_COMMAND = [sys.executable, "-c", "from gdkd_cache_cli.main import main; main()"]
+
+
+@pytest.fixture(scope="module")
+def digest(tmp_path_factory: pytest.TempPathFactory, digits: ArraySource, teacher: Teacher) -> str:
+    """Of the build by one process: six views of four shards."""
+    out = tmp_path_factory.mktemp("whole") / "a.zarr"
+    return build_small(out, digits, teacher, **_SMALL).manifest.digest
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cooperate, "POLL_SECONDS", 0.05)
+
+
+class _Slow(Counting):
+    """A teacher that leaves the others time, and calls `then` when it has seen so many rows."""
+
+    def __init__(self, model: torch.nn.Module, then: Callable[[], object] = lambda: None, after: int = 0) -> None:
+        super().__init__(model)
+        self.then, self.after = then, after
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        time.sleep(0.02)
+        before = self.rows
+        logits = super().forward(images)
+        if before < self.after <= self.rows:
+            self.then()
+        return logits
+
+
+def _whole(out: Path, digest: str) -> None:
+    assert open_cache(out).manifest.digest == digest
+    assert verify(out).problems == ()
+    assert not [path for path in out.iterdir() if path.name in ("claims", "ledger", "build.json")]
+    assert not list(out.rglob("*.partial"))
+
+
+@pytest.mark.parametrize("seconds_apart", [0.0, 0.1, 0.2])
+def test_racing_builds_share_the_work(
+    tmp_path: Path, digits: ArraySource, teacher: Teacher, digest: str, seconds_apart: float
+) -> None:
+    """Three at once: one digest, every row of every view is seen by one teacher, and the codec is fitted once."""
+    models = [_Slow(teacher.model) for _ in range(3)]
+
+    def run(number: int) -> BuildResult:
+        time.sleep(number * seconds_apart)
+        return build_small(tmp_path / "a.zarr", digits, replace(teacher, model=models[number]), **_SMALL)
+
+    with ThreadPoolExecutor(3) as executor:
+        results = list(executor.map(run, range(3)))
+    assert {result.manifest.digest for result in results} == {digest}
+    assert sum(result.rows_computed for result in results) == 6 * 256
+    assert sum(model.rows for model in models) == 6 * 256 + 256 + 3 * _BLANK_ROWS
+    assert sum(result.rows_computed > 0 for result in results) >= 2
+    _whole(tmp_path / "a.zarr", digest)
+
+
+def test_decoded_images_are_shared_by_groups_of_views(tmp_path: Path, digits: ArraySource, teacher: Teacher) -> None:
+    """A source that is no array goes eight views at a time: the views of a group that others hold are left to them."""
+
+    class Decoded:
+        keys, classes, digest, labels = digits.keys, digits.classes, digits.digest, digits.labels
+
+        def __len__(self) -> int:
+            return len(digits)
+
+        def __getitem__(self, row: int) -> tuple[np.ndarray, int]:
+            return digits[row]
+
+    source = Decoded()
+    whole = build_small(tmp_path / "a.zarr", source, teacher, num_views=3, shard_rows=64)
+    models = [_Slow(teacher.model) for _ in range(2)]
+    out = tmp_path / "b.zarr"
+    with ThreadPoolExecutor(2) as executor:
+        results = list(
+            executor.map(
+                lambda model: build_small(out, source, replace(teacher, model=model), num_views=3, shard_rows=64),
+                models,
+            )
+        )
+    assert {result.manifest.digest for result in results} == {whole.manifest.digest}
+    assert sum(result.rows_computed for result in results) == 3 * 256
+
+
+def test_an_interrupted_build_is_taken_over(tmp_path: Path, digits: ArraySource, teacher: Teacher, digest: str) -> None:
+    """One of two stops in the middle: the other does the rest at once, and nothing that was committed again."""
+    out = tmp_path / "a.zarr"
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    models = [_Slow(teacher.model, interrupt, 256 + 600), _Slow(teacher.model)]
+
+    def run(number: int) -> BuildResult | None:
+        time.sleep(0.2 * number)  # so that the first one calibrates
+        try:
+            return build_small(out, digits, replace(teacher, model=models[number]), **_SMALL)
+        except KeyboardInterrupt:
+            return None
+
+    with ThreadPoolExecutor(2) as executor:
+        first, second = executor.map(run, range(2))
+    assert first is None
+    assert second is not None
+    assert 0 < second.rows_computed < 6 * 256
+    assert second.rows_computed == models[1].rows - _BLANK_ROWS
+    _whole(out, digest)
+
+
+def _abandon(place: Folder, work: str, machine: str, process: int) -> None:
+    """What a killed process leaves: a claim, and a beat that changes no more."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(claims, "_machine", lambda: machine)
+        patch.setattr(os, "getpid", lambda: process)
+        dead = Claims(place)
+        place.write(f"claims/beats/{dead._owner}", b"7")
+        assert dead.take(work)
+
+
+def _dead_process() -> int:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+@pytest.mark.parametrize("work", ["codec", "manifest", "2/1"])
+@pytest.mark.parametrize("here", [True, False])
+def test_work_of_the_dead_is_taken_over(
+    tmp_path: Path, digits: ArraySource, teacher: Teacher, digest: str, monkeypatch: pytest.MonkeyPatch,
+    work: str, here: bool,
+) -> None:  # fmt: skip
+    """Killed on this machine: at once. On another one: after its beat has not changed for a while."""
+    out = tmp_path / "a.zarr"
+    if work != "codec":
+        with pytest.raises(KeyboardInterrupt):
+            build_small(out, digits, counting(teacher, 256 + 64)[0], **_SMALL)
+    place = Folder(out)
+    place.prepare()
+    machine = claims._machine() if here else "another"
+    _abandon(place, work, machine, _dead_process() if here else os.getpid())
+    monkeypatch.setattr(claims, "EXPIRY", 60.0 if here else 1.0)
+    start = time.monotonic()
+    result = build_small(out, digits, teacher, **_SMALL)
+    assert time.monotonic() - start < 30 if here else time.monotonic() - start >= 1
+    assert result.manifest.digest == digest
+    _whole(out, digest)
+
+
+def test_one_alone_takes_over(tmp_path: Path) -> None:
+    place = Folder(tmp_path)
+    _abandon(place, "3/1", claims._machine(), _dead_process())
+    barrier = threading.Barrier(8)
+
+    def take(turn: int) -> bool:
+        with Claims(place) as own:
+            barrier.wait()
+            taken = own.take("3/1")
+            assert own.take("3/1") == taken
+            barrier.wait()
+            return taken
+
+    with ThreadPoolExecutor(8) as executor:
+        for _ in range(5):  # each time the last owner has left
+            assert sum(executor.map(take, range(8))) == 1
+
+
+def test_a_live_owner_keeps_its_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Far beyond the time after which silence means death."""
+    monkeypatch.setattr(claims, "EXPIRY", 0.6)
+    with Claims(Folder(tmp_path)) as owner, Claims(Folder(tmp_path)) as other:
+        assert owner.take("0/0")
+        for _ in range(20):
+            assert not other.take("0/0")
+            time.sleep(0.1)
+        owner.check()
+        assert other.take("0/1")
+    with Claims(Folder(tmp_path)) as late:
+        assert late.take("0/0")
+
+
+def test_one_taken_for_dead_commits_no_more(
+    tmp_path: Path, digits: ArraySource, teacher: Teacher, digest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that was stopped for long wakes up when another has finished the cache: it leaves that alone."""
+    out = tmp_path / "a.zarr"
+    monkeypatch.setattr(Claims, "_keep_beating", lambda self: None)
+    monkeypatch.setattr(claims, "EXPIRY", 0.5)
+    finished = threading.Event()
+    sleeper = replace(teacher, model=_Slow(teacher.model, finished.wait, 256 + 64 * 3))
+    with ThreadPoolExecutor(1) as executor:
+        sleeping = executor.submit(build_small, out, digits, sleeper, **_SMALL)
+        while len(list(out.glob("ledger/*/*.json"))) < 1:
+            time.sleep(0.01)
+        build_small(out, digits, teacher, **_SMALL)
+        before = {name: (out / name).stat().st_mtime_ns for name in Folder(out).sizes()}
+        finished.set()
+        with pytest.raises(StoreError, match=r"other processes took over.*run the same command again"):
+            sleeping.result()
+    assert {name: (out / name).stat().st_mtime_ns for name in Folder(out).sizes()} == before
+    _whole(out, digest)
+
+
+@pytest.mark.parametrize("claim", [b"", b"{}", b"\x00" * 5000, b'{"machine":"m","owner":"../../x","process":1}',
+                                   b'{"machine":"m","owner":"%s","process":-1}' % (b"0" * 32)])  # fmt: skip
+def test_foreign_claims_count_for_nothing(
+    tmp_path: Path, digits: ArraySource, teacher: Teacher, digest: str, claim: bytes
+) -> None:
+    place = Folder(tmp_path / "a.zarr")
+    place.prepare()
+    for work in ("codec", "0/0", "manifest"):
+        place.write(f"claims/{work}/0.json", claim)
+    build_small(tmp_path / "a.zarr", digits, teacher, **_SMALL)
+    _whole(tmp_path / "a.zarr", digest)
+
+
+def test_another_build_is_refused_before_the_first_has_begun(
+    tmp_path: Path, digits: ArraySource, teacher: Teacher, digest: str
+) -> None:
+    """It waits for the codec that the first one fits, and then sees that it is of another seed."""
+    first = replace(teacher, model=_Slow(teacher.model, lambda: time.sleep(1), 100))
+    with ThreadPoolExecutor(1) as executor:
+        running = executor.submit(build_small, tmp_path / "a.zarr", digits, first, **_SMALL)
+        while not (tmp_path / "a.zarr/claims/codec").exists():
+            time.sleep(0.01)
+        with pytest.raises(MismatchError, match=r"views.seed is 0 there, 1 asked"):
+            build_small(tmp_path / "a.zarr", digits, teacher, seed=1, **_SMALL)
+        assert running.result().manifest.digest == digest
+    _whole(tmp_path / "a.zarr", digest)
+
+
+def test_shards_damaged_by_others_are_built_again(
+    tmp_path: Path, digits: ArraySource, teacher: Teacher, digest: str
+) -> None:
+    """What another process committed is read again before it is published."""
+    out = tmp_path / "a.zarr"
+    with pytest.raises(KeyboardInterrupt):
+        build_small(out, digits, counting(teacher, 256 + 64 * 6)[0], **_SMALL)
+    path = next(out.glob("packed/c/0/0/*"))
+    path.write_bytes(bytes(path.stat().st_size))
+    committed = len(list(out.glob("ledger/*/*.json")))
+    assert build_small(out, digits, teacher, **_SMALL).rows_computed == (24 - committed + 1) * 64
+    _whole(out, digest)
+
+
+def _torchrun(*arguments: str | Path, ranks: int = 2, restarts: int = 0) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    command += [f"--max-restarts={restarts}", "--no-python", *_COMMAND, *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True)
+
+
+def _arguments(weights: Path, views: int, out: Path) -> list[str | Path]:
+    teacher = ["--teacher", "cnn-s", "--weights", weights, "--device", "cpu"]
+    options = ["--codec", "transform", "--batch-size", "16", "--views", str(views), "--out", out]
+    return ["build", "--data", "digits", *teacher, *options]
+
+
+def _alone(weights: Path, views: int, out: Path) -> str:
+    """The digest of a build by this process."""
+    with one_thread():  # batches are small
+        result = CliRunner().invoke(main, list(map(str, _arguments(weights, views, out))))
+    assert result.exit_code == 0, result.output
+    return open_cache(out).manifest.digest
+
+
+def test_torchrun(tmp_path: Path, weights: Path) -> None:
+    """Two ranks build what one process builds; the first speaks for both, and clears the place."""
+    digest = _alone(weights, 8, tmp_path / "a")
+    _alone(weights, 1, tmp_path / "b")
+    process = _torchrun(*_arguments(weights, 8, tmp_path / "b"), "--force")
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    assert out.count("built ") == 1
+    _whole(tmp_path / "b", digest)
+
+
+def test_a_killed_rank_comes_back(tmp_path: Path, weights: Path) -> None:
+    """torchrun starts the ranks anew when one is killed; they go on where they were."""
+    digest = _alone(weights, 20, tmp_path / "a")
+    out = tmp_path / "b"
+    process = _torchrun(*_arguments(weights, 20, out), restarts=1)
+    while len(list(out.glob("ledger/*/*.json"))) < 2:
+        time.sleep(0.005)
+        assert process.poll() is None
+    claim = json.loads(next(out.glob("claims/*/0/0.json")).read_bytes())
+    os.kill(claim["process"], signal.SIGKILL)
+    said = process.communicate(timeout=200)[1]
+    assert process.returncode == 0, said
+    assert "resuming: " in said
+    _whole(out, digest)
+
+
+def test_ranks_are_torchruns_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other launchers set RANK too, for processes that know nothing of each other."""
+    for name, value in (("RANK", "3"), ("WORLD_SIZE", "4"), ("LOCAL_RANK", "1"), ("LOCAL_WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    assert (this_rank().rank, this_rank().world_size) == (0, 1)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    assert (this_rank().rank, this_rank().world_size, this_rank().local_rank) == (3, 4, 1)
