@@ -1,16 +1,21 @@
-"""Small real sources and teachers that the tests share."""
+"""Small real sources and teachers that the tests share, and an object store."""
 
+from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import pytest
 import torch
-from small import build_small, take
+from faulty import SECRET, FaultyProxy
+from small import build_small, take, write_shards
 
 from gdkd_cache import open_source
 from gdkd_cache.data import ArraySource
 from gdkd_cache.models import ModelCard, build_model, save_weights
 from gdkd_cache.pipeline.teacher import Teacher, open_teacher
+from gdkd_cache.store import bucket as bucket_module
 
 
 @pytest.fixture(scope="session")
@@ -54,3 +59,43 @@ def digits_cache(tmp_path_factory: pytest.TempPathFactory, digits: ArraySource, 
     path = tmp_path_factory.mktemp("cache") / "digits.zarr"
     build_small(path, digits, teacher, codec="dense")
     return path
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory, digits: ArraySource) -> Path:
+    """The 256 digits in five shards, in another order than the cache's; not to be changed."""
+    folder = tmp_path_factory.mktemp("images")
+    write_shards(folder, digits, (70, 1, 60, 83, 42))  # nothing is divisible by anything
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[int]:
+    """The port of an S3 endpoint on this machine."""
+    from moto.server import ThreadedMotoServer  # here, as few tests need it
+
+    endpoint = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    endpoint.start()
+    yield endpoint.get_host_and_port()[1]
+    endpoint.stop()
+
+
+@pytest.fixture
+def proxy(server: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
+    """A way to the endpoint that can go wrong, and the environment that leads there."""
+    proxy = FaultyProxy(server)
+    settings = {"ACCESS_KEY_ID": "someone", "SECRET_ACCESS_KEY": SECRET, "SESSION_TOKEN": f"token-{SECRET}"}
+    for name, value in (settings | {"ENDPOINT_URL": proxy.url, "ALLOW_HTTP": "true", "REGION": "us-east-1"}).items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    backoff = {"init_backoff": timedelta(milliseconds=10), "max_backoff": timedelta(milliseconds=20)}
+    monkeypatch.setattr(bucket_module, "_RETRY", {"max_retries": 8, "backoff": backoff})
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture
+def bucket(proxy: FaultyProxy) -> str:
+    """The URL of a new bucket."""
+    name = uuid4().hex
+    assert proxy.forward("PUT", f"/{name}", b"", {}).status == 200
+    return f"s3://{name}"

@@ -1,11 +1,17 @@
-"""A small HTTP proxy in front of a real S3 endpoint, which does wrong to some requests on purpose."""
+"""A small HTTP proxy in front of a real S3 endpoint, which does wrong to some requests on purpose; a web server."""
 
 import http.client
 import re
 import threading
 import time
-from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+SECRET = "hush-5ecret"
+"""A credential of the tests' environment, which nothing may tell."""
 
 Handler = BaseHTTPRequestHandler
 Fault = Callable[["_Request"], bool]  # does something to a request; True when it has been answered
@@ -148,3 +154,18 @@ def hold(release: threading.Event) -> Fault:
         return release.wait(30) and drop(request)
 
     return fault
+
+
+class _QuietServer(ThreadingHTTPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that has read enough breaks the connection."""
+
+
+@contextmanager
+def web_server(folder: Path) -> Iterator[str]:
+    """The URL of a plain web server for a folder."""
+    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
+    with _QuietServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()

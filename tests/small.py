@@ -1,14 +1,17 @@
 """What several tests make: parts of a source, small caches, forged manifests."""
 
 import hashlib
+import io
 import json
-from collections.abc import Callable
+import tarfile
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from gdkd_cache import open_cache
 from gdkd_cache.codec import CodecRequest
@@ -40,6 +43,22 @@ def build_small(
     """Build a cache of two views in batches of 64, unless the options say otherwise."""
     defaults: dict[str, Any] = {"num_views": 2, "batch_size": 64, "num_workers": 0, "request": CodecRequest(spec=codec)}
     return build(BuildOptions(out=out, **(defaults | options)), source, teacher)
+
+
+def write_shards(folder: Path, source: Source, sizes: Sequence[int]) -> None:
+    """Write a source's images as WebDataset shards of so many samples, in another order, and its classes."""
+    order = np.random.default_rng(0).permutation(len(source))
+    for number, rows in enumerate(np.split(order, np.cumsum(sizes)[:-1])):
+        with tarfile.open(folder / f"Train-{number}.tar", "w") as tar:
+            for row in rows.tolist():
+                image, label = source[row]
+                png = io.BytesIO()
+                Image.fromarray(image).save(png, "PNG")
+                for kind, data in (("cls", str(label).encode()), ("png", png.getvalue())):
+                    member = tarfile.TarInfo(f"{source.keys[row]}.{kind}")
+                    member.size = len(data)
+                    tar.addfile(member, io.BytesIO(data))
+    (folder / "classes.txt").write_text("\n".join(source.classes))
 
 
 def forge(path: Path, change: Callable[[dict[str, Any]], object], name: str = MANIFEST_NAME) -> None:

@@ -163,7 +163,7 @@ _BUILD = "build --data digits --teacher cnn-s --weights {weights} --out out"
         ("show nowhere --data digits --out views.png", 1, "is no cache"),
         ("eval --data digits --weights nowhere", 1, "do not exist"),
         ("demo --out {parent}", 1, "no earlier demo"),
-        (f"{_TRAIN} --loss ce --local-copy kept", 2, "go with --cache"),
+        (f"{_TRAIN} --loss ce --local-copy kept", 2, "goes with --cache"),
         ("inspect ftp://host/x", 2, "no place for a cache"),
         ("push nowhere out", 1, "nowhere is no cache"),
         ("push {cache} {parent}", 1, "not empty and holds no cache"),

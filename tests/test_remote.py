@@ -11,23 +11,17 @@ import threading
 import time
 import traceback
 import tracemalloc
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
-from datetime import timedelta
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from uuid import uuid4
 
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from faulty import Fault, FaultyProxy, cut, drop, flip, hold, lose, opaque_etag, refuse
+from faulty import SECRET, Fault, FaultyProxy, cut, drop, flip, hold, lose, opaque_etag, refuse, web_server
 from gdkd_cache_cli.main import main
-from moto.server import ThreadedMotoServer
 from safetensors.torch import load_file
 from small import build_small
 from torch import Tensor, nn
@@ -40,45 +34,13 @@ from gdkd_cache.pipeline.teacher import Teacher
 from gdkd_cache.pipeline.train import TrainOptions, train
 from gdkd_cache.pipeline.verify import verify
 from gdkd_cache.store import CacheWriter
-from gdkd_cache.store import bucket as bucket_module
 from gdkd_cache.store.bucket import Bucket
 from gdkd_cache.store.folder import Folder
 from gdkd_cache.store.manifest import BUILD_NAME, MANIFEST_NAME, ObjectRecord
 from gdkd_cache.store.objects import Objects, open_objects
 
-_SECRET = "hush-5ecret"
 _SLOW_DOWN = refuse(503, "SlowDown")
 _ERROR_500 = refuse(500, "InternalError")
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[int]:
-    """The port of an S3 endpoint on this machine."""
-    endpoint = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    endpoint.start()
-    yield endpoint.get_host_and_port()[1]
-    endpoint.stop()
-
-
-@pytest.fixture
-def proxy(server: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
-    """A way to the endpoint that can go wrong, and the environment that leads there."""
-    proxy = FaultyProxy(server)
-    settings = {"ACCESS_KEY_ID": "someone", "SECRET_ACCESS_KEY": _SECRET, "SESSION_TOKEN": f"token-{_SECRET}"}
-    for name, value in (settings | {"ENDPOINT_URL": proxy.url, "ALLOW_HTTP": "true", "REGION": "us-east-1"}).items():
-        monkeypatch.setenv(f"AWS_{name}", value)
-    backoff = {"init_backoff": timedelta(milliseconds=10), "max_backoff": timedelta(milliseconds=20)}
-    monkeypatch.setattr(bucket_module, "_RETRY", {"max_retries": 8, "backoff": backoff})
-    yield proxy
-    proxy.close()
-
-
-@pytest.fixture
-def bucket(proxy: FaultyProxy) -> str:
-    """The URL of a new bucket."""
-    name = uuid4().hex
-    assert proxy.forward("PUT", f"/{name}", b"", {}).status == 200
-    return f"s3://{name}"
 
 
 def _run(*args: str | Path) -> Result:
@@ -88,21 +50,6 @@ def _run(*args: str | Path) -> Result:
 def _contents(location: str | Path) -> dict[str, bytes]:
     objects = open_objects(location)
     return {name: objects.read(name, size) for name, size in objects.sizes().items()}
-
-
-class _QuietServer(ThreadingHTTPServer):
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A client that has read enough breaks the connection."""
-
-
-@contextmanager
-def _web_server(folder: Path) -> Iterator[str]:
-    """The URL of a plain web server for a folder."""
-    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
-    with _QuietServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
 
 
 class _Stopping(nn.Module):
@@ -455,7 +402,7 @@ def test_reads_are_bounded(tmp_path: Path, bucket: str) -> None:
     assert [len(objects.read("a", limit)) for limit in (0, 10, 2999, 3000, 3001)] == [1, 11, 3000, 3000, 3000]
     with (tmp_path / "huge").open("wb") as file:
         file.truncate(200 * 2**20)
-    with _web_server(tmp_path) as url:
+    with web_server(tmp_path) as url:
         tracemalloc.start()
         assert len(Bucket(url).read("huge", 10)) == 11
         peak = tracemalloc.get_traced_memory()[1]
@@ -488,9 +435,9 @@ def test_objects_of_both_kinds(tmp_path: Path, proxy: FaultyProxy, bucket: str) 
                     act(name)
 
 
-def test_a_web_server(tmp_path: Path, digits_cache: Path) -> None:
+def test_aweb_server(tmp_path: Path, digits_cache: Path) -> None:
     """A plain one, with no ranges and no lists: read everything, write nothing."""
-    with _web_server(digits_cache.parent) as server:
+    with web_server(digits_cache.parent) as server:
         url = f"{server}/{digits_cache.name}"
         assert torch.equal(open_cache(url).view(1).logits([5]), open_cache(digits_cache).view(1).logits([5]))
         assert verify(url).problems == ()
@@ -504,9 +451,9 @@ def test_a_web_server(tmp_path: Path, digits_cache: Path) -> None:
 
 @pytest.mark.parametrize(
     ("url", "said"),
-    [("ftp://h/x", "no place for a cache"), (f"https://me:{_SECRET}@h/x", "credentials go in the environment"),
-     (f"s3://{_SECRET}@b/x", "credentials go in"), (f"https://h/x?token={_SECRET}", "credentials go in"),
-     (f"az://c/x?sv=1&sig={_SECRET}#f", "credentials go in"), ("http://example.org/x", "for this machine only"),
+    [("ftp://h/x", "no place for a cache"), (f"https://me:{SECRET}@h/x", "credentials go in the environment"),
+     (f"s3://{SECRET}@b/x", "credentials go in"), (f"https://h/x?token={SECRET}", "credentials go in"),
+     (f"az://c/x?sv=1&sig={SECRET}#f", "credentials go in"), ("http://example.org/x", "for this machine only"),
      ("s3://", "names no bucket"), ("https:///x", "names no")],
 )  # fmt: skip
 def test_urls_that_are_refused(url: str, said: str) -> None:
@@ -515,10 +462,10 @@ def test_urls_that_are_refused(url: str, said: str) -> None:
             result = _run(*args)
             assert result.exit_code == 2
             assert said in result.stderr
-            assert _SECRET not in result.output
+            assert SECRET not in result.output
     with pytest.raises(UsageError, match=said) as caught:
         open_objects(url)
-    assert _SECRET not in "".join(traceback.format_exception(caught.value, chain=True)).replace(repr(url), "")
+    assert SECRET not in "".join(traceback.format_exception(caught.value, chain=True)).replace(repr(url), "")
 
 
 def test_no_secret_is_told(
@@ -538,7 +485,7 @@ def test_no_secret_is_told(
             f"verify {bucket}/x",
             f"pull {bucket}/x back{len(said)}",
             f"push {digits_cache} {bucket}/z",
-            f"inspect https://me:{_SECRET}@localhost/x",
+            f"inspect https://me:{SECRET}@localhost/x",
         ):
             result = _run(*line.split())
             assert (result.exit_code == 0) == (fault is None and "https" not in line), result.output
@@ -549,8 +496,8 @@ def test_no_secret_is_told(
     objects = [*_contents(f"{bucket}/x").values(), *_contents(f"{bucket}/z").values()]
     assert len(files) > 10
     assert len(objects) > 20
-    assert _SECRET not in "".join(said) + caplog.text
-    assert not any(_SECRET.encode() in data for data in files + objects)
+    assert SECRET not in "".join(said) + caplog.text
+    assert not any(SECRET.encode() in data for data in files + objects)
 
 
 _FORK = """

@@ -18,7 +18,6 @@ from click.testing import CliRunner
 from gdkd_cache_cli.main import main
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from small import build_small
 from webdataset.compat import WebDataset
 
@@ -32,31 +31,6 @@ from gdkd_cache.pipeline.teacher import Teacher
 from gdkd_cache.pipeline.verify import verify
 from gdkd_cache.store import SidecarReader
 from gdkd_cache.store.manifest import canonical_json
-
-_SIZES = (70, 1, 60, 83, 42)  # of the shards: nothing is divisible by anything
-
-
-def _png(image: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "PNG")
-    return file.getvalue()
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory, digits: ArraySource) -> Path:
-    """The 256 digits in five shards, in another order than the cache's; not to be changed."""
-    folder = tmp_path_factory.mktemp("images")
-    order = np.random.default_rng(0).permutation(len(digits))
-    for number, rows in enumerate(np.split(order, np.cumsum(_SIZES)[:-1])):
-        with tarfile.open(folder / f"Train-{number}.tar", "w") as tar:
-            for row in rows.tolist():
-                image, label = digits[row]
-                for kind, data in (("cls", str(label).encode()), ("png", _png(image))):
-                    member = tarfile.TarInfo(f"{digits.keys[row]}.{kind}")
-                    member.size = len(data)
-                    tar.addfile(member, io.BytesIO(data))
-    (folder / "classes.txt").write_text("\n".join(digits.classes))
-    return folder
 
 
 def _streamed(folder: Path) -> ShardSource:

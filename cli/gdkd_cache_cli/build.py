@@ -49,6 +49,7 @@ def build(
     data: str,
     stream: bool,
     download: bool,
+    local_copy: Path | None,
     teacher: str,
     weights: Path,
     views: int,
@@ -110,7 +111,7 @@ def build(
         license=license,
         contact=contact,
     )
-    source = open_source(data, download=download, stream=stream)
+    source = open_source(data, download=download, stream=stream, local_copy=local_copy)
     result = run_build(options, source, open_teacher(teacher, weights, source, device=device, precision=precision))
     if this_rank().rank:
         return

@@ -36,6 +36,7 @@ def evaluate(
     data: str,
     stream: bool,
     download: bool,
+    local_copy: Path | None,
     split: str,
     weights: Path,
     model: str | None,
@@ -56,7 +57,7 @@ def evaluate(
     from gdkd_cache.pipeline.evaluate import Evaluator
     from gdkd_cache.pipeline.teacher import open_teacher
 
-    source = open_source(data, split=split, download=download, stream=stream)
+    source = open_source(data, split=split, download=download, stream=stream, local_copy=local_copy)
     teacher = open_teacher(model, weights, source, device=device, precision="float32")
     if workers is None:
         workers = default_num_workers(source)

@@ -15,7 +15,7 @@ DATA_HELP = (
     "The images: digits (in scikit-learn, no download), cifar100:PATH, tiny-imagenet:PATH (the folder "
     "tiny-imagenet-200), cub200:PATH (the folder CUB_200_2011), imagefolder:PATH (PATH/train and PATH/val or "
     "PATH/test, one folder a class, as for ImageNet) or wds:PATTERN (WebDataset shards, such as "
-    "wds:data/train-{000..009}.tar)."
+    "wds:data/train-{000..009}.tar or wds:s3://BUCKET/train-{000..009}.tar)."
 )
 MODEL_HELP = (
     "cnn-s, cnn-l, resnet8x4, resnet32x4, resnet{8,14,20,32,44,56,110}, torchvision:NAME, or "
@@ -41,15 +41,28 @@ PLACE_HELP = (
 
 
 def data_options(command: Command) -> Command:
-    """`--data`, `--stream` and `--download`."""
+    """`--data`, `--stream`, `--download` and `--local-copy`."""
+    command = click.option(
+        "--local-copy",
+        default=None,
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        help="Keep what is read of remote wds shards, or of a remote cache, in this folder, and read it there the next "
+        "time. Without it, --stream fetches shards in every pass, and few of them lie on disk at a time.",
+    )(command)
     command = click.option(
         "--stream",
         is_flag=True,
-        help="Leave the images of wds shards on disk until they are needed, for data larger than memory; training then "
-        "shuffles shard by shard.",
+        help="Leave the images of wds shards where they lie until they are needed, for data larger than memory; "
+        "training then shuffles shard by shard.",
     )(command)
     command = click.option("--download", is_flag=True, help="Let cifar100 fetch its files.")(command)
     return click.option("--data", required=True, metavar="SPEC", help=DATA_HELP)(command)
+
+
+def is_remote(data: str) -> bool:
+    """Whether `--data` names images in an object store or on a web server."""
+    return data.startswith("wds:") and "://" in data
 
 
 def machine_options(command: Command) -> Command:

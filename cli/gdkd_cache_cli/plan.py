@@ -21,6 +21,7 @@ def plan(
     data: str,
     stream: bool,
     download: bool,
+    local_copy: Path | None,
     teacher: str,
     weights: Path,
     views: int,
@@ -56,7 +57,7 @@ def plan(
         batch_size=batch_size,
         num_workers=workers,
     )
-    source = open_source(data, download=download, stream=stream)
+    source = open_source(data, download=download, stream=stream, local_copy=local_copy)
     planned = run_plan(options, source, open_teacher(teacher, weights, source, device=device, precision=precision))
     if as_json:
         click.echo(json.dumps(planned.to_json(), indent=1))

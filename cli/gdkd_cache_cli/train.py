@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from gdkd_cache_cli.options import MODEL_HELP, PLACE, RECIPE_HELP, data_options, machine_options
+from gdkd_cache_cli.options import MODEL_HELP, PLACE, RECIPE_HELP, data_options, is_remote, machine_options
 
 # Which options belong to which loss: an option that a loss does not have is an error, not ignored.
 _LOSS_OPTIONS = {
@@ -40,13 +40,6 @@ _LOSS_OPTIONS = {
     multiple=True,
     type=float,
     help="Weight of a teacher in the mean, one for each --cache, in their order. [default: all alike]",
-)
-@click.option(
-    "--local-copy",
-    default=None,
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Keep what is read of a remote cache in this folder, and read it there the next time.",
 )
 @click.option(
     "--digest",
@@ -125,10 +118,10 @@ def train(
     data: str,
     stream: bool,
     download: bool,
+    local_copy: Path | None,
     eval_data: str | None,
     caches: tuple[str, ...],
     cache_weights: tuple[float, ...],
-    local_copy: Path | None,
     digests: tuple[str, ...],
     student: str,
     epochs: int,
@@ -180,8 +173,12 @@ def train(
         raise click.UsageError("--loss ce uses no cache; name a distillation loss, or leave --cache out")
     if loss != "ce" and not caches:
         raise click.UsageError(f"--loss {loss} needs --cache; build one with: gdkd-cache build")
-    if not caches and (digests or local_copy is not None or strict_replay):
-        raise click.UsageError("--digest, --local-copy and --strict-replay go with --cache")
+    if not caches and (digests or strict_replay):
+        raise click.UsageError("--digest and --strict-replay go with --cache")
+    evaluated = eval_data or data
+    remote = [spec for spec in (data, evaluated) if is_remote(spec)]
+    if local_copy is not None and not caches and not remote:
+        raise click.UsageError("--local-copy goes with --cache, or with wds shards in an object store")
     for option, given_for in (("--digest", digests), ("--cache-weight", cache_weights)):
         if given_for and len(given_for) != len(caches):
             raise click.UsageError(
@@ -224,13 +221,16 @@ def train(
         force=force,
     )
     opened = [
-        open_cache(cache, digest=digest, local_copy=local_copy)
+        # Where the copy is for images, a cache may lie in a folder beside it.
+        open_cache(cache, digest=digest, local_copy=None if remote and "://" not in cache else local_copy)
         for cache, digest in zip(caches, digests or [None] * len(caches), strict=True)
     ]
-    source = open_source(data, download=download, stream=stream)
-    evaluated = eval_data or data
+    copies = dict.fromkeys(remote, local_copy)
+    source = open_source(data, download=download, stream=stream, local_copy=copies.get(data))
     fetched, streamed = download and eval_data is None, stream and evaluated.startswith("wds:")
-    eval_source = open_source(evaluated, split="test", download=fetched, stream=streamed)
+    eval_source = open_source(
+        evaluated, split="test", download=fetched, stream=streamed, local_copy=copies.get(evaluated)
+    )
     if not opened:
         views = Views(recipe="crop-flip" if recipe is None else recipe, seed=view_seed or 0)
         result = run_train(options, source, eval_source, views=views)

@@ -3,7 +3,8 @@
 import itertools
 import multiprocessing
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,7 @@ class ViewLoader:
 
     def __init__(self, renderer: ViewRenderer, *, num_workers: int = 0, pin_memory: bool = False) -> None:
         self._requests = _Requests()
+        self._fetch_ahead = getattr(renderer.source, "fetch_ahead", None)
         # Images in memory are rendered in blocks larger than a batch: a policy's operations come in larger groups.
         self._block = _BLOCK_ROWS if renderer.in_memory and num_workers == 0 else 1
         # Not fork: this process may hold threads (Zarr's, the writer's) whose locks a child would inherit.
@@ -64,10 +66,23 @@ class ViewLoader:
 
         Raises:
             SourceError: an image cannot be read or rendered; it names the key.
+            StoreError, OSError: it cannot be fetched.
         """
-        ahead, blocks = itertools.tee(_blocks(requests, self._block))
-        self._requests.current = (block for block, _ in ahead)
+        drawn, blocks = itertools.tee(_blocks(requests, self._block))
+        asked = (block for block, _ in drawn)
+        if self._fetch_ahead is None:
+            self._requests.current = asked
+            yield from self._rendered(blocks, lambda: None)
+        else:
+            with closing(self._fetch_ahead(asked)) as ahead:
+                self._requests.current = ahead
+                yield from self._rendered(blocks, ahead.received)
+
+    def _rendered(
+        self, blocks: Iterable[tuple[ViewRequest, list[int]]], received: Callable[[], None]
+    ) -> Iterator[ViewBatch]:
         for batches, (_, sizes) in zip(self._loader, blocks, strict=True):
+            received()
             if isinstance(batches, GdkdCacheError):
                 raise batches
             for batch in batches:

@@ -54,13 +54,17 @@ class ShardSource:
     def __getitem__(self, row: int) -> tuple[np.ndarray, int]:
         return self.decode(row, None), int(self.labels[row])
 
+    def shard_of(self, row: int) -> int:
+        """In which of the shards a row lies."""
+        return int(np.searchsorted(self.shard_starts, row, side="right")) - 1
+
     def decode(self, row: int, side: int | None) -> np.ndarray:
         """The row's image, as `decode_image`.
 
         Raises:
             SourceError: its shard cannot be read, or the image not be decoded.
         """
-        shard = self.shards[int(np.searchsorted(self.shard_starts, row, side="right")) - 1]
+        shard = self.shards[self.shard_of(row)]
         try:
             with shard.open("rb", buffering=0) as file:
                 file.seek(int(self.offsets[row]))

@@ -29,8 +29,9 @@ class Source(Protocol):
     Optional attributes make it faster: `labels` (int64 [row]; else every row is read once for its label),
     `images` (uint8 [row, 3, height, width]; all pixels in memory, for the batched path), `decode` (as that of
     `EncodedSource`, for recipes with a decode_side), `shard_starts` (int64 [shard + 1]: the first row of each run of
-    rows that are read fast together, then the number of rows; shuffling walks these) and `mean`, `std` (channel
-    statistics of pixels in [0, 1]; else ImageNet's).
+    rows that are read fast together, then the number of rows; shuffling walks these), `fetch_ahead` (as that of
+    `RemoteShardSource`: images that come over the network as a pass needs them) and `mean`, `std` (channel statistics
+    of pixels in [0, 1]; else ImageNet's).
     """
 
     @property

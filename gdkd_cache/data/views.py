@@ -93,7 +93,8 @@ class ViewRenderer(Dataset[list[ViewBatch]]):
         device: where images that lie in memory are rendered, if the recipe gives the same pixels on every device.
 
     Raises:
-        UsageError: the recipe wants scaled decoding, and the source does not decode files.
+        UsageError: the recipe wants scaled decoding, and the source does not decode files; or it mixes images, and
+            those of the source come and go.
     """
 
     def __init__(
@@ -119,7 +120,16 @@ class ViewRenderer(Dataset[list[ViewBatch]]):
                 self._images = self._images.to(device)
         if recipe.decode_side is not None and not hasattr(source, "decode"):
             raise UsageError(f"recipe {recipe.name} has a decode_side; source {name_of(source)} decodes no files")
+        if recipe.mix is not None and hasattr(source, "fetch_ahead"):
+            raise UsageError(
+                f"recipe {recipe.name} mixes images of all shards, which do not stay on disk; give --local-copy DIR"
+            )
         self._partners: dict[int, np.ndarray] = {}
+
+    @property
+    def source(self) -> Source:
+        """The images."""
+        return self._source
 
     @property
     def in_memory(self) -> bool:

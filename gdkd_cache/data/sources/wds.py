@@ -1,9 +1,10 @@
-"""`wds:PATTERN`: WebDataset shards, in memory or left on disk: an image and a `.cls` label for each key."""
+"""`wds:PATTERN`: WebDataset shards, in memory or left where they lie: an image and a `.cls` label for each key."""
 
 import glob
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,32 +20,72 @@ from gdkd_cache.store import SIDECAR_SUFFIX
 _IMAGES = ("png", "jpg", "jpeg", "webp", "ppm")
 _IN_MEMORY_PIXELS = 64 * 64
 _LABEL_BYTES = 32
+_CLASSES_BYTES = 2**26
+_SCHEMES = ("s3", "gs", "az", "https", "http")  # the last for this machine only, which Bucket sees to
 _META = re.compile(r"__[^/]*__($|/)")  # what webdataset itself skips
 
+_Sample = tuple[str, int, Any]
 
-def open_wds(pattern: str, *, stream: bool = False) -> ArraySource | EncodedSource | ShardSource:
-    """Read local shards; class names come from `classes.txt` beside the first shard, where there is one.
+
+def open_wds(
+    pattern: str, *, stream: bool = False, local_copy: Path | None = None
+) -> ArraySource | EncodedSource | ShardSource:
+    """Read shards; class names come from `classes.txt` beside the first shard, where there is one.
 
     Args:
-        pattern: a path, with braces such as {000..003} or wildcards; wildcards leave sidecars out.
-        stream: leave the images on disk, and keep only where they lie.
+        pattern: a path, with braces such as {000..003} or wildcards; wildcards leave sidecars out. Or the URL of an
+            object store or web server, with braces.
+        stream: leave the images where they lie, and keep only their places.
+        local_copy: a folder that keeps remote shards; see `keep_shards`.
 
     Raises:
-        UsageError: the pattern is a URL or a command.
+        UsageError: the pattern is a command, or a URL that names no plain file or of another kind.
         SourceError: no such shard, a sample without image or label, or a label that is no number.
+        StoreError: an object store cannot be reached, or refuses.
+        OSError: remote shards cannot be written to a local folder.
     """
-    shards = _shards(pattern)
+    items, read = list(braceexpand(pattern)), partial(_samples, stream=stream)
+    if not any("://" in item for item in items):
+        shards = _local_shards(pattern, items)
+        names = shards[0].parent / "classes.txt"
+        text = names.read_text() if names.is_file() else None
+        return _source(pattern, shards, map(read, shards, map(str, shards)), text, stream)
+    if any(item.partition("://")[0] not in _SCHEMES for item in items):
+        raise UsageError(f"wds shards must all be local files, or all URLs: {', '.join(_SCHEMES)}, without wildcards")
+    # Here, so that workers and users of local shards never load obstore.
+    from gdkd_cache.data.fetch import keep_shards, read_text
+    from gdkd_cache.data.remote import RemoteShards, RemoteShardSource
+
+    text = read_text(items[0].rpartition("/")[0] + "/classes.txt", _CLASSES_BYTES)
+    if local_copy is not None:
+        shards = keep_shards(items, local_copy)
+        return _source(pattern, shards, map(read, shards, items), text, stream)
+    remote = RemoteShards(items)
+    try:
+        source = _source(pattern, remote.paths, remote.scan(read), text, stream)
+    except BaseException:
+        remote.close()
+        raise
+    if not isinstance(source, ShardSource):
+        remote.close()
+        return source
+    return RemoteShardSource(remote=remote, **vars(source))
+
+
+def _source(
+    pattern: str, shards: list[Path], samples: Iterable[list[_Sample]], classes_text: str | None, stream: bool
+) -> ArraySource | EncodedSource | ShardSource:
+    """A source of the samples of each shard."""
     keys, labels, images, starts = [], [], [], [0]
-    for shard in shards:
-        for key, label, image in _samples(shard, stream):
+    for own in samples:
+        for key, label, image in own:
             keys.append(key)
             labels.append(label)
             images.append(image)
         starts.append(len(keys))
     if not keys:
         raise SourceError(f"wds: {pattern} holds no samples")
-    names = shards[0].parent / "classes.txt"
-    classes = names.read_text().split("\n") if names.is_file() else [str(i) for i in range(max(labels) + 1)]
+    classes = [str(i) for i in range(max(labels) + 1)] if classes_text is None else classes_text.split("\n")
     about = {
         "name": "wds",
         "labels": np.asarray(labels, np.int64),
@@ -63,11 +104,12 @@ def open_wds(pattern: str, *, stream: bool = False) -> ArraySource | EncodedSour
     return ArraySource(images=np.ascontiguousarray(np.stack(decoded).transpose(0, 3, 1, 2)), **about)
 
 
-def _samples(shard: Path, stream: bool) -> Iterator[tuple[str, int, Any]]:
+def _samples(shard: Path, place: str, *, stream: bool) -> list[_Sample]:
     """Key, label and image of each sample: the image's bytes, or with `stream` their offset and size.
 
     webdataset groups the members, but its own opener would run `pipe:` commands, and its `.decode()` unpickle.
     """
+    samples = []
     try:
         # Offsets are those of a plain tar file; what is read into memory may be compressed.
         with tarfile.open(shard, "r:" if stream else "r:*") as tar:
@@ -83,11 +125,12 @@ def _samples(shard: Path, stream: bool) -> Iterator[tuple[str, int, Any]]:
                         f"wds: sample {key!r} has the members {members or 'none'}; "
                         f"it needs an image ({', '.join(_IMAGES)}) and a number in .cls"
                     )
-                yield key, int(label), (image.offset_data, image.size) if stream else _read(tar, image)
+                samples.append((key, int(label), (image.offset_data, image.size) if stream else _read(tar, image)))
     except (tarfile.TarError, EOFError, ValueError) as error:
         reason = str(error.args[0] if error.args else error)
         plain = " or is compressed" if stream else ""
-        raise SourceError(f"wds: {shard} is no intact tar file{plain}: {reason}; copy it again") from None
+        raise SourceError(f"wds: {place} is no intact tar file{plain}: {reason}; copy it again") from None
+    return samples
 
 
 def _members(tar: tarfile.TarFile, shard: Path) -> Iterator[dict[str, Any]]:
@@ -102,11 +145,11 @@ def _read(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     return file.read()
 
 
-def _shards(pattern: str) -> list[Path]:
+def _local_shards(pattern: str, items: list[str]) -> list[Path]:
     paths: list[Path] = []
-    for item in braceexpand(pattern):
-        if item.startswith("pipe:") or "://" in item:
-            raise UsageError(f"data is 'wds:{pattern}'; it must name local files")
+    for item in items:
+        if item.startswith("pipe:"):
+            raise UsageError(f"data is 'wds:{pattern}'; it must name local files or URLs")
         # Path.glob, which the linter prefers, takes no absolute patterns.
         matches = [item]
         if glob.has_magic(item):
