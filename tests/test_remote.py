@@ -330,6 +330,7 @@ def test_two_builds_in_one_place(tmp_path: Path, digits_cache: Path, bucket: str
     assert same.finish(cache.keys, cache.labels, probes) == published
     with pytest.raises(MismatchError, match="has published another cache here meanwhile"):
         same.finish(cache.keys, cache.labels[::-1], probes)
+    same.clean()
     assert open_cache(place).manifest == published
     assert verify(place).problems == ()
 
