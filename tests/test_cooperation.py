@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from faulty import FaultyProxy, lose, refuse
 from gdkd_cache_cli.main import main
 from safetensors.torch import load_file
 from small import Counting, build_small, counting
@@ -91,6 +92,25 @@ def test_racing_builds_share_the_work(
     assert sum(model.rows for model in models) == 6 * 256 + 256 + 3 * _BLANK_ROWS
     assert sum(result.rows_computed > 0 for result in results) >= 2
     _whole(tmp_path / "a.zarr", digest)
+
+
+def test_racing_builds_in_an_object_store(
+    digits: ArraySource, teacher: Teacher, digest: str, proxy: FaultyProxy, bucket: str
+) -> None:
+    """The same over HTTP, where answers are late and some are lost."""
+    proxy.delay = 0.01
+    proxy.plan = [("PUT .*/claims/.*0.json", lose, 3), ("PUT .*/ledger/", refuse(503, "SlowDown"), 2)]
+    models = [_Slow(teacher.model) for _ in range(2)]
+
+    def run(model: _Slow) -> BuildResult:
+        return build_small(f"{bucket}/a", digits, replace(teacher, model=model), **_SMALL)
+
+    with ThreadPoolExecutor(2) as executor:
+        results = list(executor.map(run, models))
+    assert {result.manifest.digest for result in results} == {digest}
+    assert sum(result.rows_computed for result in results) == 6 * 256
+    assert sum(model.rows for model in models) == 6 * 256 + 256 + 2 * _BLANK_ROWS
+    assert verify(f"{bucket}/a").problems == ()
 
 
 def test_decoded_images_are_shared_by_groups_of_views(tmp_path: Path, digits: ArraySource, teacher: Teacher) -> None:
