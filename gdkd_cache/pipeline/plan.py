@@ -4,13 +4,13 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from gdkd_cache.codec import Choice
-from gdkd_cache.data import Recipe, Source, ViewRenderer, ViewRequest, check_source, image_size, open_recipe
+from gdkd_cache.data import Source, image_size
 from gdkd_cache.errors import UsageError
-from gdkd_cache.pipeline.build import BuildOptions, calibrate
+from gdkd_cache.pipeline.build_options import BuildOptions
+from gdkd_cache.pipeline.builder import Builder
 from gdkd_cache.pipeline.teacher import Teacher
 from gdkd_cache.store import SHARD_ROWS, encode_keys
 
@@ -78,14 +78,9 @@ def plan(options: BuildOptions, source: Source, teacher: Teacher) -> Plan:
     request = options.request
     if request.spec not in ("auto", "transform"):
         raise UsageError(f"plan compares codecs around a fidelity; codec {request.spec!r} leaves nothing to compare")
-    check_source(source)
-    size = image_size(source)
-    recipe = options.recipe if isinstance(options.recipe, Recipe) else open_recipe(options.recipe, *size)
-    renderer = ViewRenderer(source, recipe, options.seed, device=teacher.device)
-    view_size = renderer[ViewRequest((0,), np.arange(1))][0].pixels.shape[2:]
-    teacher.check_classes(source, (view_size[0], view_size[1]))
+    builder = Builder(options, source, teacher)
     start = time.monotonic()
-    calibration = calibrate(request, source, renderer, teacher, options, stored_rows=len(source) * options.num_views)
+    calibration = builder.calibrate()
     teacher_rate = calibration.num_rows / (time.monotonic() - start)
     fidelities = sorted({request.fidelity, *(round(request.fidelity * factor, 4) for factor in _COARSER)})
     settings = {f"--codec transform --fidelity {f:g}": calibration.transform(f) for f in fidelities}
@@ -110,7 +105,7 @@ def plan(options: BuildOptions, source: Source, teacher: Teacher) -> Plan:
     return Plan(
         num_rows=len(source),
         num_views=options.num_views,
-        distinct_views=recipe.num_views(*size),
+        distinct_views=builder.recipe.num_views(*image_size(source)),
         teacher_rate=teacher_rate,
         build_seconds=total_rows * (1 / teacher_rate + 1 / encode_rate),
         rows=tuple(rows),

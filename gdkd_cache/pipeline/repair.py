@@ -9,12 +9,13 @@ import numpy as np
 
 from gdkd_cache.cache import Cache, open_cache, recipe_of
 from gdkd_cache.codec import Codec, CodecRequest
-from gdkd_cache.data import Recipe, Source, ViewRenderer, check_source, default_num_workers, labels_of
+from gdkd_cache.data import Recipe, Source, check_source, default_num_workers, labels_of
 from gdkd_cache.data.probes import probed
 from gdkd_cache.errors import CacheError, MismatchError, UsageError
-from gdkd_cache.pipeline.build import BuildOptions, calibrate, identity_of, probe_sources, workers_of
+from gdkd_cache.pipeline.build_options import BuildOptions
+from gdkd_cache.pipeline.builder import Builder, probe_sources
 from gdkd_cache.pipeline.progress import progress
-from gdkd_cache.pipeline.shards import Commit, compute_shards, grouped
+from gdkd_cache.pipeline.shards import Commit, grouped
 from gdkd_cache.pipeline.teacher import Teacher
 from gdkd_cache.seeding import hash_keys
 from gdkd_cache.store import (
@@ -95,7 +96,7 @@ def repair(
         if source.digest != identity.data["digest"]:
             raise MismatchError(f"{path} was not built from this data: keys, labels or classes differ")
     if source is not None and teacher is not None:
-        builder = _Builder(cache, source, teacher, recipe, num_workers)
+        builder = _Rebuilder(cache, source, teacher, recipe, num_workers)
     tables = {name for name in damaged if name.startswith("tables/c/")}
     rows = {name for name in damaged if name.startswith(("labels/c/", "keys/c/", "source_probe/c/"))}
     if tables:
@@ -145,7 +146,7 @@ def _source_probes(cache: Cache, source: Source, recipe: Recipe | None, num_work
     return probe_sources(source, recipe_of(cache.reader, recipe), views["seed"], rows, workers)
 
 
-class _Builder:
+class _Rebuilder:
     """What builds parts of a cache again.
 
     Attributes:
@@ -158,37 +159,27 @@ class _Builder:
         identity, self._path = cache.manifest.identity, cache.reader.path
         if identity.views is None:
             raise CacheError(f"{self._path} was packed from logits computed elsewhere: pack it again with --force")
-        self._recipe = recipe_of(cache.reader, recipe)
-        self._options = BuildOptions(
+        options = BuildOptions(
             out=self._path,
             num_views=identity.num_views,
             first_view=identity.view_numbers.start,
+            recipe=recipe_of(cache.reader, recipe),
             seed=identity.views["seed"],
             request=CodecRequest.from_json(identity.request),
             batch_size=identity.build.get("batch_size", 1),
             num_workers=num_workers,
             shard_rows=identity.shard_rows,
         )
-        self._source, self._teacher, self._identity = source, teacher, identity
-        self._keys = list(source.keys)
-        size = identity.views["size"]
-        here = identity_of(self._options, source, self._keys, self._recipe, teacher, size)
-        differences = differences_between(identity, here, but=("codec", "fidelity", "card"))
+        self._builder, self._identity = Builder(options, source, teacher), identity
+        differences = differences_between(identity, self._builder.identity(), but=("codec", "fidelity", "card"))
         self.other = "; ".join(text for text in differences if text.startswith("build."))
         wrong = [text for text in differences if not text.startswith(("build.", "teacher.accuracy"))]
         if wrong:
             raise MismatchError(f"{self._path} is not of this data and teacher: {'; '.join(wrong[:4])}")
-        probe_rows = probed(hash_keys(self._keys))
-        self._renderer = ViewRenderer(
-            source, self._recipe, self._options.seed, probe_rows=probe_rows, device=teacher.device
-        )
 
     def codec(self) -> Codec:
         """Calibrate again, as the build did."""
-        stored_rows = len(self._keys) * self._identity.num_views
-        options, source, teacher = self._options, self._source, self._teacher
-        codec = calibrate(options.request, source, self._renderer, teacher, options, stored_rows=stored_rows)
-        chosen = codec.choose().codec
+        chosen = self._builder.calibrate().choose().codec
         if chosen.to_json() != self._identity.codec:
             raise CacheError(
                 f"{self._path}: calibration gives another codec here than the manifest's, so its tables cannot be "
@@ -198,10 +189,8 @@ class _Builder:
 
     def run(self, units: list[tuple[int, int, range]], codec: Codec, commit: Commit) -> None:
         """Build some (view, shard, rows) again."""
-        workers = workers_of(self._options, self._source)
         with progress("repair", sum(len(rows) for _, _, rows in units), "images") as advance:
-            work, batch_size = grouped(units, self._renderer), self._options.batch_size
-            compute_shards(batch_size, work, self._renderer, workers, self._teacher, codec, commit, self._keys, advance)
+            self._builder.compute(grouped(units, self._builder.renderer), codec, commit, advance)
 
 
 Given = TypeVar("Given")
