@@ -4,12 +4,13 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import obstore
 import torch
 from PIL import Image
 
@@ -88,6 +89,16 @@ def stored_array(path: Path, layout: ArrayLayout, view: int | None) -> np.ndarra
     names = layout.object_names(view)
     array = layout.decode({name: (path / name).read_bytes() for name in names}, view)
     return array[: layout.shard_rows].copy()
+
+
+def put_files(bucket: str, folder: str, files: Mapping[str, bytes | None]) -> None:
+    """Put files into a folder of a bucket on this machine, whatever their names; None removes one."""
+    store = obstore.store.from_url(f"{bucket}/{folder}", client_options={"allow_http": True})
+    for name, data in files.items():
+        if data is None:
+            obstore.delete(store, name)
+        else:
+            obstore.put(store, name, data)
 
 
 def linear_student(num_classes: int) -> torch.nn.Module:

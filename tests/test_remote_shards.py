@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import obstore
 import pytest
 from click.testing import CliRunner
 from faulty import SECRET, Fault, FaultyProxy, cut, drop, lose, opaque_etag, refuse, web_server
 from gdkd_cache_cli.main import main
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import write_shards
+from small import put_files, write_shards
 from torch import Tensor
 
 from gdkd_cache import open_cache, open_source
@@ -46,8 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, digits: ArraySource) -> Pat
 @pytest.fixture
 def url(folder: Path, bucket: str, proxy: FaultyProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The same in a bucket; temporary folders are in `tmp`, and a pass looks two shards ahead."""
-    for path in folder.iterdir():
-        _put(bucket, path.name, path.read_bytes())
+    put_files(bucket, "data", {path.name: path.read_bytes() for path in folder.iterdir()})
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     for module in (shards, ahead):
@@ -55,10 +53,6 @@ def url(folder: Path, bucket: str, proxy: FaultyProxy, tmp_path: Path, monkeypat
     monkeypatch.setattr(ahead, "AHEAD_SHARDS", 2)
     proxy.requests.clear()
     return f"wds:{bucket}/data/Train-{{0..{_COUNT - 1}}}.tar"
-
-
-def _put(bucket: str, name: str, data: bytes) -> None:
-    obstore.put(obstore.store.from_url(f"{bucket}/data", client_options={"allow_http": True}), name, data)
 
 
 def _local(folder: Path) -> str:
@@ -202,10 +196,10 @@ def test_a_local_copy_is_used_the_second_time(
         (copies["Train-7.tar"].parent / name).write_bytes(damage)
         assert fetched(stream=True) == ["Train-7.tar"]
         assert fetched(stream=True) == []
-    _put(bucket, "Train-7.tar", copies["Train-6.tar"].read_bytes())
+    put_files(bucket, "data", {"Train-7.tar": copies["Train-6.tar"].read_bytes()})
     with pytest.raises(SourceError, match="occurs more than once"):
         fetched(stream=True)
-    _put(bucket, "Train-7.tar", whole)
+    put_files(bucket, "data", {"Train-7.tar": whole})
     assert fetched(stream=True) == []  # it still lies there
 
 
@@ -220,13 +214,13 @@ def test_a_changed_shard_is_refused(
     cache, source = open_cache(digits_cache), _streamed(url)
     data = cache.dataset(source)
     whole = (folder / "Train-11.tar").read_bytes()
-    _put(bucket, "Train-11.tar", whole[:-1] + b"?")
+    put_files(bucket, "data", {"Train-11.tar": whole[:-1] + b"?"})
     for _ in range(2):  # it is no passing fault
         with pytest.raises(SourceError, match=r"s3://.*/Train-11\.tar is not what it was when it was opened"):
             list(data.loader(0, num_workers=workers, **_ASKED))
     with pytest.raises(SourceError, match="is not what it was"):
         source[11 * _ROWS]
-    _put(bucket, "Train-11.tar", whole)
+    put_files(bucket, "data", {"Train-11.tar": whole})
     assert len(list(data.loader(0, num_workers=workers, **_ASKED))) == 16
     if etags:  # another one, for the same bytes
         _ = source[0]
@@ -286,7 +280,7 @@ def test_a_dead_line(tmp_path: Path, url: str, proxy: FaultyProxy, fault: Fault,
 
 
 def test_a_damaged_shard_is_named_by_its_url(url: str, bucket: str, folder: Path) -> None:
-    _put(bucket, "Train-9.tar", (folder / "Train-9.tar").read_bytes()[:700])
+    put_files(bucket, "data", {"Train-9.tar": (folder / "Train-9.tar").read_bytes()[:700]})
     for stream in (False, True):
         with pytest.raises(SourceError, match=rf"wds: {bucket}/data/Train-9\.tar is no intact tar file"):
             open_source(url, stream=stream)

@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from faulty import FaultyProxy
 from gdkd_cache_cli.main import main
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import build_small
+from small import build_small, put_files
 from webdataset.compat import WebDataset
 
 from gdkd_cache import open_cache, open_source
@@ -136,6 +137,32 @@ def test_streaming_gives_the_same_views(digits: ArraySource, digits_cache: Path,
         orders.append([list(seen) for seen in found])
     assert orders[0] == orders[1]
     assert orders[0][0] != orders[0][1] != list(expected[1])
+
+
+def test_sidecars_in_an_object_store(
+    tmp_path: Path, sidecars: Path, images: Path, digits_cache: Path, proxy: FaultyProxy, bucket: str
+) -> None:
+    """Beside the image shards in a bucket: the same views, each record read once with a local copy, damage refused."""
+    for folder in (images, sidecars):
+        put_files(bucket, "data", _files(folder))
+    url = f"{bucket}/data"
+    source = open_source(f"wds:{bucket}/data/Train-{{0..4}}.tar", stream=True)
+    expected = _seen(open_cache(digits_cache), _streamed(images), 0)
+    kept = tmp_path / "kept"
+    for local_copy in (None, kept, kept):
+        proxy.requests.clear()
+        cache = open_cache(url, digest=open_cache(sidecars).reader.digest, local_copy=local_copy)
+        assert _seen(cache, source, 0) == expected
+    assert not proxy.sent(r"GET .*\.logits\.tar")
+    assert verify(url).problems == ()
+    assert from_sidecars(url, tmp_path / "back.zarr").manifest == open_cache(digits_cache).manifest
+    name = "Train-1.logits.tar"
+    damaged = bytearray(_files(sidecars)[name])
+    damaged[len(damaged) // 2] ^= 1
+    for data, said in ((damaged, "record"), (damaged[:-512], "instead of"), (None, "is missing")):
+        put_files(bucket, "data", {name: None if data is None else bytes(data)})
+        with pytest.raises(CacheError, match=rf"{name}.*{said}"):
+            _read_all(url)
 
 
 def test_a_build_from_streamed_images_is_the_same(tmp_path: Path, images: Path, teacher: Teacher) -> None:
@@ -281,7 +308,7 @@ def _copy(folder: Path, to: Path) -> Path:
     return to
 
 
-def _read_all(folder: Path) -> None:
+def _read_all(folder: str | Path) -> None:
     cache = open_cache(folder)
     _ = cache.keys
     for view in range(cache.num_views):
@@ -437,8 +464,8 @@ def test_wrong_conversions(tmp_path: Path, digits_cache: Path, sidecars: Path, i
         to_sidecars(sidecars, digits_cache, _streamed(images))
     with pytest.raises(UsageError, match="is a Zarr cache already"):
         from_sidecars(digits_cache, tmp_path / "out")
-    with pytest.raises(UsageError, match="leave the local copy out"):
-        open_cache(sidecars, local_copy=tmp_path)
+    with pytest.raises(UsageError, match="written to a folder"):
+        to_sidecars(digits_cache, "s3://bucket/out", _streamed(images))
     precious = tmp_path / "Train-3.logits.tar"
     precious.write_bytes(b"precious")
     with pytest.raises(MismatchError, match="is another file"):

@@ -1,7 +1,5 @@
 """`gdkd-cache convert`."""
 
-from pathlib import Path
-
 import click
 
 from gdkd_cache_cli.options import PLACE
@@ -15,7 +13,7 @@ from gdkd_cache_cli.options import PLACE
     default=None,
     metavar="wds:PATTERN",
     help="Write sidecars of these image shards: all that the cache was built from. Without it, CACHE must be a folder "
-    "of sidecars, and OUT becomes a Zarr cache.",
+    "(or URL) of sidecars, and OUT becomes a Zarr cache.",
 )
 @click.option("--digest", default=None, metavar="sha256:...", help="Refuse any other CACHE.")
 def convert(cache: str, out: str, data: str | None, digest: str | None) -> None:
@@ -36,12 +34,12 @@ def convert(cache: str, out: str, data: str | None, digest: str | None) -> None:
     from gdkd_cache.pipeline.convert import from_sidecars, to_sidecars
 
     if data is None:
-        copied = from_sidecars(Path(cache), out, digest=digest)
+        copied = from_sidecars(cache, out, digest=digest)
         click.echo(f"{out} is complete: {len(copied.manifest.objects)} objects, {copied.manifest.digest}")
         return
     source = open_source(data, stream=True)
     assert isinstance(source, ShardSource)
-    written = to_sidecars(cache, Path(out), source, digest=digest)
+    written = to_sidecars(cache, out, source, digest=digest)
     size = sum(sidecar.file.size for sidecar in written.sidecars.values())
     click.echo(
         f"{out}: {len(written.sidecars)} sidecars, {size:,} bytes, of {written.manifest.digest}; "

@@ -10,9 +10,11 @@ from gdkd_cache.errors import MismatchError, UsageError
 from gdkd_cache.pipeline.copy import CopyResult, copy
 from gdkd_cache.pipeline.progress import progress
 from gdkd_cache.store import SIDECAR_SUFFIX, SidecarReader, SidecarSet, write_sidecars
+from gdkd_cache.store.folder import Folder
+from gdkd_cache.store.objects import open_objects
 
 
-def to_sidecars(path: str | Path, out: Path, source: ShardSource, *, digest: str | None = None) -> SidecarSet:
+def to_sidecars(path: str | Path, out: str | Path, source: ShardSource, *, digest: str | None = None) -> SidecarSet:
     """Write a cache as sidecars of its image shards, which are only read.
 
     Args:
@@ -25,11 +27,14 @@ def to_sidecars(path: str | Path, out: Path, source: ShardSource, *, digest: str
         What stands in `sidecars.json`.
 
     Raises:
+        UsageError: `out` is a URL.
         MismatchError: the shards hold other samples than the cache, two shards have one name, or the folder holds
             other sidecars.
         CacheError: the cache is damaged.
         OSError, StoreError: a place cannot be read or written.
     """
+    if not isinstance(open_objects(out), Folder):
+        raise UsageError(f"{out}: sidecars are written to a folder; copy its files to the store, sidecars.json last")
     cache = open_cache(path, digest=digest)
     rows = match_rows(cache.reader, source, cache.keys, cache.labels)
     if len(rows) < cache.num_rows:
@@ -43,18 +48,18 @@ def to_sidecars(path: str | Path, out: Path, source: ShardSource, *, digest: str
         raise MismatchError("two shards have the same file name, so their sidecars would; rename one")
     shards = {name: own for name, own in shards.items() if len(own)}
     with progress("convert", cache.num_rows * cache.num_views, "views") as advance:
-        return write_sidecars(cache.reader, out, shards, advance)
+        return write_sidecars(cache.reader, Path(out), shards, advance)
 
 
 def _sidecar_name(shard: Path) -> str:
     return shard.name.removesuffix(".tar") + SIDECAR_SUFFIX
 
 
-def from_sidecars(folder: Path, out: str | Path, *, digest: str | None = None) -> CopyResult:
+def from_sidecars(folder: str | Path, out: str | Path, *, digest: str | None = None) -> CopyResult:
     """Write the Zarr cache that sidecars were made from, to the byte, or go on where that was interrupted.
 
     Args:
-        folder: the sidecars.
+        folder: of the sidecars, or its URL.
         out: a folder or URL, as the destination of `copy`.
         digest: refuse sidecars of another digest.
 

@@ -57,6 +57,19 @@ class Files(Bucket):
             except FileNotFoundError:
                 return None
 
+    def size(self, name: str) -> int | None:
+        version = self.version(name)
+        return None if version is None else version.size
+
+    def span(self, name: str, start: int, size: int) -> bytes:
+        """A part of a file that exists and reaches so far.
+
+        Raises:
+            StoreError: as `version`.
+        """
+        with self._telling(name):
+            return bytes(obstore.get_range(self._store, name, start=start, length=size))
+
     def get(self, name: str) -> tuple[Version, Iterator[bytes]] | None:
         """What the store says of a file, and its content in pieces, which may be more or less than it says.
 

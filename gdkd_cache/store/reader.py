@@ -1,6 +1,6 @@
 """Read a finished cache: the manifest alone says what exists, and no byte is used before it was checked."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -104,13 +104,17 @@ class CacheReader:
             CacheError: it is not listed, missing or damaged.
         """
         record = self.record(name)
+        return self._checked(f"{self.path}/{name}", record, lambda: self._objects.read(name, record.size))
+
+    def _checked(self, what: str, record: ObjectRecord, read: Callable[[], bytes]) -> bytes:
+        """The bytes that a record is of: from the local copy, or as `read` gives them, which are then kept there."""
         kept = f"{record.sha256[:2]}/{record.sha256}"
         if self._copy is not None and self._copy.size(kept) == record.size:
             data = self._copy.read(kept, record.size)
             if ObjectRecord.of(data) == record:
                 return data
-        data = self._objects.read(name, record.size)
-        record.check(f"{self.path}/{name}", ObjectRecord.of(data))
+        data = read()
+        record.check(what, ObjectRecord.of(data))
         if self._copy is not None:
             self._copy.write(kept, data)
         return data

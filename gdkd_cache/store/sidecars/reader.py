@@ -2,16 +2,18 @@
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gdkd_cache.errors import CacheError, UsageError
+from gdkd_cache.errors import CacheError
 from gdkd_cache.store.arrays import ArrayLayout
 from gdkd_cache.store.folder import Folder
 from gdkd_cache.store.layout import KEYS, TABLES, decode_keys, encode_keys, encode_metadata, row_layouts
 from gdkd_cache.store.manifest import MANIFEST_LIMIT, MANIFEST_NAME, Manifest, ObjectRecord
+from gdkd_cache.store.objects import Objects, open_objects
 from gdkd_cache.store.reader import CacheReader
 from gdkd_cache.store.sidecars.listing import (
     ROWS,
@@ -25,21 +27,30 @@ from gdkd_cache.store.sidecars.listing import (
 )
 from gdkd_cache.store.sidecars.records import decode_record, npy_header, num_bytes
 
+if TYPE_CHECKING:
+    from gdkd_cache.store.files import Files
+
 _READS_AT_ONCE = 8
 
 
 class SidecarReader(CacheReader):
     """A cache in sidecars: the same arrays, read from the records of every shard."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, path: str | Path, *, local_copy: str | Path | None = None) -> None:
         """Open a set of sidecars: reads `sidecars.json`, nothing else.
+
+        Args:
+            path: their folder, or its URL.
+            local_copy: a folder where records are kept once read, under their SHA-256.
 
         Raises:
             CacheError: it is damaged, or of an unknown format.
+            StoreError: the object store cannot be reached, or refuses.
         """
-        self._folder = Folder(folder)
-        self.set = SidecarSet.from_bytes(self._folder.read(SIDECARS_NAME, MANIFEST_LIMIT))
-        super().__init__(folder)
+        self.set = SidecarSet.from_bytes(open_objects(path).read(SIDECARS_NAME, MANIFEST_LIMIT))
+        super().__init__(path, local_copy=local_copy)
+        self._files = _open_files(self._objects)
+        self._sizes: dict[str, int | None] = {}
 
     def _read_manifest(self) -> Manifest:
         return self.set.manifest
@@ -50,16 +61,17 @@ class SidecarReader(CacheReader):
 
     def _span(self, name: str, start: int, size: int) -> bytes:
         """A part of a sidecar, whose size is what it must be."""
-        path, expected = self._folder.root / name, self.set.sidecars[name].file.size
-        if path.is_symlink() or not path.is_file():
-            raise CacheError(f"{path} is missing, or a link; copy it again")
-        if path.stat().st_size != expected:
-            raise CacheError(f"{path}: it has {path.stat().st_size} bytes instead of {expected}; copy it again")
+        what, expected = f"{self.path}/{name}", self.set.sidecars[name].file.size
+        if name not in self._sizes:
+            self._sizes[name] = self._files.size(name)
+        found = self._sizes[name]
+        if found is None:
+            raise CacheError(f"{what} is missing, or a link; copy it again")
+        if found != expected:
+            raise CacheError(f"{what}: it has {found} bytes instead of {expected}; copy it again")
         if start + size > expected:
-            raise CacheError(f"{path}: it has {expected} bytes, too few for what it should hold; copy it again")
-        with path.open("rb") as file:
-            file.seek(start)
-            return file.read(size)
+            raise CacheError(f"{what}: it has {expected} bytes, too few for what it should hold; copy it again")
+        return self._files.span(name, start, size)
 
     def _record(self, name: str, view: int | None) -> dict[str, np.ndarray]:
         """The arrays of one record of one sidecar, every byte checked; None is the shared record."""
@@ -73,8 +85,8 @@ class SidecarReader(CacheReader):
             start, size = size + index * num_bytes(members), num_bytes(members)
             key, number = view_key(view), index + 1
         what = f"{self.path}/{name}"
-        data = self._span(name, start, size)
-        ObjectRecord(size, sidecar.records[number]).check(f"{what}: record {key}", ObjectRecord.of(data))
+        record = ObjectRecord(size, sidecar.records[number])
+        data = self._checked(f"{what}: record {key}", record, lambda: self._span(name, start, size))
         return decode_record(what, key, members, data)
 
     def _records(self, view: int | None) -> list[dict[str, np.ndarray]]:
@@ -99,8 +111,8 @@ class SidecarReader(CacheReader):
         record = self.set.tables
         if record is None or record.size != len(header) + layout.num_rows:
             raise CacheError(f"{self.path}: {SIDECARS_NAME} lacks the codec's tables; copy it again")
-        data = self._folder.read(TABLES_NAME, record.size)
-        record.check(f"{self.path}/{TABLES_NAME}", ObjectRecord.of(data))
+        read = partial(self._objects.read, TABLES_NAME, record.size)
+        data = self._checked(f"{self.path}/{TABLES_NAME}", record, read)
         if data[: len(header)] != header:
             raise CacheError(f"{self.path}/{TABLES_NAME} is not the array that the manifest says; copy it again")
         return np.frombuffer(data, np.uint8, offset=len(header))
@@ -172,16 +184,36 @@ class SidecarReader(CacheReader):
         return None
 
 
+class _LocalFiles:
+    """What `Files` is of a URL, of a folder: files of any name, none of them a link."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def size(self, name: str) -> int | None:
+        path = self._folder / name
+        return None if path.is_symlink() or not path.is_file() else path.stat().st_size
+
+    def span(self, name: str, start: int, size: int) -> bytes:
+        with (self._folder / name).open("rb") as file:
+            file.seek(start)
+            return file.read(size)
+
+
+def _open_files(objects: Objects) -> "_LocalFiles | Files":
+    if isinstance(objects, Folder):
+        return _LocalFiles(objects.root)
+    from gdkd_cache.store.files import Files  # here, so that users of folders never load obstore
+
+    return Files(objects.location)
+
+
 def open_reader(path: str | Path, *, local_copy: str | Path | None = None) -> CacheReader:
-    """Open a cache, whichever form it has: Zarr in a folder or object store, or sidecars in a folder.
+    """Open a cache, whichever form it has: Zarr or sidecars, in a folder or in an object store.
 
     Raises:
         CacheError, StoreError: as `CacheReader` and `SidecarReader`.
-        UsageError: a local copy of sidecars, which lie in a folder already.
     """
-    folder = Path(path)
-    if (folder / SIDECARS_NAME).is_file() and not (folder / MANIFEST_NAME).is_file():
-        if local_copy is not None:
-            raise UsageError(f"{path} holds sidecars, in a folder already; leave the local copy out")
-        return SidecarReader(folder)
-    return CacheReader(path, local_copy=local_copy)
+    objects = open_objects(path)
+    sidecars = objects.size(SIDECARS_NAME) is not None and objects.size(MANIFEST_NAME) is None
+    return (SidecarReader if sidecars else CacheReader)(path, local_copy=local_copy)
