@@ -492,7 +492,7 @@ def test_unreadable_shards(tmp_path: Path, images: Path) -> None:
         source[0]
 
 
-def test_the_command_line(tmp_path: Path, digits_cache: Path, images: Path) -> None:
+def test_the_command_line(tmp_path: Path, digits_cache: Path, images: Path, weights: Path) -> None:
     def run(*arguments: str | Path) -> str:
         result = CliRunner().invoke(main, [str(argument) for argument in arguments])
         assert result.exit_code == 0, result.output
@@ -508,6 +508,10 @@ def test_the_command_line(tmp_path: Path, digits_cache: Path, images: Path) -> N
     assert json.loads((student / "metrics.jsonl").read_text())["epoch"] == 1
     run("verify", tmp_path / "sidecars", "--data", spec)
     assert open_cache(digits_cache).manifest.digest in run("convert", tmp_path / "sidecars", tmp_path / "back.zarr")
+    teacher = f"--teacher cnn-s --weights {weights} --views 2 --device cpu --workers 0".split()
+    said = run("build", "--data", spec, *teacher, "--out", tmp_path / "c.zarr", "--sidecars", tmp_path / "more")
+    assert open_cache(tmp_path / "c.zarr").manifest == open_cache(tmp_path / "more").manifest
+    assert open_cache(tmp_path / "more").reader.digest in said
     wrong = CliRunner().invoke(
         main,
         ["train", "--loss", "ce", "--data", "digits", "--stream", "--student", "cnn-s", "--epochs", "1", "--out", "x"],

@@ -45,6 +45,13 @@ from gdkd_cache_cli.options import (
 @card_options
 @click.option("--out", required=True, type=PLACE, help="The cache folder, or a URL: s3://, gs://, az://.")
 @click.option("--force", is_flag=True, help="Replace another cache there.")
+@click.option(
+    "--sidecars",
+    default=None,
+    type=PLACE,
+    metavar="DIR",
+    help="Also write the cache as sidecars of the wds shards of --data, as convert does; DIR may be their folder.",
+)
 def build(
     data: str,
     stream: bool,
@@ -65,6 +72,7 @@ def build(
     contact: str | None,
     out: str,
     force: bool,
+    sidecars: str | None,
     **codec: Any,
 ) -> None:
     """Run a teacher once over seeded views of a dataset and keep its logits in a cache.
@@ -83,6 +91,8 @@ def build(
           --views 4 --recipe crop-flip --seed 0 --license cc-by-4.0 --contact team@example.org --out digits.zarr
       gdkd-cache build --data digits --teacher cnn-l --weights teacher/best.safetensors \\
           --first-view 4 --views 4 --codec-from digits.zarr --out more.zarr
+      gdkd-cache build --data wds:data/train-{000..127}.tar --stream --teacher torchvision:resnet152 \\
+          --weights teacher.pth --views 300 --recipe imagenet --out imagenet.zarr --sidecars data
       torchrun --nproc-per-node 4 --no-python gdkd-cache build --data imagefolder:imagenet \\
           --teacher torchvision:resnet152 --weights teacher.pth --views 300 --recipe imagenet --out imagenet.zarr
     """
@@ -92,11 +102,14 @@ def build(
     from gdkd_cache.pipeline.build import build as run_build
     from gdkd_cache.pipeline.teacher import open_teacher
     from gdkd_cache.ranks import this_rank
+    from gdkd_cache_cli.convert import write_sidecars
     from gdkd_cache_cli.report import cache_lines
 
     given = click.get_current_context().get_parameter_source
     if codec_from is not None and any(given(name) is not ParameterSource.DEFAULT for name in codec):
         raise click.UsageError("--codec-from brings its codec and its losses; leave out what else asks for them")
+    if sidecars is not None and not data.startswith("wds:"):
+        raise click.UsageError("--sidecars lie beside the shards of --data wds:PATTERN; leave it out")
     options = BuildOptions(
         out=out,
         num_views=views,
@@ -120,3 +133,5 @@ def build(
         click.echo(f"built {out}: {result.rows_computed} views here in {result.seconds:.1f} s, {rate:,.0f} images/s")
     for line in cache_lines(result.manifest):
         click.echo(line)
+    if sidecars is not None:
+        click.echo(write_sidecars(out, sidecars, data))
