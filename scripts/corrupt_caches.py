@@ -3,10 +3,10 @@
 
     python scripts/corrupt_caches.py --count 1000 --seed 0
 
-Each time one cache of 256 digits (two views in four shards each) is copied and damaged once. `verify` must report a
-problem or refuse the cache; and when `train` runs both views, it must stop before the first step that the damage could
-reach: at once for what all views share, else at the damaged view. Metadata and files that no manifest lists are never
-read by training. Exits with 1 when anything was missed.
+Each time one cache of 256 images of scikit-learn's digits (or of --data; two views in four shards each) is copied and
+damaged once. `verify` must report a problem or refuse the cache; and when `train` runs both views, it must stop before
+the first step that the damage could reach: at once for what all views share, else at the damaged view. Metadata and
+files that no manifest lists are never read by training. Exits with 1 when anything was missed.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from gdkd_cache.pipeline.train import TrainOptions, train
 from gdkd_cache.pipeline.verify import verify
 
 sys.path.insert(0, str(Path(__file__).parent))
-from kill_builds import save_teacher, some_digits
+from kill_builds import first_rows, save_teacher
 
 ROWS, BATCH_SIZE = 256, 64
 STEPS_PER_EPOCH = ROWS // BATCH_SIZE
@@ -184,15 +184,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=1000, help="how many damages")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--data", default="digits", help="small images, such as wds:PATTERN")
     arguments = parser.parse_args()
     rng = random.Random(arguments.seed)
-    source = some_digits(ROWS)
+    source = first_rows(arguments.data, ROWS)
     done, found, stopped = Counter[str](), Counter[str](), Counter[str]()
     with tempfile.TemporaryDirectory() as folder:
         caches = [Path(folder) / "whole.zarr", Path(folder) / "other.zarr"]
         for seed, cache in enumerate(caches):
             weights = Path(folder) / f"{seed}.safetensors"
-            save_teacher(weights, seed)
+            save_teacher(weights, source, seed)
             request = CodecRequest(spec="transform:step=0.5")
             teacher = open_teacher("cnn-s", weights, source, device="cpu")
             build(BuildOptions(out=cache, num_views=2, request=request, shard_rows=64), source, teacher)

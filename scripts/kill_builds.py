@@ -2,11 +2,12 @@
 """Kill builds at random instants (SIGKILL), resume each, and compare: every digest must be the uninterrupted build's.
 
     python scripts/kill_builds.py --count 100 --seed 0
-    python scripts/kill_builds.py --count 100 --seed 0 --processes 2
+    python scripts/kill_builds.py --count 100 --seed 0 --processes 2 --data 'wds:train-{000000..000003}.tar'
 
-Builds are of 512 of scikit-learn's digits, two views in eight shards each, with an untrained cnn-s as teacher; every
-other one with a fitted codec. With several processes, all build the one cache at once, each is killed at an instant of
-its own (one that outlives the others goes on alone), and as many resume. Exits with 1 when a digest differs.
+Builds are of the first 512 images of scikit-learn's digits (or of --data), two views in eight shards each, with an
+untrained cnn-s as teacher; every other one with a fitted codec. With several processes, all build the one cache at
+once, each is killed at an instant of its own (one that outlives the others goes on alone), and as many resume. Exits
+with 1 when a digest differs.
 """
 
 import argparse
@@ -35,37 +36,39 @@ ROWS = 512
 SIGKILLED = -9
 
 
-def save_teacher(path: Path, seed: int = 0) -> None:
-    """Weights of an untrained cnn-s whose logits have a trained one's spread."""
-    torch.manual_seed(seed)
-    model = build_model("cnn-s", 10)
-    with torch.no_grad():
-        for parameter in list(model.parameters())[-2:]:
-            parameter.mul_(10)
-    save_weights(model, ModelCard(name="cnn-s", num_classes=10, size=(8, 8), mean=(0.3,) * 3, std=(0.4,) * 3), path)
-
-
-def some_digits(rows: int) -> ArraySource:
-    """The first of scikit-learn's digits."""
-    source = open_source("digits")
+def first_rows(spec: str, rows: int) -> ArraySource:
+    """The first images of a source that lies in memory."""
+    source = open_source(spec)
     assert isinstance(source, ArraySource)
     part = {name: getattr(source, name)[:rows] for name in ("images", "labels", "keys")}
     return dataclasses.replace(source, **part)
 
 
-def build_digits(out: Path, weights: Path, codec: str) -> None:
+def save_teacher(path: Path, source: ArraySource, seed: int = 0) -> None:
+    """Weights of an untrained cnn-s whose logits have a trained one's spread."""
+    torch.manual_seed(seed)
+    num_classes, size = len(source.classes), source.images.shape[2:]
+    model = build_model("cnn-s", num_classes)
+    with torch.no_grad():
+        for parameter in list(model.parameters())[-2:]:
+            parameter.mul_(10)
+    card = ModelCard(name="cnn-s", num_classes=num_classes, size=(size[0], size[1]), mean=(0.3,) * 3, std=(0.4,) * 3)
+    save_weights(model, card, path)
+
+
+def build_some(spec: str, out: Path, weights: Path, codec: str) -> None:
     """Build, or go on building, a cache of two views."""
-    source = some_digits(ROWS)
+    source = first_rows(spec, ROWS)
     teacher = open_teacher("cnn-s", weights, source, device="cpu")
     request = CodecRequest(spec=codec)
     options = BuildOptions(out=out, num_views=2, request=request, batch_size=32, num_workers=0, shard_rows=ROWS // 8)
     build(options, source, teacher)
 
 
-def run(context: ForkServerContext, out: Path, weights: Path, codec: str, instants: Sequence[float | None]) -> int:
-    """Build in a process for each instant, in seconds after which it is killed; how many were, before their end."""
+def run(context: ForkServerContext, build: tuple[str, Path, Path, str], instants: Sequence[float | None]) -> int:
+    """`build_some` in a process for each instant (in seconds) when it is killed; how many were, before their end."""
     start = time.monotonic()
-    running = [(context.Process(target=build_digits, args=(out, weights, codec)), instant) for instant in instants]
+    running = [(context.Process(target=build_some, args=build), instant) for instant in instants]
     for process, _ in running:
         process.start()
     for process, instant in sorted(running, key=lambda one: float("inf") if one[1] is None else one[1]):
@@ -83,19 +86,20 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=100, help="how many builds to kill")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=1, help="how many build the cache at once")
+    parser.add_argument("--data", default="digits", help="small images, such as wds:PATTERN")
     arguments = parser.parse_args()
     random.seed(arguments.seed)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["gdkd_cache.pipeline.build", "gdkd_cache.pipeline.teacher", "sklearn.datasets"])
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "teacher.safetensors"
-        save_teacher(weights)
+        save_teacher(weights, first_rows(arguments.data, ROWS))
         expected, seconds = {}, {}
         for codec in CODECS:
             for processes in (1, arguments.processes):  # the first also imports
                 start = time.monotonic()
                 whole = Path(folder) / f"{codec}-{start}.zarr"
-                run(context, whole, weights, codec, [None] * processes)
+                run(context, (arguments.data, whole, weights, codec), [None] * processes)
                 seconds[codec] = time.monotonic() - start
                 digest = open_cache(whole).manifest.digest
                 if expected.setdefault(codec, digest) != digest:
@@ -103,11 +107,12 @@ def main() -> None:
         kills = equal = resumed = 0
         while kills < arguments.count:
             codec, out = CODECS[kills % len(CODECS)], Path(folder) / "killed.zarr"
+            build_it = (arguments.data, out, weights, codec)
             instants = [random.random() * seconds[codec] for _ in range(arguments.processes)]
-            if run(context, out, weights, codec, instants):
+            if run(context, build_it, instants):
                 kills += 1
                 resumed += (out / "ledger").exists()  # some shards were committed
-                run(context, out, weights, codec, [None] * arguments.processes)
+                run(context, build_it, [None] * arguments.processes)
                 cache = open_cache(out)
                 damaged = [problem for _, problem in cache.reader.problems() if problem is not None]
                 equal += cache.manifest.digest == expected[codec] and not damaged

@@ -56,7 +56,6 @@ def share_shards(
     Returns:
         The manifest, whoever has published it.
     """
-
     units = list(writer.shards())
     left = {(view, shard): (view, shard, rows) for view, shard, rows in units}
     looked = 0.0
@@ -95,7 +94,7 @@ def share_shards(
             return publish()
         if not waiting:
             waiting = True
-            _LOG.info("waiting for other processes, which compute the last %d shards", len(left))
+            _LOG.info("waiting for the other processes that build this cache; %d shards are theirs", len(left))
         time.sleep(POLL_SECONDS)
     writer.look()
     assert writer.manifest is not None
