@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from faulty import SECRET, FaultyProxy
+from hostile import CODECS, outcome
 from small import build_small, take, write_shards
 
 from gdkd_cache import open_source
@@ -59,6 +60,21 @@ def digits_cache(tmp_path_factory: pytest.TempPathFactory, digits: ArraySource, 
     path = tmp_path_factory.mktemp("cache") / "digits.zarr"
     build_small(path, digits, teacher, codec="dense")
     return path
+
+
+@pytest.fixture(scope="session")
+def few(digits: ArraySource) -> ArraySource:
+    return take(digits, np.arange(40))
+
+
+@pytest.fixture(scope="session")
+def caches(tmp_path_factory: pytest.TempPathFactory, few: ArraySource, teacher: Teacher) -> dict[str, Path]:
+    """One whole cache a codec: 40 digits, two views in three shards each."""
+    folder = tmp_path_factory.mktemp("caches")
+    for codec in CODECS:
+        build_small(folder / codec, few, teacher, codec=codec, shard_rows=16)
+        assert outcome(folder / codec, few) == "read"
+    return {codec: folder / codec for codec in CODECS}
 
 
 @pytest.fixture(scope="session")

@@ -1,22 +1,20 @@
 """A cache is somebody else's data: whatever it holds, it is read, or refused in one line, in little memory."""
 
 import contextlib
-import copy
 import os
-import resource
 import shutil
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hostile import CODECS, FUZZ, mutable, mutations, outcome
+from hypothesis import given
 from hypothesis import strategies as st
 from numcodecs import Zstd
-from small import build_small, counting, forge, forge_object, layouts_of, stored_array, take
+from small import build_small, counting, forge, forge_object, layouts_of, stored_array
 
 from gdkd_cache import open_cache, pack
 from gdkd_cache.data import ArraySource, Recipe
@@ -27,170 +25,35 @@ from gdkd_cache.store import row_layouts, view_layouts
 from gdkd_cache.store.layout import check_objects
 from gdkd_cache.store.manifest import MANIFEST_NAME, Manifest, ObjectRecord, canonical_json, parse_json
 
-_CODECS = ("topk", "dense", "transform:step=0.3")
-_MEMORY = 2**30
-_FORBIDDEN = ("pickle.find_class", "os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "socket.connect")
-_armed = False
-_seen: list[str] = []
 
-
-def _watch(event: str, arguments: tuple[Any, ...]) -> None:
-    if not _armed:
-        return
-    writes = (
-        event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) and ".pyc" not in str(arguments[0])
-    )
-    if writes or event.startswith(_FORBIDDEN):
-        _seen.append(f"{event} {arguments[:2]}")
-
-
-sys.addaudithook(_watch)
-
-
-@contextlib.contextmanager
-def _watched() -> Iterator[None]:
-    """Nothing may execute, connect or write, and no more than 1 GB may be mapped on top of what is."""
-    global _armed
-    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (mapped + _MEMORY, hard))
-    _seen.clear()
-    _armed = True
-    try:
-        yield
-    finally:
-        _armed = False
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-    assert not _seen
-
-
-def _read_all(path: Path, source: ArraySource) -> None:
-    """All that a user does with a cache, short of a teacher."""
-    for problem in verify(path, deep=True).problems:
-        assert "\n" not in problem
-    cache = open_cache(path)
-    assert len(cache.keys) == len(cache.labels) == cache.num_rows
-    for number in range(cache.num_views):
-        view = cache.view(number)
-        rows = range(min(cache.num_rows, 64))
-        assert view.logits(rows).isfinite().all()
-        assert view.topk(rows).classes.max() < cache.num_classes
-    next(cache.dataset(source).loader(0, batch_size=16))
-
-
-def _outcome(path: Path, source: ArraySource) -> str:
-    """`read`, or what it was refused with."""
-    said = "read"
-    with _watched():
-        try:
-            _read_all(path, source)
-        except GdkdCacheError as error:
-            said = str(error)
-    assert "\n" not in said
-    assert len(said) < 1000
-    return said
-
-
-@pytest.fixture(scope="module")
-def few(digits: ArraySource) -> ArraySource:
-    return take(digits, np.arange(40))
-
-
-@pytest.fixture(scope="module")
-def caches(tmp_path_factory: pytest.TempPathFactory, few: ArraySource, teacher: Teacher) -> dict[str, Path]:
-    """One whole cache a codec: 40 digits, two views in three shards each."""
-    folder = tmp_path_factory.mktemp("caches")
-    for codec in _CODECS:
-        build_small(folder / codec, few, teacher, codec=codec, shard_rows=16)
-        assert _outcome(folder / codec, few) == "read"
-    return {codec: folder / codec for codec in _CODECS}
-
-
-def _mutable(path: Path, tmp: Path) -> Path:
-    shutil.rmtree(tmp / "c", ignore_errors=True)
-    return Path(shutil.copytree(path, tmp / "c"))
-
-
-_DEEP: Any = []
-for _ in range(200):
-    _DEEP = [_DEEP]
-_VALUES = st.one_of(
-    st.sampled_from(
-        [None, True, False, 0, -1, 1, 2, 255, 2**31, 10**12, -(10**30), 0.0, -1.5, 1e-320, 1e308, "", "a",
-         "../../etc/passwd", "/etc/passwd", "x" * 5000, "\x1b[2J\n", "__import__('os').system('true')",
-         "cposix\nsystem\n(S'true'\ntR.", [], {}, [None], [[]], {"a": 1}, {"loss": "kd"}, ["../x"], _DEEP]
-    ),
-    st.integers(),
-    st.floats(allow_nan=False, allow_infinity=False),
-    st.text(max_size=8),
-)  # fmt: skip
-
-
-def _places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for name, item in items:
-        yield (*path, name)
-        yield from _places(item, (*path, name))
-
-
-@st.composite
-def _mutations(draw: st.DrawFn, stored: dict[str, Any]) -> dict[str, Any]:
-    """A JSON object with one to three values replaced, removed, added, or grown."""
-    stored = copy.deepcopy(stored)
-    for _ in range(draw(st.integers(1, 3))):
-        places = [place for place in _places(stored) if place[0] != "digest"]
-        if not places:
-            break
-        *path, last = draw(st.sampled_from(places))
-        parent: Any = stored
-        for name in path:
-            parent = parent[name]
-        what = draw(st.sampled_from(["replace", "remove", "add", "near"]))
-        if what == "remove":
-            del parent[last]
-        elif what == "near" and type(parent[last]) in (int, float):
-            parent[last] = parent[last] * draw(st.sampled_from([-1, 0, 2, 3, 1000])) + draw(st.integers(-1, 1))
-        elif what == "add" and isinstance(parent, dict):
-            parent[draw(st.text(min_size=1, max_size=6))] = draw(_VALUES)
-        elif what == "add" and isinstance(parent, list):
-            parent.insert(0, draw(_VALUES))
-        else:
-            parent[last] = draw(_VALUES)
-    return stored
-
-
-_CHECKS = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
-_FUZZ = settings(max_examples=20, deadline=None, derandomize=True, database=None, suppress_health_check=_CHECKS)
-
-
-@pytest.mark.parametrize("codec", _CODECS)
+@pytest.mark.parametrize("codec", CODECS)
 def test_any_manifest(tmp_path: Path, caches: dict[str, Path], few: ArraySource, codec: str) -> None:
     """A manifest with other values, other types, other fields, and a digest that fits."""
-    path = _mutable(caches[codec], tmp_path)
+    path = mutable(caches[codec], tmp_path)
     whole = (path / MANIFEST_NAME).read_bytes()
     outcomes: list[str] = []
 
-    @_FUZZ
-    @given(_mutations(parse_json(MANIFEST_NAME, whole)))
+    @FUZZ
+    @given(mutations(parse_json(MANIFEST_NAME, whole)))
     def check(mutated: dict[str, Any]) -> None:
         (path / MANIFEST_NAME).write_bytes(whole)
         with contextlib.suppress(UnicodeEncodeError):  # lone surrogates have no bytes to be written as
             forge(path, lambda stored: (stored.clear(), stored.update(mutated)))
-            outcomes.append(_outcome(path, few))
+            outcomes.append(outcome(path, few))
 
     check()
     assert len(outcomes) - outcomes.count("read") > 10
 
 
-@pytest.mark.parametrize("codec", _CODECS)
+@pytest.mark.parametrize("codec", CODECS)
 def test_any_column(tmp_path: Path, caches: dict[str, Path], few: ArraySource, codec: str) -> None:
     """Columns, tables, labels and keys with other values, in objects whose checksums fit."""
     layouts = layouts_of(caches[codec])
 
-    @_FUZZ
+    @FUZZ
     @given(st.data())
     def check(data: st.DataObject) -> None:
-        path = _mutable(caches[codec], tmp_path)
+        path = mutable(caches[codec], tmp_path)
         layout = layouts[data.draw(st.sampled_from(sorted(layouts)))]
         view = None if layout.num_views is None else 0
         part = stored_array(path, layout, view)
@@ -201,27 +64,27 @@ def test_any_column(tmp_path: Path, caches: dict[str, Path], few: ArraySource, c
             part[data.draw(st.integers(0, len(part) - 1))] = data.draw(st.sampled_from([0, 1, 127]))
         for object_name, encoded in layout.encode(part, view=view).items():
             forge_object(path, object_name, encoded)
-        _outcome(path, few)
+        outcome(path, few)
 
     check()
 
 
-@pytest.mark.parametrize("codec", _CODECS)
+@pytest.mark.parametrize("codec", CODECS)
 def test_any_bytes(tmp_path: Path, caches: dict[str, Path], few: ArraySource, codec: str) -> None:
     """Objects of any bytes whose checksums fit: garbage, cut, or with a shard index that lies."""
     names = sorted(name for name in open_cache(caches[codec]).manifest.objects if "/c/" in name)
 
-    @_FUZZ
+    @FUZZ
     @given(st.data())
     def check(data: st.DataObject) -> None:
-        path = _mutable(caches[codec], tmp_path)
+        path = mutable(caches[codec], tmp_path)
         name = data.draw(st.sampled_from(names))
         octets = bytearray((path / name).read_bytes())
         for _ in range(data.draw(st.integers(1, 6))):
             octets[data.draw(st.integers(-24, len(octets) - 1))] = data.draw(st.sampled_from([0, 1, 127, 128, 255]))
         cut = data.draw(st.sampled_from([len(octets), len(octets), 0, 3, 20, len(octets) // 2]))
         forge_object(path, name, bytes(octets[:cut]))
-        _outcome(path, few)
+        outcome(path, few)
 
     check()
 
@@ -243,11 +106,11 @@ def test_a_chunk_that_expands(tmp_path: Path, caches: dict[str, Path], few: Arra
     """A chunk of more bytes than its layout says is refused before it is expanded."""
     from google_crc32c import value as crc32c
 
-    path = _mutable(caches["dense"], tmp_path)
+    path = mutable(caches["dense"], tmp_path)
     chunk = frame + crc32c(frame).to_bytes(4, "little")
     index = (0).to_bytes(8, "little") + len(chunk).to_bytes(8, "little")
     forge_object(path, "logits/c/0/0/0", chunk + index + crc32c(index).to_bytes(4, "little"))
-    assert "logits, view 0: a shard cannot be decoded" in _outcome(path, few)
+    assert "logits, view 0: a shard cannot be decoded" in outcome(path, few)
 
 
 @pytest.mark.parametrize(
@@ -265,12 +128,12 @@ def test_a_chunk_that_expands(tmp_path: Path, caches: dict[str, Path], few: Arra
 def test_extents_that_lie(
     tmp_path: Path, caches: dict[str, Path], few: ArraySource, change: dict[str, Any], said: str
 ) -> None:
-    path = _mutable(caches["dense"], tmp_path)
+    path = mutable(caches["dense"], tmp_path)
     forge(path, lambda stored: stored["identity"].update(change))
-    assert said in _outcome(path, few)
+    assert said in outcome(path, few)
 
 
-@pytest.mark.parametrize("codec", _CODECS)
+@pytest.mark.parametrize("codec", CODECS)
 def test_objects_that_expand(caches: dict[str, Path], codec: str) -> None:
     """16 million rows in objects of a hundred bytes each: listed as they must be, and refused."""
     reader = open_cache(caches[codec]).reader
@@ -299,9 +162,9 @@ def test_objects_that_expand(caches: dict[str, Path], codec: str) -> None:
     ids=["brackets", "deep", "many", "nan", "infinity", "twice", "surrogate", "digits", "utf-16", "large"],
 )
 def test_json_that_lies(tmp_path: Path, caches: dict[str, Path], few: ArraySource, data: bytes, said: str) -> None:
-    path = _mutable(caches["dense"], tmp_path)
+    path = mutable(caches["dense"], tmp_path)
     (path / MANIFEST_NAME).write_bytes(data)
-    assert said in _outcome(path, few)
+    assert said in outcome(path, few)
 
 
 @pytest.mark.parametrize(
@@ -325,14 +188,14 @@ def test_json_that_lies(tmp_path: Path, caches: dict[str, Path], few: ArraySourc
 def test_values_that_no_encoder_writes(
     tmp_path: Path, caches: dict[str, Path], few: ArraySource, codec: str, name: str, change: Any, said: str
 ) -> None:
-    path = _mutable(caches[codec], tmp_path)
+    path = mutable(caches[codec], tmp_path)
     layout = layouts_of(path)[name]
     view = None if layout.num_views is None else 0
     part = stored_array(path, layout, view)
     change(part)
     for object_name, encoded in layout.encode(part, view=view).items():
         forge_object(path, object_name, encoded)
-    assert said in _outcome(path, few)
+    assert said in outcome(path, few)
     assert any(said in problem for problem in verify(path, deep=True).problems)
 
 
@@ -365,17 +228,17 @@ def _make_pipe(path: Path, outside: Path) -> None:
 def test_links_and_pipes(
     tmp_path: Path, caches: dict[str, Path], few: ArraySource, damage: Callable[[Path, Path], None], said: str
 ) -> None:
-    path = _mutable(caches["dense"], tmp_path)
+    path = mutable(caches["dense"], tmp_path)
     damage(path, tmp_path / "outside")
-    assert said in _outcome(path, few)
+    assert said in outcome(path, few)
 
 
 @pytest.mark.parametrize("name", ["../x", "/etc/passwd", "logits/../../x", "logits/c/0/0/9", "x" * 300, "logits", ""])
 def test_object_names_that_are_no_objects(tmp_path: Path, caches: dict[str, Path], few: ArraySource, name: str) -> None:
-    path = _mutable(caches["dense"], tmp_path)
+    path = mutable(caches["dense"], tmp_path)
     (tmp_path / "x").write_bytes(b"secret")
     forge(path, lambda stored: stored["objects"].update({name: [6, "0" * 64]}))
-    assert "objects are not those of its arrays" in _outcome(path, few)
+    assert "objects are not those of its arrays" in outcome(path, few)
     assert verify(path).problems
 
 
@@ -394,7 +257,7 @@ def test_keys_are_data(tmp_path: Path, few: ArraySource, teacher: Teacher) -> No
     source = replace(few, keys=[*odd, *few.keys[len(odd) :]])
     (tmp_path / "in").mkdir()
     build_small(tmp_path / "in" / "a.zarr", source, teacher, codec="dense")
-    assert _outcome(tmp_path / "in" / "a.zarr", source) == "read"
+    assert outcome(tmp_path / "in" / "a.zarr", source) == "read"
     assert open_cache(tmp_path / "in" / "a.zarr").keys == source.keys
     logits = np.random.default_rng(0).normal(size=(1, 40, 10)).astype(np.float32)
     pack(tmp_path / "in" / "b.zarr", logits, keys=list(source.keys), labels=few.labels, codec="dense")
@@ -417,9 +280,9 @@ def test_keys_are_data(tmp_path: Path, few: ArraySource, teacher: Teacher) -> No
 def test_recipes_that_lie(
     tmp_path: Path, caches: dict[str, Path], few: ArraySource, step: dict[str, Any], said: str
 ) -> None:
-    path = _mutable(caches["dense"], tmp_path)
+    path = mutable(caches["dense"], tmp_path)
     forge(path, lambda stored: stored["identity"]["views"]["recipe"].update(steps=[step]))
-    assert said in _outcome(path, few)
+    assert said in outcome(path, few)
 
 
 def test_any_unfinished_build(tmp_path: Path, few: ArraySource, teacher: Teacher) -> None:
@@ -433,13 +296,13 @@ def test_any_unfinished_build(tmp_path: Path, few: ArraySource, teacher: Teacher
     assert len(names) > 2
     resumed = 0
 
-    @_FUZZ
+    @FUZZ
     @given(st.data())
     def check(data: st.DataObject) -> None:
         nonlocal resumed
-        path = _mutable(unfinished, tmp_path)
+        path = mutable(unfinished, tmp_path)
         name = data.draw(st.sampled_from(names))
-        mutated = data.draw(_mutations(parse_json(name, (path / name).read_bytes())))
+        mutated = data.draw(mutations(parse_json(name, (path / name).read_bytes())))
         with contextlib.suppress(UnicodeEncodeError):
             (path / name).write_bytes(canonical_json(mutated))
             if name == "build.json":

@@ -168,7 +168,7 @@ class Manifest:
         return manifest
 
 
-def objects_from_json(where: str, stored: dict[str, list[int | str]]) -> dict[str, ObjectRecord]:
+def objects_from_json(where: str, stored: dict[str, list[Any]]) -> dict[str, ObjectRecord]:
     """Rebuild objects by name from [size, checksum] pairs.
 
     Raises:

@@ -7,9 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from gdkd_cache.errors import CacheError
+from gdkd_cache.schema import check_json, short
 from gdkd_cache.store.arrays import ArrayLayout
 from gdkd_cache.store.layout import KEYS, LABELS, SOURCE_PROBE, row_layouts
-from gdkd_cache.store.manifest import MANIFEST_NAME, Identity, Manifest, ObjectRecord, canonical_json, parse_json
+from gdkd_cache.store.manifest import (
+    MANIFEST_NAME,
+    Identity,
+    Manifest,
+    ObjectRecord,
+    canonical_json,
+    objects_from_json,
+    parse_json,
+)
 from gdkd_cache.store.sidecars.records import Members
 
 SIDECAR_SUFFIX = ".logits.tar"
@@ -18,6 +27,14 @@ TABLES_NAME = "sidecars.tables.npy"
 ROWS = "rows"
 SHARED = "shared"
 _FORMAT = "gdkd-cache-sidecars/1"
+_SIDECAR = {"rows": int, "keys_bytes": int, "file": [object], "records": [str]}
+_SET = {
+    "format": str,
+    "manifest": {str: object},
+    "tables": (None, [object]),
+    "sidecars": {str: _SIDECAR},
+    "digest": str,
+}
 _LARGEST = 2**48  # of any count, so that none overflows a header
 _NAME = re.compile(r"[^./\\\x00-\x1f][^/\\\x00-\x1f]*\.logits\.tar")
 
@@ -93,18 +110,20 @@ class SidecarSet:
         """
         stored = parse_json(SIDECARS_NAME, data)
         if stored.get("format") != _FORMAT:
-            raise CacheError(f"{SIDECARS_NAME}: the format is {stored.get('format')!r}; this version reads {_FORMAT!r}")
-        try:
-            manifest = Manifest.from_bytes(canonical_json(stored["manifest"]))
-            tables = None if stored["tables"] is None else ObjectRecord(*stored["tables"])
-            sidecars = {
-                name: Sidecar(own["rows"], own["keys_bytes"], ObjectRecord(*own["file"]), tuple(own["records"]))
-                for name, own in stored["sidecars"].items()
-            }
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise CacheError(f"{SIDECARS_NAME} lacks or misstates {error}") from None
-        found = cls(manifest, tables, sidecars)
-        if stored.get("digest") != found.digest:
+            found = short(stored.get("format"))
+            raise CacheError(f"{SIDECARS_NAME}: the format is {found}; this version reads {_FORMAT!r}")
+        check_json(SIDECARS_NAME, stored, _SET)
+        tables, listed = stored["tables"], stored["sidecars"]
+        files = objects_from_json(SIDECARS_NAME, {name: own["file"] for name, own in listed.items()})
+        found = cls(
+            Manifest.from_bytes(canonical_json(stored["manifest"])),
+            None if tables is None else objects_from_json(SIDECARS_NAME, {TABLES_NAME: tables})[TABLES_NAME],
+            {
+                name: Sidecar(own["rows"], own["keys_bytes"], files[name], tuple(own["records"]))
+                for name, own in listed.items()
+            },
+        )
+        if stored["digest"] != found.digest:
             raise CacheError(f"{SIDECARS_NAME} was changed: its digest is not its own; copy it again")
         found._check()
         return found
@@ -113,9 +132,9 @@ class SidecarSet:
         identity = self.manifest.identity
         for name, sidecar in self.sidecars.items():
             if not is_sidecar_name(name):
-                raise CacheError(f"{SIDECARS_NAME}: {name!r} is not the name of a sidecar")
+                raise CacheError(f"{SIDECARS_NAME}: {short(name)} is not the name of a sidecar")
             counts = (sidecar.num_rows, sidecar.keys_bytes, sidecar.file.size)
-            if any(type(count) is not int or not 1 <= count <= _LARGEST for count in counts):
+            if not all(1 <= count <= _LARGEST for count in counts):
                 raise CacheError(f"{SIDECARS_NAME}: rows, bytes of keys and size of {name} are {counts}")
             if len(sidecar.records) != identity.num_views + 1:
                 raise CacheError(f"{SIDECARS_NAME}: {name} has not one record for each of {identity.num_views} views")

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -51,6 +52,8 @@ class SidecarReader(CacheReader):
         super().__init__(path, local_copy=local_copy)
         self._files = _open_files(self._objects)
         self._sizes: dict[str, int | None] = {}
+        self._lock = Lock()
+        self._last: tuple[tuple[str, int | None], np.ndarray] = (("", None), np.empty(0))
 
     def _read_manifest(self) -> Manifest:
         return self.set.manifest
@@ -115,7 +118,7 @@ class SidecarReader(CacheReader):
         data = self._checked(f"{self.path}/{TABLES_NAME}", record, read)
         if data[: len(header)] != header:
             raise CacheError(f"{self.path}/{TABLES_NAME} is not the array that the manifest says; copy it again")
-        return np.frombuffer(data, np.uint8, offset=len(header))
+        return np.frombuffer(data, np.uint8, offset=len(header)).copy()  # writable, as torch wants it
 
     def _arrays(self, layouts: Sequence[ArrayLayout], view: int | None = None) -> dict[str, np.ndarray]:
         if view is None:
@@ -168,7 +171,10 @@ class SidecarReader(CacheReader):
         if view is None:
             return None
         first = layout.object_names(view).index(name) * layout.shard_rows
-        rows = self.column(layout.name, view)[first : first + layout.shard_rows]
+        with self._lock:  # all objects of one column and view come in turn, so it is read once
+            if self._last[0] != (layout.name, view):
+                self._last = (layout.name, view), self.column(layout.name, view)
+            rows = self._last[1][first : first + layout.shard_rows]
         return layout.encode(rows, first_row=first, view=view)[name]
 
     def problems(self) -> Iterator[tuple[str, str | None]]:
