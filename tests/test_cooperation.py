@@ -25,7 +25,7 @@ from small import Counting, build_small, counting
 from gdkd_cache import open_cache
 from gdkd_cache.data import ArraySource
 from gdkd_cache.errors import MismatchError, StoreError
-from gdkd_cache.pipeline import cooperate
+from gdkd_cache.pipeline import cooperate, shards
 from gdkd_cache.pipeline.build import BuildResult
 from gdkd_cache.pipeline.teacher import Teacher
 from gdkd_cache.pipeline.verify import verify
@@ -138,6 +138,19 @@ def test_decoded_images_are_shared_by_groups_of_views(tmp_path: Path, digits: Ar
         )
     assert {result.manifest.digest for result in results} == {whole.manifest.digest}
     assert sum(result.rows_computed for result in results) == 3 * 256
+
+
+@pytest.mark.parametrize(
+    ("num_ranks", "in_memory", "num_groups"),
+    [(1, True, 20), (1, False, 4), (2, False, 4), (4, False, 10), (8, False, 20)],
+)
+def test_there_is_work_for_all_ranks(num_ranks: int, in_memory: bool, num_groups: int) -> None:
+    """Images are decoded once for several views, but not so that some ranks have nothing to do."""
+
+    units = [(view, shard, range(shard * 5, shard * 5 + 5)) for view in range(10) for shard in range(2)]
+    groups = shards.grouped(units, in_memory=in_memory, num_ranks=num_ranks)
+    assert len(groups) == num_groups
+    assert sorted((view, group.shard, group.rows) for group in groups for view in group.views) == sorted(units, key=str)
 
 
 def test_an_interrupted_build_is_taken_over(tmp_path: Path, digits: ArraySource, teacher: Teacher, digest: str) -> None:

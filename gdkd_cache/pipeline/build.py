@@ -75,7 +75,7 @@ def build(options: BuildOptions, source: Source, teacher: Teacher) -> BuildResul
             computed += len(columns[PROBE])
 
         def compute(units: Sequence[Unit], take: Callable[[int, int], bool]) -> None:
-            groups = grouped(units, builder.renderer)
+            groups = grouped(units, in_memory=builder.renderer.in_memory, num_ranks=rank.world_size)
             first = len(groups) * rank.rank // rank.world_size  # each rank begins elsewhere
             work = (
                 replace(group, views=views)

@@ -190,7 +190,8 @@ class _Rebuilder:
     def run(self, units: list[tuple[int, int, range]], codec: Codec, commit: Commit) -> None:
         """Build some (view, shard, rows) again."""
         with progress("repair", sum(len(rows) for _, _, rows in units), "images") as advance:
-            self._builder.compute(grouped(units, self._builder.renderer), codec, commit, advance)
+            work = grouped(units, in_memory=self._builder.renderer.in_memory)
+            self._builder.compute(work, codec, commit, advance)
 
 
 Given = TypeVar("Given")

@@ -50,9 +50,14 @@ class Work:
     rows: range
 
 
-def grouped(units: Iterable[tuple[int, int, range]], renderer: ViewRenderer) -> list[Work]:
-    """Shards, as (view, shard, rows), in the groups in which they are rendered."""
-    views_at_once = 1 if renderer.in_memory else VIEWS_AT_ONCE
+def grouped(units: Sequence[tuple[int, int, range]], *, in_memory: bool, num_ranks: int = 1) -> list[Work]:
+    """Shards, as (view, shard, rows), in groups that are rendered together, at least two for each of several ranks.
+
+    Images in memory are not decoded, and so go one view at a time.
+    """
+    views_at_once = 1 if in_memory else VIEWS_AT_ONCE
+    if num_ranks > 1:
+        views_at_once = max(1, min(views_at_once, len(units) // (2 * num_ranks)))
     groups: dict[tuple[int, int], list[tuple[int, int, range]]] = {}
     for unit in units:
         groups.setdefault((unit[0] // views_at_once, unit[1]), []).append(unit)
