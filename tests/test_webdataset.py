@@ -512,6 +512,8 @@ def test_the_command_line(tmp_path: Path, digits_cache: Path, images: Path, weig
     said = run("build", "--data", spec, *teacher, "--out", tmp_path / "c.zarr", "--sidecars", tmp_path / "more")
     assert open_cache(tmp_path / "c.zarr").manifest == open_cache(tmp_path / "more").manifest
     assert open_cache(tmp_path / "more").reader.digest in said
+    wrong = CliRunner().invoke(main, ["build", "--data", spec, *teacher, "--out", "x", "--sidecars", "s3://bucket/x"])
+    assert (wrong.exit_code, "written to a folder" in wrong.output) == (2, True)
     wrong = CliRunner().invoke(
         main,
         ["train", "--loss", "ce", "--data", "digits", "--stream", "--student", "cnn-s", "--epochs", "1", "--out", "x"],

@@ -98,6 +98,7 @@ def build(
     """
 
     from gdkd_cache import open_source
+    from gdkd_cache.data import ShardSource
     from gdkd_cache.pipeline.build import BuildOptions
     from gdkd_cache.pipeline.build import build as run_build
     from gdkd_cache.pipeline.teacher import open_teacher
@@ -110,6 +111,8 @@ def build(
         raise click.UsageError("--codec-from brings its codec and its losses; leave out what else asks for them")
     if sidecars is not None and not data.startswith("wds:"):
         raise click.UsageError("--sidecars lie beside the shards of --data wds:PATTERN; leave it out")
+    if sidecars is not None and "://" in sidecars:
+        raise click.UsageError(f"--sidecars is {sidecars}; they are written to a folder, which you can copy to a store")
     options = BuildOptions(
         out=out,
         num_views=views,
@@ -134,4 +137,5 @@ def build(
     for line in cache_lines(result.manifest):
         click.echo(line)
     if sidecars is not None:
-        click.echo(write_sidecars(out, sidecars, data))
+        shards = source if isinstance(source, ShardSource) else open_source(data, stream=True, local_copy=local_copy)
+        click.echo(write_sidecars(out, sidecars, shards))

@@ -1,8 +1,13 @@
 """`gdkd-cache convert`."""
 
+from typing import TYPE_CHECKING
+
 import click
 
 from gdkd_cache_cli.options import PLACE
+
+if TYPE_CHECKING:
+    from gdkd_cache.data import Source
 
 
 @click.command(short_help="Between Zarr and sidecars beside WebDataset shards.")
@@ -29,24 +34,23 @@ def convert(cache: str, out: str, data: str | None, digest: str | None) -> None:
       gdkd-cache convert c100.zarr data --data wds:data/train-{000000..000003}.tar
       gdkd-cache convert data c100.zarr
     """
+    from gdkd_cache import open_source
     from gdkd_cache.pipeline.convert import from_sidecars
 
     if data is not None:
-        click.echo(write_sidecars(cache, out, data, digest))
+        click.echo(write_sidecars(cache, out, open_source(data, stream=True), digest))
         return
     copied = from_sidecars(cache, out, digest=digest)
     click.echo(f"{out} is complete: {len(copied.manifest.objects)} objects, {copied.manifest.digest}")
 
 
-def write_sidecars(cache: str, out: str, data: str, digest: str | None = None) -> str:
-    """Write a cache as sidecars of the shards that `data` names; what to say of it."""
-    from gdkd_cache import open_source
+def write_sidecars(cache: str, out: str, shards: "Source", digest: str | None = None) -> str:
+    """Write a cache as sidecars of streamed image shards; what to say of it."""
     from gdkd_cache.data import ShardSource
     from gdkd_cache.pipeline.convert import to_sidecars
 
-    source = open_source(data, stream=True)
-    assert isinstance(source, ShardSource)
-    written = to_sidecars(cache, out, source, digest=digest)
+    assert isinstance(shards, ShardSource)
+    written = to_sidecars(cache, out, shards, digest=digest)
     size = sum(sidecar.file.size for sidecar in written.sidecars.values())
     return (
         f"{out}: {len(written.sidecars)} sidecars, {size:,} bytes, of {written.manifest.digest}; "
