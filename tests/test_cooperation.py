@@ -30,7 +30,7 @@ from gdkd_cache.pipeline.build import BuildResult
 from gdkd_cache.pipeline.teacher import Teacher
 from gdkd_cache.pipeline.verify import verify
 from gdkd_cache.ranks import this_rank
-from gdkd_cache.store import Claims, claims
+from gdkd_cache.store import CacheWriter, Claims, claims
 from gdkd_cache.store.folder import Folder
 from gdkd_cache.threads import one_thread
 
@@ -297,6 +297,24 @@ def test_another_build_is_refused_before_the_first_has_begun(
             build_small(tmp_path / "a.zarr", digits, teacher, seed=1, **_SMALL)
         assert running.result().manifest.digest == digest
     _whole(tmp_path / "a.zarr", digest)
+
+
+def test_what_was_committed_meanwhile_is_left(
+    tmp_path: Path, digits: ArraySource, teacher: Teacher, digest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look at the ledger and the claim, the owner of a shard committed it and left."""
+    out = tmp_path / "a.zarr"
+    with pytest.raises(KeyboardInterrupt):
+        build_small(out, digits, counting(teacher, 256 + 64 * 6)[0], **_SMALL)
+    committed = len(list(out.glob("ledger/*/*.json")))
+    assert 0 < committed < 24
+    recorded, looks = CacheWriter.recorded, iter(range(2))
+    monkeypatch.setattr(
+        CacheWriter, "recorded", lambda writer: recorded(writer) if next(looks, None) is None else set()
+    )
+    monkeypatch.setattr(cooperate, "_LOOK_SECONDS", float("inf"))
+    assert build_small(out, digits, teacher, **_SMALL).rows_computed == (24 - committed) * 64
+    _whole(out, digest)
 
 
 def test_shards_damaged_by_others_are_built_again(
