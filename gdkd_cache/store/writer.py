@@ -4,7 +4,7 @@ Protocol: `build.json` first, a manifest of the identity and the codec's tables 
 objects, each durable and read back, and only then its ledger record, which names the build and holds each object's size
 and checksum; the manifest last. Records and `build.json` go once it stands. What an earlier run left is used only if
 every byte of it is what was recorded. `build.json` and the manifest are created only where none stands, so that of two
-different builds in one place one is refused.
+different builds in one place one is refused; processes of the same build share its shards by claims (`claims.py`).
 """
 
 import dataclasses
