@@ -136,4 +136,4 @@ def mutations(draw: st.DrawFn, stored: dict[str, Any]) -> dict[str, Any]:
 
 
 _CHECKS = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
-FUZZ = settings(max_examples=20, deadline=None, derandomize=True, database=None, suppress_health_check=_CHECKS)
+FUZZ = settings(max_examples=12, deadline=None, derandomize=True, database=None, suppress_health_check=_CHECKS)
