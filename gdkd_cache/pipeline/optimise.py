@@ -60,7 +60,7 @@ def run_epochs(
     with progress("train", options.epochs * num_images, "images") as advance:
         for epoch in range(options.epochs):
             start = time.monotonic()
-            # What this rank does, all do.
+            # Progress counts the images of all ranks, which advance alike.
             means = run_epoch(
                 options, epoch, trained, optimizer, batches(epoch), device, lambda amount: advance(amount * world_size)
             )
