@@ -24,8 +24,10 @@ from rich.table import Table
 from torch import Tensor
 
 from gdkd_cache import LossSettings, open_cache, pack
-from gdkd_cache.codec import Codec, TransformCodec, encode_rows, gradient_error
-from gdkd_cache.losses import top_classes
+from gdkd_cache.codec.columns import Codec
+from gdkd_cache.codec.fidelity import encode_rows, gradient_error
+from gdkd_cache.codec.transform.codec import TransformCodec
+from gdkd_cache.losses.partition import top_classes
 
 _LOSSES = {
     "T=4 1/1/8": LossSettings(loss="gdkd", temperature=4.0, w0=1.0, w1=1.0, w2=8.0),

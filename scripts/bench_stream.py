@@ -23,12 +23,15 @@ from torchvision.transforms import v2
 from webdataset.compat import WebDataset
 
 from gdkd_cache import open_cache, open_source
-from gdkd_cache.codec import CodecRequest
-from gdkd_cache.data import ShardSource, ViewLoader, ViewRenderer, epoch_requests, normalize_pixels, open_recipe
-from gdkd_cache.models import build_model
-from gdkd_cache.pipeline.build import BuildOptions, build
-from gdkd_cache.pipeline.convert import to_sidecars
-from gdkd_cache.pipeline.teacher import Teacher
+from gdkd_cache.building.build import BuildOptions, build
+from gdkd_cache.codec.choose import CodecRequest
+from gdkd_cache.data.loader import ViewLoader
+from gdkd_cache.data.recipes.presets import open_recipe
+from gdkd_cache.data.shards.source import ShardSource, epoch_requests
+from gdkd_cache.data.views import ViewRenderer, normalize_pixels
+from gdkd_cache.models.build import build_model
+from gdkd_cache.models.network import Network
+from gdkd_cache.sharing.convert import to_sidecars
 
 VIEWS = 4
 RECIPE = "crop-flip:size=32,padding=4"
@@ -42,7 +45,7 @@ def make_caches(folder: Path, source: ShardSource) -> tuple[Path, Path]:
         for parameter in list(model.parameters())[-2:]:
             parameter.mul_(10)
     statistics = {"mean": source.mean, "std": source.std}
-    teacher = Teacher(
+    teacher = Network(
         model=model, **statistics, device=torch.device("cpu"), precision="float32", description={"name": "untrained"}
     )
     zarr, sidecars = folder / "cache.zarr", folder / "sidecars"

@@ -19,7 +19,10 @@ from sklearn.datasets import load_sample_images
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from gdkd_cache.data import ArraySource, EncodedSource, ViewLoader, ViewRenderer, open_recipe, requests_for
+from gdkd_cache.data.loader import ViewLoader
+from gdkd_cache.data.recipes.presets import open_recipe
+from gdkd_cache.data.source import ArraySource, EncodedSource
+from gdkd_cache.data.views import ViewRenderer, requests_for
 from gdkd_cache.seeding import hash_keys, streams
 
 MEAN, STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)

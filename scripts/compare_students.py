@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.table import Table
 
 from gdkd_cache import LossSettings, open_cache, open_source
-from gdkd_cache.codec import CodecRequest
-from gdkd_cache.pipeline.build import BuildOptions, build
-from gdkd_cache.pipeline.teacher import open_teacher
-from gdkd_cache.pipeline.train import TrainOptions, Views, train
+from gdkd_cache.building.build import BuildOptions, build
+from gdkd_cache.codec.choose import CodecRequest
+from gdkd_cache.models.network import open_network
+from gdkd_cache.training.train import TrainOptions, Views, train
 
 _CODECS = {
     "dense float16": ("dense", 0.1),
@@ -49,7 +49,7 @@ def main() -> None:
             out=out / "teacher", student=arguments.teacher, epochs=arguments.teacher_epochs, force=True
         )
         print("teacher:", train(options, source, eval_source, views=Views()))
-    teacher = open_teacher(arguments.teacher, out / "teacher" / "last.safetensors", source)
+    teacher = open_network(arguments.teacher, out / "teacher" / "last.safetensors", len(source.classes))
     facts: dict[str, tuple[float, float]] = {}
     for name, (codec, fidelity) in _CODECS.items():
         request = CodecRequest(spec=codec, fidelity=fidelity, losses=(loss,))

@@ -22,13 +22,13 @@ from pathlib import Path
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from gdkd_cache import LossSettings, open_cache
-from gdkd_cache.codec import CodecRequest
-from gdkd_cache.data import ArraySource
+from gdkd_cache.building.build import BuildOptions, build
+from gdkd_cache.checking.verify import verify
+from gdkd_cache.codec.choose import CodecRequest
+from gdkd_cache.data.source import ArraySource
 from gdkd_cache.errors import GdkdCacheError
-from gdkd_cache.pipeline.build import BuildOptions, build
-from gdkd_cache.pipeline.teacher import open_teacher
-from gdkd_cache.pipeline.train import TrainOptions, train
-from gdkd_cache.pipeline.verify import verify
+from gdkd_cache.models.network import open_network
+from gdkd_cache.training.train import TrainOptions, train
 
 sys.path.insert(0, str(Path(__file__).parent))
 from kill_builds import first_rows, save_teacher
@@ -195,7 +195,7 @@ def main() -> None:
             weights = Path(folder) / f"{seed}.safetensors"
             save_teacher(weights, source, seed)
             request = CodecRequest(spec="transform:step=0.5")
-            teacher = open_teacher("cnn-s", weights, source, device="cpu")
+            teacher = open_network("cnn-s", weights, len(source.classes), device="cpu")
             build(BuildOptions(out=cache, num_views=2, request=request, shard_rows=64), source, teacher)
         if is_found(caches[0]) or steps_taken(caches[0], source, Path(folder) / "out") != 2 * STEPS_PER_EPOCH:
             raise SystemExit("the undamaged cache does not train")

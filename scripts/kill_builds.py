@@ -25,11 +25,12 @@ from pathlib import Path
 import torch
 
 from gdkd_cache import open_cache, open_source
-from gdkd_cache.codec import CodecRequest
-from gdkd_cache.data import ArraySource
-from gdkd_cache.models import ModelCard, build_model, save_weights
-from gdkd_cache.pipeline.build import BuildOptions, build
-from gdkd_cache.pipeline.teacher import open_teacher
+from gdkd_cache.building.build import BuildOptions, build
+from gdkd_cache.codec.choose import CodecRequest
+from gdkd_cache.data.source import ArraySource
+from gdkd_cache.models.build import build_model
+from gdkd_cache.models.network import open_network
+from gdkd_cache.models.weights import ModelCard, save_weights
 
 CODECS = ("topk", "transform")
 ROWS = 512
@@ -59,7 +60,7 @@ def save_teacher(path: Path, source: ArraySource, seed: int = 0) -> None:
 def build_some(spec: str, out: Path, weights: Path, codec: str) -> None:
     """Build, or go on building, a cache of two views."""
     source = first_rows(spec, ROWS)
-    teacher = open_teacher("cnn-s", weights, source, device="cpu")
+    teacher = open_network("cnn-s", weights, len(source.classes), device="cpu")
     request = CodecRequest(spec=codec)
     options = BuildOptions(out=out, num_views=2, request=request, batch_size=32, num_workers=0, shard_rows=ROWS // 8)
     build(options, source, teacher)
@@ -90,7 +91,7 @@ def main() -> None:
     arguments = parser.parse_args()
     random.seed(arguments.seed)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["gdkd_cache.pipeline.build", "gdkd_cache.pipeline.teacher", "sklearn.datasets"])
+    context.set_forkserver_preload(["gdkd_cache.building.build", "gdkd_cache.models.network", "sklearn.datasets"])
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "teacher.safetensors"
         save_teacher(weights, first_rows(arguments.data, ROWS))

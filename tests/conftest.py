@@ -13,10 +13,11 @@ from hostile import CODECS, outcome
 from small import build_small, take, write_shards
 
 from gdkd_cache import open_source
-from gdkd_cache.data import ArraySource
-from gdkd_cache.models import ModelCard, build_model, save_weights
-from gdkd_cache.pipeline.teacher import Teacher, open_teacher
-from gdkd_cache.store import bucket as bucket_module
+from gdkd_cache.data.source import ArraySource
+from gdkd_cache.models.build import build_model
+from gdkd_cache.models.network import Network, open_network
+from gdkd_cache.models.weights import ModelCard, save_weights
+from gdkd_cache.objects import bucket as bucket_module
 
 
 @pytest.fixture(scope="session")
@@ -49,13 +50,13 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def teacher(weights: Path, digits: ArraySource) -> Teacher:
+def teacher(weights: Path, digits: ArraySource) -> Network:
     """A teacher on the CPU for the digits."""
-    return open_teacher("cnn-s", weights, digits, device="cpu")
+    return open_network("cnn-s", weights, 10, device="cpu")
 
 
 @pytest.fixture(scope="session")
-def digits_cache(tmp_path_factory: pytest.TempPathFactory, digits: ArraySource, teacher: Teacher) -> Path:
+def digits_cache(tmp_path_factory: pytest.TempPathFactory, digits: ArraySource, teacher: Network) -> Path:
     """A finished dense cache of the digits, two crop-flip views; not to be changed."""
     path = tmp_path_factory.mktemp("cache") / "digits.zarr"
     build_small(path, digits, teacher, codec="dense")
@@ -68,7 +69,7 @@ def few(digits: ArraySource) -> ArraySource:
 
 
 @pytest.fixture(scope="session")
-def caches(tmp_path_factory: pytest.TempPathFactory, few: ArraySource, teacher: Teacher) -> dict[str, Path]:
+def caches(tmp_path_factory: pytest.TempPathFactory, few: ArraySource, teacher: Network) -> dict[str, Path]:
     """One whole cache a codec: 40 digits, two views in three shards each."""
     folder = tmp_path_factory.mktemp("caches")
     for codec in CODECS:

@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from gdkd_cache import open_cache
-from gdkd_cache.data import ArraySource
+from gdkd_cache.checking.verify import verify
+from gdkd_cache.data.source import ArraySource
 from gdkd_cache.errors import GdkdCacheError
-from gdkd_cache.pipeline.verify import verify
 
 CODECS = ("topk", "dense", "transform:step=0.3")
 _MEMORY = 2**30

@@ -15,12 +15,12 @@ import torch
 from PIL import Image
 
 from gdkd_cache import open_cache
-from gdkd_cache.codec import CodecRequest
-from gdkd_cache.data import ArraySource, Source
-from gdkd_cache.pipeline.build import BuildOptions, BuildResult, build
-from gdkd_cache.pipeline.teacher import Teacher
-from gdkd_cache.store import row_layouts
+from gdkd_cache.building.build import BuildOptions, BuildResult, build
+from gdkd_cache.codec.choose import CodecRequest
+from gdkd_cache.data.source import ArraySource, Source
+from gdkd_cache.models.network import Network
 from gdkd_cache.store.arrays import ArrayLayout
+from gdkd_cache.store.layout import row_layouts
 from gdkd_cache.store.manifest import MANIFEST_NAME, canonical_json
 
 
@@ -39,7 +39,7 @@ def take(source: Source, rows: np.ndarray) -> ArraySource:
 
 
 def build_small(
-    out: str | Path, source: Source, teacher: Teacher, *, codec: str = "topk", **options: Any
+    out: str | Path, source: Source, teacher: Network, *, codec: str = "topk", **options: Any
 ) -> BuildResult:
     """Build a cache of two views in batches of 64, unless the options say otherwise."""
     defaults: dict[str, Any] = {"num_views": 2, "batch_size": 64, "num_workers": 0, "request": CodecRequest(spec=codec)}
@@ -120,7 +120,7 @@ class Counting(torch.nn.Module):
         return self.model(images)
 
 
-def counting(teacher: Teacher, fail_after: int | None = None) -> tuple[Teacher, Counting]:
+def counting(teacher: Network, fail_after: int | None = None) -> tuple[Network, Counting]:
     """A teacher that counts its rows, and may be interrupted after some."""
     model = Counting(teacher.model, fail_after)
     return replace(teacher, model=model), model

@@ -20,21 +20,21 @@ from gdkd_cache_cli.main import main
 from small import build_small, counting, take
 
 from gdkd_cache import open_cache
-from gdkd_cache.data import ArraySource
+from gdkd_cache.building.build import BuildOptions
+from gdkd_cache.data.source import ArraySource
 from gdkd_cache.errors import CacheError, MismatchError, ModelError, UsageError
-from gdkd_cache.pipeline.build import BuildOptions
-from gdkd_cache.pipeline.teacher import Teacher, open_teacher
-from gdkd_cache.store.folder import Folder
+from gdkd_cache.models.network import Network, open_network
+from gdkd_cache.objects.folder import Folder
 
 
 @pytest.fixture(scope="module")
-def digest(tmp_path_factory: pytest.TempPathFactory, digits: ArraySource, teacher: Teacher) -> str:
+def digest(tmp_path_factory: pytest.TempPathFactory, digits: ArraySource, teacher: Network) -> str:
     """Of the uninterrupted build in four shards a view."""
     out = tmp_path_factory.mktemp("whole") / "a.zarr"
     return build_small(out, digits, teacher, shard_rows=70).manifest.digest
 
 
-def test_logits_are_the_teachers(tmp_path: Path, digits: ArraySource, teacher: Teacher) -> None:
+def test_logits_are_the_teachers(tmp_path: Path, digits: ArraySource, teacher: Network) -> None:
     """Every row of every view, in batches cut at the same places, to the bit."""
     build_small(tmp_path / "a.zarr", digits, teacher, codec="dense:dtype=float32", recipe="none", shard_rows=100)
     for first in range(0, 256, 100):
@@ -45,13 +45,13 @@ def test_logits_are_the_teachers(tmp_path: Path, digits: ArraySource, teacher: T
                 assert torch.equal(open_cache(tmp_path / "a.zarr").view(1).logits(rows), expected)
 
 
-def test_workers_do_not_change_a_byte(tmp_path: Path, digits: ArraySource, teacher: Teacher, digest: str) -> None:
+def test_workers_do_not_change_a_byte(tmp_path: Path, digits: ArraySource, teacher: Network, digest: str) -> None:
     result = build_small(tmp_path / "a.zarr", digits, teacher, shard_rows=70, num_workers=2)
     assert result.manifest.digest == digest
     assert open_cache(tmp_path / "a.zarr").manifest.digest == digest
 
 
-def test_an_interrupted_build_resumes(tmp_path: Path, digits: ArraySource, teacher: Teacher, digest: str) -> None:
+def test_an_interrupted_build_resumes(tmp_path: Path, digits: ArraySource, teacher: Network, digest: str) -> None:
     """Interrupted again and again: the same bytes, and the teacher never sees a committed shard again."""
     out = tmp_path / "a.zarr"
     for fail_after in (256 + 100, 150, 200):  # the first run also calibrates on all 256 rows
@@ -74,7 +74,7 @@ def _shards() -> list[tuple[int, int, range]]:
     return [(view, first // 70, range(first, min(first + 70, 256))) for view in (0, 1) for first in range(0, 256, 70)]
 
 
-def test_a_fitted_codec_is_the_same_bytes(tmp_path: Path, digits: ArraySource, teacher: Teacher) -> None:
+def test_a_fitted_codec_is_the_same_bytes(tmp_path: Path, digits: ArraySource, teacher: Network) -> None:
     """Calibrated once, interrupted and resumed with other workers: the same digest, and no second calibration."""
     options: dict[str, Any] = {"shard_rows": 70, "codec": "transform"}
     whole = build_small(tmp_path / "a.zarr", digits, teacher, **options)
@@ -90,7 +90,7 @@ def test_a_fitted_codec_is_the_same_bytes(tmp_path: Path, digits: ArraySource, t
     assert build_small(tmp_path / "c.zarr", digits, teacher, **options).manifest.digest == whole.manifest.digest
 
 
-def _unfinished(out: Path, source: ArraySource, teacher: Teacher, **options: Any) -> None:
+def _unfinished(out: Path, source: ArraySource, teacher: Network, **options: Any) -> None:
     with pytest.raises(KeyboardInterrupt):
         build_small(out, source, counting(teacher, 256 + 200)[0], **options)
     assert len(list((out / "ledger/0").iterdir())) >= 2
@@ -114,7 +114,7 @@ def _swap(a: Path, b: Path) -> None:
     "damage", ["flip", "cut", "delete", "swap", "swap with records", "record", "foreign", "tables", "no record"]
 )
 def test_what_was_damaged_before_a_resume_is_built_again(
-    tmp_path: Path, digits: ArraySource, teacher: Teacher, codec: str, damage: str
+    tmp_path: Path, digits: ArraySource, teacher: Network, codec: str, damage: str
 ) -> None:
     """Between a kill and the resume: bytes that are not those that were committed never reach the cache."""
     options: dict[str, Any] = {"codec": codec, "shard_rows": 70}
@@ -183,7 +183,7 @@ def test_a_terminated_build_says_how_to_go_on(tmp_path: Path, weights: Path) -> 
 )  # fmt: skip
 @pytest.mark.parametrize("finished", [True, False])
 def test_another_build_is_refused(
-    tmp_path: Path, digits: ArraySource, teacher: Teacher, change: dict[str, Any], said: str, finished: bool
+    tmp_path: Path, digits: ArraySource, teacher: Network, change: dict[str, Any], said: str, finished: bool
 ) -> None:
     out = tmp_path / "a.zarr"
     if finished:
@@ -202,7 +202,7 @@ def test_another_build_is_refused(
 
 
 @pytest.mark.parametrize("force", [False, True])
-def test_a_foreign_folder_is_left_alone(tmp_path: Path, digits: ArraySource, teacher: Teacher, force: bool) -> None:
+def test_a_foreign_folder_is_left_alone(tmp_path: Path, digits: ArraySource, teacher: Network, force: bool) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
     with pytest.raises(CacheError, match="not empty and holds no cache"):
         build_small(tmp_path, digits, teacher, force=force)
@@ -211,7 +211,7 @@ def test_a_foreign_folder_is_left_alone(tmp_path: Path, digits: ArraySource, tea
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_a_full_disk_loses_nothing(tmp_path: Path, digits: ArraySource, teacher: Teacher) -> None:
+def test_a_full_disk_loses_nothing(tmp_path: Path, digits: ArraySource, teacher: Network) -> None:
     """No file may grow beyond 2000 bytes: one line with the file's name, and later the same bytes."""
     options: dict[str, Any] = {"codec": "dense:dtype=float32", "shard_rows": 70}
     whole = build_small(tmp_path / "whole.zarr", digits, teacher, **options).manifest
@@ -228,7 +228,7 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, digits: ArraySource, teacher:
     assert build_small(tmp_path / "a.zarr", digits, teacher, **options).manifest == whole
 
 
-def test_lost_permission_loses_nothing(digits: ArraySource, teacher: Teacher) -> None:
+def test_lost_permission_loses_nothing(digits: ArraySource, teacher: Network) -> None:
     """A folder that may no longer be written: an error with a name and a reason, and nothing changes."""
     with tempfile.TemporaryDirectory() as name:
         out = Path(name) / "a.zarr"
@@ -254,7 +254,7 @@ def test_lost_permission_loses_nothing(digits: ArraySource, teacher: Teacher) ->
 
 @pytest.mark.parametrize("name", ["manifest.json", "build.json"])
 def test_a_damaged_manifest_is_replaced_by_force_alone(
-    tmp_path: Path, digits: ArraySource, teacher: Teacher, name: str
+    tmp_path: Path, digits: ArraySource, teacher: Network, name: str
 ) -> None:
     out = tmp_path / "a.zarr"
     whole = build_small(out, digits, teacher, shard_rows=70).manifest
@@ -271,7 +271,7 @@ def test_a_damaged_manifest_is_replaced_by_force_alone(
     assert (out / "labels/c/0").exists()
 
 
-def test_nan_names_the_key(tmp_path: Path, digits: ArraySource, teacher: Teacher) -> None:
+def test_nan_names_the_key(tmp_path: Path, digits: ArraySource, teacher: Network) -> None:
     class Broken(torch.nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             logits = torch.zeros(len(images), 10)
@@ -286,16 +286,16 @@ def test_nan_names_the_key(tmp_path: Path, digits: ArraySource, teacher: Teacher
 
 
 def test_a_teacher_of_other_classes_is_refused(
-    tmp_path: Path, digits: ArraySource, teacher: Teacher, weights: Path
+    tmp_path: Path, digits: ArraySource, teacher: Network, weights: Path
 ) -> None:
     two = take(digits, np.flatnonzero(digits.labels < 2))
     two = replace(two, classes=["0", "1"])
     with pytest.raises(ModelError, match="has 2 classes: the teacher must know the same classes"):
         build_small(tmp_path / "a.zarr", two, teacher)
-    with pytest.raises(ModelError, match="know 10 classes; source digits/train has 2"):
-        open_teacher("cnn-s", weights, two)
+    with pytest.raises(ModelError, match="know 10 classes; the data has 2"):
+        open_network("cnn-s", weights, len(two.classes))
     with pytest.raises(ModelError, match="are of cnn-s, not of cnn-l"):
-        open_teacher("cnn-l", weights, digits)
+        open_network("cnn-l", weights, 10)
     assert not list(tmp_path.iterdir())
 
 

@@ -11,8 +11,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gdkd_cache import LossSettings, losses
-from gdkd_cache.codec import Calibration, Codec, CodecRequest, DenseCodec, TopKCodec, codec_from_json
+from gdkd_cache.codec.choose import Calibration, CodecRequest
+from gdkd_cache.codec.columns import Codec
+from gdkd_cache.codec.dense import DenseCodec
 from gdkd_cache.codec.fidelity import decode_rows
+from gdkd_cache.codec.stored import codec_from_json
+from gdkd_cache.codec.topk import TopKCodec
 from gdkd_cache.errors import CacheError, GdkdCacheError, UsageError
 
 

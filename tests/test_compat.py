@@ -10,11 +10,15 @@ import torch
 from small import build_small
 
 from gdkd_cache import open_cache
-from gdkd_cache.data import ArraySource, Recipe, ViewLoader, ViewRenderer, open_recipe, requests_for
+from gdkd_cache.checking.verify import verify
+from gdkd_cache.data.loader import ViewLoader
 from gdkd_cache.data.recipes.compat import load
+from gdkd_cache.data.recipes.presets import open_recipe
+from gdkd_cache.data.recipes.recipe import Recipe
+from gdkd_cache.data.source import ArraySource
+from gdkd_cache.data.views import ViewRenderer, requests_for
 from gdkd_cache.errors import MismatchError, UsageError
-from gdkd_cache.pipeline.teacher import Teacher
-from gdkd_cache.pipeline.verify import verify
+from gdkd_cache.models.network import Network
 
 _MODULE = """
 import torch
@@ -101,7 +105,7 @@ def test_threads_are_refused(digits: ArraySource) -> None:
         executor.submit(_pixels, digits, recipe, 64).result()
 
 
-def test_a_cache_never_names_code(tmp_path: Path, digits: ArraySource, teacher: Teacher) -> None:
+def test_a_cache_never_names_code(tmp_path: Path, digits: ArraySource, teacher: Network) -> None:
     """The user names the same transform again; what the manifest names is never imported."""
     recipe = open_recipe("compat:own_transforms:strong", 8, 8)
     build_small(tmp_path / "c.zarr", digits, teacher, recipe=recipe)

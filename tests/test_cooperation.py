@@ -23,15 +23,17 @@ from safetensors.torch import load_file
 from small import Counting, build_small, counting
 
 from gdkd_cache import open_cache
-from gdkd_cache.data import ArraySource
+from gdkd_cache.building import compute, cooperate
+from gdkd_cache.building.build import BuildResult
+from gdkd_cache.checking.verify import verify
+from gdkd_cache.data.source import ArraySource
 from gdkd_cache.errors import MismatchError, StoreError
-from gdkd_cache.pipeline import cooperate, shards
-from gdkd_cache.pipeline.build import BuildResult
-from gdkd_cache.pipeline.teacher import Teacher
-from gdkd_cache.pipeline.verify import verify
+from gdkd_cache.models.network import Network
+from gdkd_cache.objects.folder import Folder
 from gdkd_cache.ranks import this_rank
-from gdkd_cache.store import CacheWriter, Claims, claims
-from gdkd_cache.store.folder import Folder
+from gdkd_cache.store import claims
+from gdkd_cache.store.claims import Claims
+from gdkd_cache.store.writer import CacheWriter
 from gdkd_cache.threads import one_thread
 
 _BLANK_ROWS = 2  # each build runs its teacher once on so many blank images
@@ -40,7 +42,7 @@ _COMMAND = [sys.executable, "-c", "from gdkd_cache_cli.main import main; main()"
 
 
 @pytest.fixture(scope="module")
-def digest(tmp_path_factory: pytest.TempPathFactory, digits: ArraySource, teacher: Teacher) -> str:
+def digest(tmp_path_factory: pytest.TempPathFactory, digits: ArraySource, teacher: Network) -> str:
     """Of the build by one process: six views of four shards."""
     out = tmp_path_factory.mktemp("whole") / "a.zarr"
     return build_small(out, digits, teacher, **_SMALL).manifest.digest
@@ -76,7 +78,7 @@ def _whole(out: Path, digest: str) -> None:
 
 @pytest.mark.parametrize("seconds_apart", [0.0, 0.1, 0.2])
 def test_racing_builds_share_the_work(
-    tmp_path: Path, digits: ArraySource, teacher: Teacher, digest: str, seconds_apart: float
+    tmp_path: Path, digits: ArraySource, teacher: Network, digest: str, seconds_apart: float
 ) -> None:
     """Three at once: one digest, every row of every view is seen by one teacher, and the codec is fitted once."""
     models = [_Slow(teacher.model) for _ in range(3)]
@@ -95,7 +97,7 @@ def test_racing_builds_share_the_work(
 
 
 def test_racing_builds_in_an_object_store(
-    digits: ArraySource, teacher: Teacher, digest: str, proxy: FaultyProxy, bucket: str
+    digits: ArraySource, teacher: Network, digest: str, proxy: FaultyProxy, bucket: str
 ) -> None:
     """The same over HTTP, where answers are late and some are lost."""
     proxy.delay = 0.01
@@ -113,7 +115,7 @@ def test_racing_builds_in_an_object_store(
     assert verify(f"{bucket}/a").problems == ()
 
 
-def test_decoded_images_are_shared_by_groups_of_views(tmp_path: Path, digits: ArraySource, teacher: Teacher) -> None:
+def test_decoded_images_are_shared_by_groups_of_views(tmp_path: Path, digits: ArraySource, teacher: Network) -> None:
     """A source that is no array goes eight views at a time: the views of a group that others hold are left to them."""
 
     class Decoded:
@@ -148,12 +150,12 @@ def test_there_is_work_for_all_ranks(num_ranks: int, in_memory: bool, num_groups
     """Images are decoded once for several views, but not so that some ranks have nothing to do."""
 
     units = [(view, shard, range(shard * 5, shard * 5 + 5)) for view in range(10) for shard in range(2)]
-    groups = shards.grouped(units, in_memory=in_memory, num_ranks=num_ranks)
+    groups = compute.grouped(units, in_memory=in_memory, num_ranks=num_ranks)
     assert len(groups) == num_groups
     assert sorted((view, group.shard, group.rows) for group in groups for view in group.views) == sorted(units, key=str)
 
 
-def test_an_interrupted_build_is_taken_over(tmp_path: Path, digits: ArraySource, teacher: Teacher, digest: str) -> None:
+def test_an_interrupted_build_is_taken_over(tmp_path: Path, digits: ArraySource, teacher: Network, digest: str) -> None:
     """One of two stops in the middle: the other does the rest at once, and nothing that was committed again."""
     out = tmp_path / "a.zarr"
 
@@ -197,7 +199,7 @@ def _dead_process() -> int:
 @pytest.mark.parametrize("work", ["codec", "manifest", "2/1"])
 @pytest.mark.parametrize("here", [True, False])
 def test_work_of_the_dead_is_taken_over(
-    tmp_path: Path, digits: ArraySource, teacher: Teacher, digest: str, monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, digits: ArraySource, teacher: Network, digest: str, monkeypatch: pytest.MonkeyPatch,
     work: str, here: bool,
 ) -> None:  # fmt: skip
     """Killed on this machine: at once. On another one: after its beat has not changed for a while."""
@@ -250,7 +252,7 @@ def test_a_live_owner_keeps_its_claim(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_one_taken_for_dead_commits_no_more(
-    tmp_path: Path, digits: ArraySource, teacher: Teacher, digest: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, digits: ArraySource, teacher: Network, digest: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process that was stopped for long wakes up when another has finished the cache: it leaves that alone."""
     out = tmp_path / "a.zarr"
@@ -274,7 +276,7 @@ def test_one_taken_for_dead_commits_no_more(
 @pytest.mark.parametrize("claim", [b"", b"{}", b"\x00" * 5000, b'{"machine":"m","owner":"../../x","process":1}',
                                    b'{"machine":"m","owner":"%s","process":-1}' % (b"0" * 32)])  # fmt: skip
 def test_foreign_claims_count_for_nothing(
-    tmp_path: Path, digits: ArraySource, teacher: Teacher, digest: str, claim: bytes
+    tmp_path: Path, digits: ArraySource, teacher: Network, digest: str, claim: bytes
 ) -> None:
     place = Folder(tmp_path / "a.zarr")
     place.prepare()
@@ -285,7 +287,7 @@ def test_foreign_claims_count_for_nothing(
 
 
 def test_another_build_is_refused_before_the_first_has_begun(
-    tmp_path: Path, digits: ArraySource, teacher: Teacher, digest: str
+    tmp_path: Path, digits: ArraySource, teacher: Network, digest: str
 ) -> None:
     """It waits for the codec that the first one fits, and then sees that it is of another seed."""
     first = replace(teacher, model=_Slow(teacher.model, lambda: time.sleep(1), 100))
@@ -300,7 +302,7 @@ def test_another_build_is_refused_before_the_first_has_begun(
 
 
 def test_what_was_committed_meanwhile_is_left(
-    tmp_path: Path, digits: ArraySource, teacher: Teacher, digest: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, digits: ArraySource, teacher: Network, digest: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between the look at the ledger and the claim, the owner of a shard committed it and left."""
     out = tmp_path / "a.zarr"
@@ -318,7 +320,7 @@ def test_what_was_committed_meanwhile_is_left(
 
 
 def test_shards_damaged_by_others_are_built_again(
-    tmp_path: Path, digits: ArraySource, teacher: Teacher, digest: str
+    tmp_path: Path, digits: ArraySource, teacher: Network, digest: str
 ) -> None:
     """What another process committed is read again before it is published."""
     out = tmp_path / "a.zarr"

@@ -17,13 +17,14 @@ from numcodecs import Zstd
 from small import build_small, counting, forge, forge_object, layouts_of, stored_array
 
 from gdkd_cache import open_cache, pack
-from gdkd_cache.data import ArraySource, Recipe
+from gdkd_cache.checking.verify import verify
+from gdkd_cache.data.recipes.recipe import Recipe
+from gdkd_cache.data.source import ArraySource
 from gdkd_cache.errors import CacheError, GdkdCacheError
-from gdkd_cache.pipeline.teacher import Teacher
-from gdkd_cache.pipeline.verify import verify
-from gdkd_cache.store import row_layouts, view_layouts
-from gdkd_cache.store.layout import check_objects
-from gdkd_cache.store.manifest import MANIFEST_NAME, Manifest, ObjectRecord, canonical_json, parse_json
+from gdkd_cache.models.network import Network
+from gdkd_cache.objects.record import ObjectRecord
+from gdkd_cache.store.layout import check_objects, row_layouts, view_layouts
+from gdkd_cache.store.manifest import MANIFEST_NAME, Manifest, canonical_json, parse_json
 
 
 @pytest.mark.parametrize("codec", CODECS)
@@ -242,7 +243,7 @@ def test_object_names_that_are_no_objects(tmp_path: Path, caches: dict[str, Path
     assert verify(path).problems
 
 
-def test_keys_are_data(tmp_path: Path, few: ArraySource, teacher: Teacher) -> None:
+def test_keys_are_data(tmp_path: Path, few: ArraySource, teacher: Network) -> None:
     """Keys that look like paths, commands or control sequences are strings, and no file is ever named by one."""
     odd = [
         "../../etc/passwd",
@@ -285,7 +286,7 @@ def test_recipes_that_lie(
     assert said in outcome(path, few)
 
 
-def test_any_unfinished_build(tmp_path: Path, few: ArraySource, teacher: Teacher) -> None:
+def test_any_unfinished_build(tmp_path: Path, few: ArraySource, teacher: Network) -> None:
     """build.json and ledger records with other values: the build resumes to the very same bytes, or refuses."""
     options: dict[str, Any] = {"codec": "dense", "shard_rows": 16}
     whole = build_small(tmp_path / "whole", few, teacher, **options).manifest.digest

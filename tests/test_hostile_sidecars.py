@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from small import write_shards
 
 from gdkd_cache import open_source
-from gdkd_cache.data import ArraySource, ShardSource
-from gdkd_cache.pipeline.convert import to_sidecars
-from gdkd_cache.store import SidecarSet
+from gdkd_cache.data.shards.source import ShardSource
+from gdkd_cache.data.source import ArraySource
+from gdkd_cache.sharing.convert import to_sidecars
 from gdkd_cache.store.manifest import canonical_json, parse_json
-from gdkd_cache.store.sidecars.listing import SIDECARS_NAME
+from gdkd_cache.store.sidecars.listing import SIDECARS_NAME, SidecarSet
 
 
 @pytest.fixture(scope="module")

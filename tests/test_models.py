@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from gdkd_cache.errors import ModelError, UsageError
-from gdkd_cache.models import ModelCard, build_model, load_card, load_model, save_weights
+from gdkd_cache.models.build import build_model
+from gdkd_cache.models.weights import ModelCard, load_card, load_model, save_weights
 
 _CARD = ModelCard(name="cnn-s", num_classes=10, size=(8, 8), mean=(0.1, 0.2, 0.3), std=(1.0, 1.0, 1.0), accuracy=0.5)
 

@@ -15,33 +15,23 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from gdkd_cache.data import open_recipe
-from gdkd_cache.data.recipes import (
-    RECIPES,
-    AugMix,
-    AutoAugment,
+from gdkd_cache.data.recipes.colour import (
     AutoContrast,
     ColorJitter,
-    Cutout,
     Equalize,
     GaussianBlur,
-    HorizontalFlip,
-    Mix,
     Posterize,
-    RandAugment,
-    RandomCrop,
-    RandomErasing,
     RandomGrayscale,
-    RandomResizedCrop,
-    Recipe,
-    Resize,
-    ResizeCenterCrop,
     Solarize,
-    Step,
-    TrivialAugmentWide,
 )
+from gdkd_cache.data.recipes.erasing import Cutout, RandomErasing
+from gdkd_cache.data.recipes.geometry import HorizontalFlip, RandomCrop, RandomResizedCrop, Resize, ResizeCenterCrop
+from gdkd_cache.data.recipes.mixing import Mix
 from gdkd_cache.data.recipes.operations import operate
-from gdkd_cache.data.recipes.policies import policy
+from gdkd_cache.data.recipes.policies import AugMix, AutoAugment, RandAugment, TrivialAugmentWide, policy
+from gdkd_cache.data.recipes.presets import RECIPES, open_recipe
+from gdkd_cache.data.recipes.recipe import Recipe
+from gdkd_cache.data.recipes.step import Step
 from gdkd_cache.errors import CacheError, UsageError
 from gdkd_cache.seeding import Words, draws, streams
 

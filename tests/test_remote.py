@@ -27,17 +27,18 @@ from small import build_small
 from torch import Tensor, nn
 
 from gdkd_cache import Cache, LossSettings, open_cache
-from gdkd_cache.data import ArraySource
+from gdkd_cache.checking.verify import verify
+from gdkd_cache.data.source import ArraySource
 from gdkd_cache.errors import CacheError, MismatchError, StoreError, UsageError
-from gdkd_cache.pipeline.copy import copy
-from gdkd_cache.pipeline.teacher import Teacher
-from gdkd_cache.pipeline.train import TrainOptions, train
-from gdkd_cache.pipeline.verify import verify
-from gdkd_cache.store import CacheWriter
-from gdkd_cache.store.bucket import Bucket
-from gdkd_cache.store.folder import Folder
-from gdkd_cache.store.manifest import BUILD_NAME, MANIFEST_NAME, ObjectRecord
-from gdkd_cache.store.objects import Objects, open_objects
+from gdkd_cache.models.network import Network
+from gdkd_cache.objects.bucket import Bucket
+from gdkd_cache.objects.folder import Folder
+from gdkd_cache.objects.objects import Objects, open_objects
+from gdkd_cache.objects.record import ObjectRecord
+from gdkd_cache.sharing.copy import copy
+from gdkd_cache.store.manifest import BUILD_NAME, MANIFEST_NAME
+from gdkd_cache.store.writer import CacheWriter
+from gdkd_cache.training.train import TrainOptions, train
 
 _SLOW_DOWN = refuse(503, "SlowDown")
 _ERROR_500 = refuse(500, "InternalError")
@@ -66,7 +67,7 @@ class _Stopping(nn.Module):
         return self.model(images)
 
 
-def test_build(tmp_path: Path, digits: ArraySource, teacher: Teacher, proxy: FaultyProxy, bucket: str) -> None:
+def test_build(tmp_path: Path, digits: ArraySource, teacher: Network, proxy: FaultyProxy, bucket: str) -> None:
     """Interrupted, resumed, over a bad line: the same objects as in a folder, no committed shard computed again."""
     out = f"{bucket}/a/digits.zarr"
     proxy.plan = [("PUT .*/c/", _ERROR_500, 2), ("PUT .*ledger", _SLOW_DOWN, 1), ("PUT .*build.json", lose, 1)]
@@ -106,7 +107,7 @@ def test_push_and_pull(tmp_path: Path, digits_cache: Path, proxy: FaultyProxy, b
     assert {request.rpartition("/")[2] for request in proxy.sent("^GET .*deep/er/")} == {MANIFEST_NAME}
 
 
-def test_the_first_views(tmp_path: Path, digits: ArraySource, teacher: Teacher, bucket: str) -> None:
+def test_the_first_views(tmp_path: Path, digits: ArraySource, teacher: Network, bucket: str) -> None:
     """A part is the cache that a build of fewer views makes, to the byte."""
     whole = build_small(tmp_path / "a.zarr", digits, teacher, num_views=3).manifest.digest
     result = _run("push", tmp_path / "a.zarr", f"{bucket}/part", "--views", "0-1")
@@ -187,7 +188,7 @@ def test_a_dead_line(
 
 
 _PUSH = """
-from gdkd_cache.pipeline.copy import copy
+from gdkd_cache.sharing.copy import copy
 copy({source!r}, {there!r})
 """
 
@@ -281,7 +282,7 @@ def test_a_store_without_md5_is_read_back(proxy: FaultyProxy, bucket: str) -> No
 
 
 def test_a_damaged_shard_is_not_committed(
-    digits: ArraySource, teacher: Teacher, proxy: FaultyProxy, bucket: str
+    digits: ArraySource, teacher: Network, proxy: FaultyProxy, bucket: str
 ) -> None:
     proxy.plan = [("PUT .*/classes/c/1/", flip, 1)]
     with pytest.raises(StoreError, match="classes/c/1/0/0: the store held something else"):
@@ -503,7 +504,7 @@ def test_no_secret_is_told(
 
 _FORK = """
 import os, sys
-from gdkd_cache.store.objects import Objects, open_objects
+from gdkd_cache.objects.objects import Objects, open_objects
 objects = open_objects("s3://bucket/x")
 if os.fork() == 0:
     try:

@@ -25,10 +25,16 @@ from small import put_files, write_shards
 from torch import Tensor
 
 from gdkd_cache import open_cache, open_source
-from gdkd_cache.cache import Cache, TeacherBatch
-from gdkd_cache.data import ArraySource, Source, ViewRenderer, ViewRequest, ahead, epoch_requests, open_recipe, shards
-from gdkd_cache.data.ahead import ShardsAhead
-from gdkd_cache.data.remote import RemoteShardSource
+from gdkd_cache.cache.cache import Cache
+from gdkd_cache.cache.dataset import TeacherBatch
+from gdkd_cache.data.recipes.presets import open_recipe
+from gdkd_cache.data.shards import ahead
+from gdkd_cache.data.shards import source as shards
+from gdkd_cache.data.shards.ahead import ShardsAhead
+from gdkd_cache.data.shards.remote import RemoteShardSource
+from gdkd_cache.data.shards.source import epoch_requests
+from gdkd_cache.data.source import ArraySource, Source
+from gdkd_cache.data.views import ViewRenderer, ViewRequest
 from gdkd_cache.errors import SourceError, StoreError, UsageError
 
 _COUNT, _ROWS = 16, 16

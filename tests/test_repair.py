@@ -13,17 +13,17 @@ from gdkd_cache_cli.main import main
 from small import build_small, counting, take
 
 from gdkd_cache import open_cache, pack
-from gdkd_cache.data import ArraySource
+from gdkd_cache.building.repair import repair
+from gdkd_cache.checking.verify import verify
+from gdkd_cache.data.source import ArraySource
 from gdkd_cache.errors import CacheError, MismatchError, UsageError
-from gdkd_cache.pipeline.repair import repair
-from gdkd_cache.pipeline.teacher import Teacher
-from gdkd_cache.pipeline.verify import verify
+from gdkd_cache.models.network import Network
 
 _OPTIONS: dict[str, Any] = {"codec": "transform", "shard_rows": 70, "num_views": 3}
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, digits: ArraySource, teacher: Teacher) -> Path:
+def whole(tmp_path_factory: pytest.TempPathFactory, digits: ArraySource, teacher: Network) -> Path:
     """A fitted cache of three views in four shards each; not to be changed."""
     path = tmp_path_factory.mktemp("whole") / "a.zarr"
     build_small(path, digits, teacher, **_OPTIONS)
@@ -40,7 +40,7 @@ def _contents(path: Path) -> dict[str, bytes]:
 
 
 def test_exactly_what_is_damaged_is_built_again(
-    cache: Path, whole: Path, digits: ArraySource, teacher: Teacher
+    cache: Path, whole: Path, digits: ArraySource, teacher: Network
 ) -> None:
     """Two shards: the teacher sees their rows and no others, and every byte comes back."""
     names = ["packed/c/1/2/0", "probe/c/2/3/0", "escape/c/2/3/0"]
@@ -66,7 +66,7 @@ def test_exactly_what_is_damaged_is_built_again(
     ],
 )
 def test_any_object_comes_back(
-    cache: Path, whole: Path, digits: ArraySource, teacher: Teacher, pattern: str, needs: str
+    cache: Path, whole: Path, digits: ArraySource, teacher: Network, pattern: str, needs: str
 ) -> None:
     """Each kind with no more than it needs, and refused with less."""
     for path in cache.glob(pattern):
@@ -83,7 +83,7 @@ def test_any_object_comes_back(
     assert _contents(cache) == _contents(whole)
 
 
-def test_other_bytes_are_refused(cache: Path, digits: ArraySource, teacher: Teacher) -> None:
+def test_other_bytes_are_refused(cache: Path, digits: ArraySource, teacher: Network) -> None:
     """Wrong data, a wrong teacher, and one that only claims to be the right one: the cache stays as it was."""
     (cache / "packed/c/1/2/0").unlink()
     before = _contents(cache)
@@ -100,7 +100,7 @@ def test_other_bytes_are_refused(cache: Path, digits: ArraySource, teacher: Teac
     assert _contents(cache) == {name: data for name, data in before.items() if name != "tables/c/0"}
 
 
-def test_dropped_views(cache: Path, tmp_path: Path, digits: ArraySource, teacher: Teacher) -> None:
+def test_dropped_views(cache: Path, tmp_path: Path, digits: ArraySource, teacher: Network) -> None:
     """What is left is the cache that a build of fewer views gives, byte for byte: views keep their numbers."""
     (cache / "packed/c/2/0/0").unlink()
     (cache / "escape/c/1/1/0").write_bytes(b"")
@@ -114,7 +114,7 @@ def test_dropped_views(cache: Path, tmp_path: Path, digits: ArraySource, teacher
         repair(cache, drop=True)
 
 
-def test_a_drop_that_was_killed(cache: Path, tmp_path: Path, digits: ArraySource, teacher: Teacher) -> None:
+def test_a_drop_that_was_killed(cache: Path, tmp_path: Path, digits: ArraySource, teacher: Network) -> None:
     """Killed after the metadata, or after the manifest: the same command again ends in the same cache."""
     dropped = Path(shutil.copytree(cache, tmp_path / "dropped.zarr"))
     for path in (cache, dropped):

@@ -17,15 +17,17 @@ from torch import nn
 from torchvision.transforms.v2 import functional
 
 from gdkd_cache import LossSettings, losses, open_cache
-from gdkd_cache.codec import CodecRequest
-from gdkd_cache.data import EncodedSource, Source
+from gdkd_cache.checking.verify import verify
+from gdkd_cache.codec.choose import CodecRequest
 from gdkd_cache.data.probes import ROUNDING_RMS, difference, probe_pixels, probed
-from gdkd_cache.data.recipes import HorizontalFlip, Mix, RandomResizedCrop, Recipe
+from gdkd_cache.data.recipes.geometry import HorizontalFlip, RandomResizedCrop
+from gdkd_cache.data.recipes.mixing import Mix
+from gdkd_cache.data.recipes.recipe import Recipe
+from gdkd_cache.data.source import EncodedSource, Source
 from gdkd_cache.errors import MismatchError, UsageError
-from gdkd_cache.pipeline.teacher import Teacher
-from gdkd_cache.pipeline.train import TrainOptions, train
-from gdkd_cache.pipeline.verify import verify
+from gdkd_cache.models.network import Network
 from gdkd_cache.seeding import hash_keys
+from gdkd_cache.training.train import TrainOptions, train
 
 ROWS = 96
 _RECIPE = "imagenet:size=32"
@@ -61,17 +63,17 @@ def jpegs(tiles: list[np.ndarray]) -> EncodedSource:
 
 
 @pytest.fixture(scope="module")
-def linear_teacher() -> Teacher:
+def linear_teacher() -> Network:
     torch.manual_seed(0)
     model = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 4)).eval()
     half = (0.5, 0.5, 0.5)
     about: dict[str, Any] = {"name": "linear", "weights": "sha256:0"}
     device = torch.device("cpu")
-    return Teacher(model=model, mean=half, std=half, device=device, precision="float32", description=about)
+    return Network(model=model, mean=half, std=half, device=device, precision="float32", description=about)
 
 
 @pytest.fixture(scope="module")
-def jpeg_cache(tmp_path_factory: pytest.TempPathFactory, jpegs: EncodedSource, linear_teacher: Teacher) -> Path:
+def jpeg_cache(tmp_path_factory: pytest.TempPathFactory, jpegs: EncodedSource, linear_teacher: Network) -> Path:
     path = tmp_path_factory.mktemp("cache") / "jpegs.zarr"
     build_small(path, jpegs, linear_teacher, request=REQUEST, recipe=_RECIPE, num_views=3)
     return path
@@ -95,7 +97,7 @@ def test_a_jpeg_cache_replays(tmp_path: Path, jpegs: EncodedSource, jpeg_cache: 
 
 
 def test_views_of_one_decoding_are_the_same_cache(
-    tmp_path: Path, jpegs: EncodedSource, jpeg_cache: Path, linear_teacher: Teacher
+    tmp_path: Path, jpegs: EncodedSource, jpeg_cache: Path, linear_teacher: Network
 ) -> None:
     """Rendered by workers, in parts of 64 rows, and resumed from the middle of a group of views: one digest."""
     wanted = open_cache(jpeg_cache).manifest.digest
@@ -215,14 +217,14 @@ def test_another_size(tmp_path: Path, jpegs: EncodedSource, jpeg_cache: Path) ->
 
 
 @pytest.fixture(scope="module")
-def mixed_cache(tmp_path_factory: pytest.TempPathFactory, jpegs: EncodedSource, linear_teacher: Teacher) -> Path:
+def mixed_cache(tmp_path_factory: pytest.TempPathFactory, jpegs: EncodedSource, linear_teacher: Network) -> Path:
     path = tmp_path_factory.mktemp("cache") / "mixed.zarr"
     recipe = Recipe("mixed", (RandomResizedCrop(32), HorizontalFlip()), Mix(mixup_alpha=0.8, cutmix_alpha=1.0))
     build_small(path, jpegs, linear_teacher, request=REQUEST, recipe=recipe, num_views=2)
     return path
 
 
-def test_mixed_views(tmp_path: Path, jpegs: EncodedSource, mixed_cache: Path, linear_teacher: Teacher) -> None:
+def test_mixed_views(tmp_path: Path, jpegs: EncodedSource, mixed_cache: Path, linear_teacher: Network) -> None:
     """The teacher saw the mixed pixels, cross-entropy takes the mixed labels, and a user's loop does not change."""
     data = open_cache(mixed_cache).dataset(jpegs)
     for pixels, labels, teacher in data.loader(1, batch_size=ROWS, shuffle=True, normalize=None):

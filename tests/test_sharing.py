@@ -19,17 +19,20 @@ from small import build_small, forge, take
 import gdkd_cache as gc
 from gdkd_cache import Cache, LossSettings, open_cache
 from gdkd_cache.cache.dataset import mean_logits
-from gdkd_cache.data import ArraySource, Recipe
-from gdkd_cache.data.recipes import HorizontalFlip, RandomCrop, RandomErasing
+from gdkd_cache.checking.verify import verify
+from gdkd_cache.data.recipes.erasing import RandomErasing
+from gdkd_cache.data.recipes.geometry import HorizontalFlip, RandomCrop
+from gdkd_cache.data.recipes.recipe import Recipe
+from gdkd_cache.data.source import ArraySource
 from gdkd_cache.errors import CacheError, GdkdCacheError, MismatchError, NotServedError, UsageError
-from gdkd_cache.losses import top_classes
-from gdkd_cache.pipeline.copy import copy
-from gdkd_cache.pipeline.merge import merge
-from gdkd_cache.pipeline.teacher import Teacher
-from gdkd_cache.pipeline.verify import verify
+from gdkd_cache.losses.partition import top_classes
+from gdkd_cache.models.network import Network
+from gdkd_cache.objects.record import ObjectRecord
+from gdkd_cache.sharing.copy import copy
+from gdkd_cache.sharing.merge import merge
 from gdkd_cache.store.card import readme
 from gdkd_cache.store.layout import row_layouts
-from gdkd_cache.store.manifest import Manifest, ObjectRecord
+from gdkd_cache.store.manifest import Manifest
 
 _README = "README.md"
 
@@ -48,7 +51,7 @@ def _metadata(page: str) -> dict[str, Any]:
     return yaml.safe_load(metadata)
 
 
-def test_a_cache_is_a_dataset_repository(tmp_path: Path, digits: ArraySource, teacher: Teacher) -> None:
+def test_a_cache_is_a_dataset_repository(tmp_path: Path, digits: ArraySource, teacher: Network) -> None:
     """Its README.md has the Hub's metadata and the facts that `inspect` prints, and is checked like the rest."""
     path = tmp_path / "a.zarr"
     card = {"license": "CC-BY-4.0", "contact": "Ada <ada@example.org>"}
@@ -167,20 +170,20 @@ def test_the_card_of_a_resumed_build(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, digits: ArraySource, teacher: Teacher) -> Path:
+def whole(tmp_path_factory: pytest.TempPathFactory, digits: ArraySource, teacher: Network) -> Path:
     """A transform cache of four views, in four shards a view; not to be changed."""
     path = tmp_path_factory.mktemp("whole") / "all.zarr"
     build_small(path, digits, teacher, codec="transform", num_views=4, shard_rows=70)
     return path
 
 
-def _part(out: Path, source: ArraySource, teacher: Teacher, first: int, count: int, **options: Any) -> Path:
+def _part(out: Path, source: ArraySource, teacher: Network, first: int, count: int, **options: Any) -> Path:
     defaults: dict[str, Any] = {"codec": "transform", "shard_rows": 70}
     build_small(out, source, teacher, first_view=first, num_views=count, **(defaults | options))
     return out
 
 
-def test_parts_make_the_whole(tmp_path: Path, digits: ArraySource, teacher: Teacher, whole: Path) -> None:
+def test_parts_make_the_whole(tmp_path: Path, digits: ArraySource, teacher: Network, whole: Path) -> None:
     """Two teams build half each; joined, in any order and from a second run, it is the one build's every byte."""
     one, two = (_part(tmp_path / f"{first}.zarr", digits, teacher, first, 2) for first in (0, 2))
     result = merge([two, one], tmp_path / "all.zarr")
@@ -218,7 +221,7 @@ def test_a_part_trains_as_the_whole_does(tmp_path: Path, digits: ArraySource, wh
     assert "2 (2 to 3) of 8x8" in _run("inspect", tmp_path / "part.zarr").stdout
 
 
-def test_a_codec_from_another_cache(tmp_path: Path, digits: ArraySource, teacher: Teacher, whole: Path) -> None:
+def test_a_codec_from_another_cache(tmp_path: Path, digits: ArraySource, teacher: Network, whole: Path) -> None:
     """What another machine would fit otherwise is taken as it is, and the result says which builds it joins."""
     first = copy(whole, tmp_path / "first.zarr", views=range(2)).manifest
     other: dict[str, Any] = {"codec": "dense", "batch_size": 100}  # another machine: other last bits
@@ -251,7 +254,7 @@ def test_a_codec_from_another_cache(tmp_path: Path, digits: ArraySource, teacher
     assert open_cache(built).manifest.identity.codec == identity.codec
 
 
-def test_what_does_not_join(tmp_path: Path, digits: ArraySource, teacher: Teacher, whole: Path) -> None:
+def test_what_does_not_join(tmp_path: Path, digits: ArraySource, teacher: Network, whole: Path) -> None:
     for numbers in (range(1), range(1, 2), range(2, 4)):
         copy(whole, tmp_path / f"{numbers.start}.zarr", views=numbers)
     _part(tmp_path / "seed.zarr", digits, teacher, 2, 1, seed=5)
@@ -289,7 +292,7 @@ def test_what_does_not_join(tmp_path: Path, digits: ArraySource, teacher: Teache
         merge([tmp_path / "0.zarr", tmp_path / "1.zarr"], tmp_path / "out.zarr")
 
 
-def test_cards_of_parts(tmp_path: Path, digits: ArraySource, teacher: Teacher) -> None:
+def test_cards_of_parts(tmp_path: Path, digits: ArraySource, teacher: Network) -> None:
     one = _part(tmp_path / "a.zarr", digits, teacher, 0, 1, license="mit", contact="Ada")
     two = _part(tmp_path / "b.zarr", digits, teacher, 1, 1, license="mit", contact="Bob")
     with pytest.raises(MismatchError, match=r"contact is 'Bob' in .*b.zarr and 'Ada' in .*a.zarr; say .* --contact"):
@@ -317,7 +320,7 @@ def test_other_tables_are_refused(tmp_path: Path, digits: ArraySource, whole: Pa
 
 
 @pytest.fixture(scope="module")
-def other(teacher: Teacher) -> Teacher:
+def other(teacher: Network) -> Network:
     """Another teacher of the digits."""
     torch.manual_seed(7)
     model = deepcopy(teacher.model)
@@ -329,7 +332,7 @@ def other(teacher: Teacher) -> Teacher:
 
 @pytest.fixture(scope="module")
 def pair(
-    tmp_path_factory: pytest.TempPathFactory, digits: ArraySource, teacher: Teacher, other: Teacher
+    tmp_path_factory: pytest.TempPathFactory, digits: ArraySource, teacher: Network, other: Network
 ) -> tuple[Path, Path]:
     """Two teachers' caches of the same two views, float32; not to be changed."""
     folder = tmp_path_factory.mktemp("pair")
@@ -342,8 +345,8 @@ def pair(
 @pytest.mark.parametrize("given", [None, [0.7, 0.3], [1, 9]])
 def test_the_mean_of_live_teachers(
     digits: ArraySource,
-    teacher: Teacher,
-    other: Teacher,
+    teacher: Network,
+    other: Network,
     pair: tuple[Path, Path],
     temperature: float,
     given: list[float] | None,
@@ -380,7 +383,7 @@ def test_the_mean_of_sure_teachers() -> None:
     torch.testing.assert_close(mean_logits([one + 7, one], [0.5, 0.5], 4.0).diff(), one.diff())
 
 
-def test_what_cannot_be_averaged(tmp_path: Path, digits: ArraySource, other: Teacher, pair: tuple[Path, Path]) -> None:
+def test_what_cannot_be_averaged(tmp_path: Path, digits: ArraySource, other: Network, pair: tuple[Path, Path]) -> None:
     def built(name: str, source: ArraySource = digits, **options: Any) -> Cache:
         build_small(tmp_path / name, source, other, **({"codec": "topk"} | options))
         return open_cache(tmp_path / name)

@@ -11,14 +11,17 @@ from PIL import Image
 from small import build_small, take
 
 from gdkd_cache import open_cache
-from gdkd_cache.cache import Cache, recipe_of
-from gdkd_cache.data import ArraySource, ViewRenderer, ViewRequest
-from gdkd_cache.data.recipes import Mix, Recipe
+from gdkd_cache.building.pack import pack
+from gdkd_cache.cache.cache import Cache
+from gdkd_cache.cache.replay import recipe_of
+from gdkd_cache.data.recipes.mixing import Mix
+from gdkd_cache.data.recipes.recipe import Recipe
+from gdkd_cache.data.source import ArraySource
+from gdkd_cache.data.views import ViewRenderer, ViewRequest
 from gdkd_cache.errors import CacheError, MismatchError, UsageError
-from gdkd_cache.pipeline.pack import pack
-from gdkd_cache.pipeline.sheet import ShownRow, ShownView, draw_sheet
-from gdkd_cache.pipeline.show import ShowOptions, save_picture, show, shown_rows
-from gdkd_cache.pipeline.teacher import Teacher
+from gdkd_cache.models.network import Network
+from gdkd_cache.report.sheet import ShownRow, ShownView, draw_sheet
+from gdkd_cache.report.show import ShowOptions, save_picture, show, shown_rows
 
 
 def test_what_is_shown_belongs_together(digits: ArraySource, digits_cache: Path) -> None:
@@ -58,7 +61,7 @@ def test_defaults_and_keys(digits: ArraySource, digits_cache: Path) -> None:
     assert len(shown_rows(ShowOptions(rows=6), cache, take(digits, np.arange(3)))) == 3
 
 
-def test_mixed_views_name_both_labels(tmp_path: Path, digits: ArraySource, teacher: Teacher) -> None:
+def test_mixed_views_name_both_labels(tmp_path: Path, digits: ArraySource, teacher: Network) -> None:
     build_small(tmp_path / "c.zarr", digits, teacher, recipe=Recipe("mixed", (), Mix(mixup_alpha=1.0)))
     cache = open_cache(tmp_path / "c.zarr")
     for row in shown_rows(ShowOptions(), cache, digits):

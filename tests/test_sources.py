@@ -14,7 +14,7 @@ from PIL import Image
 from torchvision.datasets import CIFAR100
 
 from gdkd_cache import open_source
-from gdkd_cache.data import ArraySource, EncodedSource, Source, check_source, labels_of
+from gdkd_cache.data.source import ArraySource, EncodedSource, Source, check_source, labels_of
 from gdkd_cache.errors import SourceError, UsageError
 
 

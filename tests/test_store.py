@@ -13,7 +13,7 @@ from small import forge
 
 from gdkd_cache import open_cache
 from gdkd_cache.errors import CacheError, MismatchError
-from gdkd_cache.store.folder import Folder
+from gdkd_cache.objects.folder import Folder
 from gdkd_cache.store.manifest import MANIFEST_NAME, Manifest
 
 

@@ -18,14 +18,17 @@ from torch.nn import functional as F
 
 import gdkd_cache as gc
 from gdkd_cache import LossSettings, losses, open_cache
-from gdkd_cache.data import ArraySource, Recipe
+from gdkd_cache.checking.verify import verify
 from gdkd_cache.data.probes import probed
+from gdkd_cache.data.recipes.recipe import Recipe
+from gdkd_cache.data.source import ArraySource
 from gdkd_cache.errors import GdkdCacheError, MismatchError, NotServedError, UsageError
-from gdkd_cache.models import build_model, load_card
-from gdkd_cache.pipeline.teacher import Teacher, open_teacher
-from gdkd_cache.pipeline.train import TrainOptions, Views, train
-from gdkd_cache.pipeline.verify import verify
+from gdkd_cache.models.build import build_model
+from gdkd_cache.models.network import Network, open_network
+from gdkd_cache.models.normalization import IMAGENET
+from gdkd_cache.models.weights import load_card
 from gdkd_cache.seeding import hash_keys
+from gdkd_cache.training.train import TrainOptions, Views, train
 
 _GDKD = LossSettings(loss="gdkd", k=5, w2=2.0, temperature=4.0)
 
@@ -43,7 +46,7 @@ def test_the_cache_is_the_live_teacher(
     tmp_path: Path,
     digits: ArraySource,
     digits_test: ArraySource,
-    teacher: Teacher,
+    teacher: Network,
     loss: str,
     codec: str,
     tolerance: float,
@@ -251,7 +254,7 @@ import sys
 from gdkd_cache_cli.main import main
 main(["train", "--loss", "gdkd", "--data", "digits", "--cache", {cache!r}, "--student", "cnn-s", "--epochs", "1",
       "--out", {out!r}], standalone_mode=False)
-print(sorted(name for name in sys.modules if name.startswith("gdkd_cache.pipeline") or name == "own_teacher"))
+print(sorted(name for name in sys.modules if name.startswith("gdkd_cache.") or name == "own_teacher"))
 """
 
 
@@ -265,7 +268,9 @@ def test_training_from_a_cache_loads_no_teacher(tmp_path: Path, digits: ArraySou
     try:
         torch.save(build_model("own_teacher:net", 10).state_dict(), tmp_path / "teacher.pth")
         source = gc.open_source("digits")
-        teacher = open_teacher("own_teacher:net", tmp_path / "teacher.pth", source, device="cpu")
+        teacher = open_network(
+            "own_teacher:net", tmp_path / "teacher.pth", len(source.classes), normalization=IMAGENET, device="cpu"
+        )
         build_small(tmp_path / "c.zarr", source, teacher, num_views=1)
     finally:
         sys.path.remove(str(tmp_path))
@@ -275,7 +280,7 @@ def test_training_from_a_cache_loads_no_teacher(tmp_path: Path, digits: ArraySou
     script = _NO_TEACHER.format(cache=str(tmp_path / "c.zarr"), out=str(tmp_path / "s"))
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     loaded = run.stdout.splitlines()[-1]
-    assert "gdkd_cache.pipeline.train" in loaded
-    for module in ("gdkd_cache.pipeline.teacher", "gdkd_cache.pipeline.build", "own_teacher"):
+    assert "gdkd_cache.training.train" in loaded
+    for module in ("gdkd_cache.models.network", "gdkd_cache.building.build", "own_teacher"):
         assert f"'{module}'" not in loaded
     assert (tmp_path / "s/best.safetensors").exists()

@@ -12,15 +12,10 @@ from torch import Tensor
 
 import gdkd_cache as gc
 from gdkd_cache import LossSettings, losses
-from gdkd_cache.codec import (
-    Calibration,
-    CodecRequest,
-    TransformCodec,
-    calibration_rows,
-    codec_from_json,
-    gradient_error,
-)
-from gdkd_cache.codec.fidelity import decode_rows, gradient
+from gdkd_cache.codec.choose import Calibration, CodecRequest, calibration_rows
+from gdkd_cache.codec.fidelity import decode_rows, gradient, gradient_error
+from gdkd_cache.codec.stored import codec_from_json
+from gdkd_cache.codec.transform.codec import TransformCodec
 from gdkd_cache.codec.transform.patterns import column_costs, group_columns, pack, pattern_groups, unpack
 from gdkd_cache.codec.transform.tables import tables_from_bytes
 from gdkd_cache.errors import CacheError, GdkdCacheError, UsageError

@@ -15,18 +15,18 @@ from gdkd_cache_cli.main import main
 from small import build_small, forge
 
 from gdkd_cache import open_cache
-from gdkd_cache.codec import CodecRequest
-from gdkd_cache.data import ArraySource
+from gdkd_cache.checking.verify import verify
+from gdkd_cache.codec.choose import CodecRequest
+from gdkd_cache.data.source import ArraySource
 from gdkd_cache.errors import UsageError
-from gdkd_cache.losses import LossSettings
-from gdkd_cache.models import build_model
-from gdkd_cache.pipeline.teacher import Teacher
-from gdkd_cache.pipeline.verify import verify
+from gdkd_cache.losses.settings import LossSettings
+from gdkd_cache.models.build import build_model
+from gdkd_cache.models.network import Network
 
 _SCRIPTS = Path(__file__).parent.parent / "scripts"
 
 
-def _other(teacher: Teacher, seed: int) -> Teacher:
+def _other(teacher: Network, seed: int) -> Network:
     """The same architecture with other weights, and a description that says nothing of it."""
     torch.manual_seed(seed)
     model = build_model("cnn-s", 10)
@@ -37,7 +37,7 @@ def _other(teacher: Teacher, seed: int) -> Teacher:
 
 
 @pytest.mark.parametrize("codec", ["topk", "dense", "dense:dtype=float32", "transform"])
-def test_the_teacher_is_known(tmp_path: Path, digits: ArraySource, teacher: Teacher, codec: str) -> None:
+def test_the_teacher_is_known(tmp_path: Path, digits: ArraySource, teacher: Network, codec: str) -> None:
     """The right teacher passes; one of other weights, or with an untrue normalisation, is found by its logits."""
     losses = (LossSettings(loss="gdkd", temperature=4.0), LossSettings(loss="kd", temperature=1.0))
     build_small(tmp_path / "a.zarr", digits, teacher, request=CodecRequest(spec=codec, losses=losses))
@@ -61,7 +61,7 @@ def test_the_teacher_is_known(tmp_path: Path, digits: ArraySource, teacher: Teac
     assert "the teacher's weights is sha256:0 here" in problem
 
 
-def test_a_shard_of_other_logits_is_found(tmp_path: Path, digits: ArraySource, teacher: Teacher) -> None:
+def test_a_shard_of_other_logits_is_found(tmp_path: Path, digits: ArraySource, teacher: Network) -> None:
     """Logits of another teacher under a manifest of the right one, its digest forged to fit."""
     build_small(tmp_path / "a.zarr", digits, _other(teacher, 2), codec="dense")
     result = verify(tmp_path / "a.zarr", deep=True, source=digits, teacher=teacher, num_rows=32)
@@ -69,7 +69,7 @@ def test_a_shard_of_other_logits_is_found(tmp_path: Path, digits: ArraySource, t
     assert result.replay is not None
 
 
-def test_what_a_teacher_needs(digits: ArraySource, digits_cache: Path, teacher: Teacher) -> None:
+def test_what_a_teacher_needs(digits: ArraySource, digits_cache: Path, teacher: Network) -> None:
     with pytest.raises(UsageError, match="give the data too"):
         verify(digits_cache, teacher=teacher)
     with pytest.raises(UsageError, match="rows is 15"):
@@ -97,7 +97,7 @@ def test_the_command(tmp_path: Path, weights: Path, digits_cache: Path) -> None:
         assert run("verify", digits_cache, *line).exit_code == 2
 
 
-def test_hostile_text_is_printed_harmlessly(tmp_path: Path, digits: ArraySource, teacher: Teacher) -> None:
+def test_hostile_text_is_printed_harmlessly(tmp_path: Path, digits: ArraySource, teacher: Network) -> None:
     build_small(tmp_path / "a.zarr", digits, teacher, codec="dense")
     forge(tmp_path / "a.zarr", lambda stored: stored["identity"]["data"].update(name="\x1b[2J\nwhole"))
     result = CliRunner().invoke(main, ["inspect", str(tmp_path / "a.zarr")])
@@ -106,7 +106,7 @@ def test_hostile_text_is_printed_harmlessly(tmp_path: Path, digits: ArraySource,
     assert "\ufffd[2J\ufffdwhole: 256 rows" in result.stdout
 
 
-def test_leftovers_are_found(tmp_path: Path, digits: ArraySource, teacher: Teacher) -> None:
+def test_leftovers_are_found(tmp_path: Path, digits: ArraySource, teacher: Network) -> None:
     """And the same build again tidies them up."""
     path = tmp_path / "a.zarr"
     build_small(path, digits, teacher, codec="dense")

@@ -12,18 +12,13 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 from torch.utils.data import DataLoader, Dataset
 
-from gdkd_cache.data import (
-    ArraySource,
-    EncodedSource,
-    Source,
-    ViewBatch,
-    ViewLoader,
-    ViewRenderer,
-    ViewRequest,
-    open_recipe,
-    requests_for,
-)
-from gdkd_cache.data.recipes import RECIPES, HorizontalFlip, Mix, RandomResizedCrop, Recipe, partners
+from gdkd_cache.data.loader import ViewLoader
+from gdkd_cache.data.recipes.geometry import HorizontalFlip, RandomResizedCrop
+from gdkd_cache.data.recipes.mixing import Mix, partners
+from gdkd_cache.data.recipes.presets import RECIPES, open_recipe
+from gdkd_cache.data.recipes.recipe import Recipe
+from gdkd_cache.data.source import ArraySource, EncodedSource, Source
+from gdkd_cache.data.views import ViewBatch, ViewRenderer, ViewRequest, requests_for
 from gdkd_cache.errors import SourceError, UsageError
 from gdkd_cache.seeding import draw, hash_keys, streams
 

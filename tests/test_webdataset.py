@@ -23,15 +23,15 @@ from small import build_small, put_files
 from webdataset.compat import WebDataset
 
 from gdkd_cache import open_cache, open_source
-from gdkd_cache.cache import Cache
-from gdkd_cache.data import ArraySource, ShardSource, epoch_requests
-from gdkd_cache.data.shards import BUFFER_ROWS
+from gdkd_cache.cache.cache import Cache
+from gdkd_cache.checking.verify import verify
+from gdkd_cache.data.shards.source import BUFFER_ROWS, ShardSource, epoch_requests
+from gdkd_cache.data.source import ArraySource
 from gdkd_cache.errors import CacheError, MismatchError, SourceError, UsageError
-from gdkd_cache.pipeline.convert import from_sidecars, to_sidecars
-from gdkd_cache.pipeline.teacher import Teacher
-from gdkd_cache.pipeline.verify import verify
-from gdkd_cache.store import SidecarReader
+from gdkd_cache.models.network import Network
+from gdkd_cache.sharing.convert import from_sidecars, to_sidecars
 from gdkd_cache.store.manifest import canonical_json
+from gdkd_cache.store.sidecars.reader import SidecarReader
 
 
 def _streamed(folder: Path) -> ShardSource:
@@ -53,7 +53,7 @@ def _files(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("codec", ["dense", "topk", "transform"])
-def test_there_and_back(tmp_path: Path, images: Path, digits: ArraySource, teacher: Teacher, codec: str) -> None:
+def test_there_and_back(tmp_path: Path, images: Path, digits: ArraySource, teacher: Network, codec: str) -> None:
     """Beside the image shards, which stay as they are, and back to the same bytes, several shards a column."""
     manifest = build_small(tmp_path / "c.zarr", digits, teacher, codec=codec, shard_rows=100).manifest
     folder = tmp_path / "images"
@@ -165,7 +165,7 @@ def test_sidecars_in_an_object_store(
             _read_all(url)
 
 
-def test_a_build_from_streamed_images_is_the_same(tmp_path: Path, images: Path, teacher: Teacher) -> None:
+def test_a_build_from_streamed_images_is_the_same(tmp_path: Path, images: Path, teacher: Network) -> None:
     sources = [_streamed(images), open_source(f"wds:{images}/Train-*.tar")]
     manifests = [build_small(tmp_path / str(number), source, teacher).manifest for number, source in enumerate(sources)]
     assert manifests[0] == manifests[1]

@@ -98,10 +98,10 @@ def build(
     """
 
     from gdkd_cache import open_source
-    from gdkd_cache.data import ShardSource
-    from gdkd_cache.pipeline.build import BuildOptions
-    from gdkd_cache.pipeline.build import build as run_build
-    from gdkd_cache.pipeline.teacher import open_teacher
+    from gdkd_cache.building.build import BuildOptions
+    from gdkd_cache.building.build import build as run_build
+    from gdkd_cache.data.shards.source import ShardSource
+    from gdkd_cache.models.network import open_network
     from gdkd_cache.ranks import this_rank
     from gdkd_cache_cli.convert import write_sidecars
     from gdkd_cache_cli.report import cache_lines
@@ -128,7 +128,8 @@ def build(
         contact=contact,
     )
     source = open_source(data, download=download, stream=stream, local_copy=local_copy)
-    result = run_build(options, source, open_teacher(teacher, weights, source, device=device, precision=precision))
+    network = open_network(teacher, weights, len(source.classes), device=device, precision=precision)
+    result = run_build(options, source, network)
     if this_rank().rank:
         return
     if result.rows_computed:

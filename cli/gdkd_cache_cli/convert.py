@@ -7,7 +7,7 @@ import click
 from gdkd_cache_cli.options import PLACE
 
 if TYPE_CHECKING:
-    from gdkd_cache.data import Source
+    from gdkd_cache.data.source import Source
 
 
 @click.command(short_help="Between Zarr and sidecars beside WebDataset shards.")
@@ -35,7 +35,7 @@ def convert(cache: str, out: str, data: str | None, digest: str | None) -> None:
       gdkd-cache convert data c100.zarr
     """
     from gdkd_cache import open_source
-    from gdkd_cache.pipeline.convert import from_sidecars
+    from gdkd_cache.sharing.convert import from_sidecars
 
     if data is not None:
         click.echo(write_sidecars(cache, out, open_source(data, stream=True), digest))
@@ -46,8 +46,8 @@ def convert(cache: str, out: str, data: str | None, digest: str | None) -> None:
 
 def write_sidecars(cache: str, out: str, shards: "Source", digest: str | None = None) -> str:
     """Write a cache as sidecars of streamed image shards; what to say of it."""
-    from gdkd_cache.data import ShardSource
-    from gdkd_cache.pipeline.convert import to_sidecars
+    from gdkd_cache.data.shards.source import ShardSource
+    from gdkd_cache.sharing.convert import to_sidecars
 
     assert isinstance(shards, ShardSource)
     written = to_sidecars(cache, out, shards, digest=digest)

@@ -23,6 +23,6 @@ def demo(out: Path) -> None:
     Example:
       gdkd-cache demo --out demo
     """
-    from gdkd_cache.pipeline.demo import run_demo
+    from gdkd_cache.demo import run_demo
 
     run_demo(out)

@@ -52,13 +52,13 @@ def evaluate(
       gdkd-cache eval --data digits --weights student/best.safetensors
     """
     from gdkd_cache import open_source
-    from gdkd_cache.data import default_num_workers
-    from gdkd_cache.models import load_card
-    from gdkd_cache.pipeline.evaluate import Evaluator
-    from gdkd_cache.pipeline.teacher import open_teacher
+    from gdkd_cache.data.loader import default_num_workers
+    from gdkd_cache.models.network import open_network
+    from gdkd_cache.models.weights import load_card
+    from gdkd_cache.training.evaluate import Evaluator
 
     source = open_source(data, split=split, download=download, stream=stream, local_copy=local_copy)
-    teacher = open_teacher(model, weights, source, device=device, precision="float32")
+    teacher = open_network(model, weights, len(source.classes), device=device, precision="float32")
     if workers is None:
         workers = default_num_workers(source)
     if recipe is None:

@@ -23,7 +23,7 @@ def merge(caches: tuple[str, ...], license: str | None, contact: str | None, out
           --codec-from a.zarr --out b.zarr
       gdkd-cache merge a.zarr b.zarr --out all.zarr
     """
-    from gdkd_cache.pipeline.merge import merge as run_merge
+    from gdkd_cache.sharing.merge import merge as run_merge
     from gdkd_cache_cli.report import cache_lines
 
     result = run_merge(caches, out, license=license, contact=contact)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from gdkd_cache.codec import CodecRequest
+    from gdkd_cache.codec.choose import CodecRequest
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -153,8 +153,8 @@ def codec_request(
     **weights: float | None,
 ) -> "CodecRequest":
     """The request that the options of `codec_options` make."""
-    from gdkd_cache.codec import CodecRequest
-    from gdkd_cache.losses import LossSettings
+    from gdkd_cache.codec.choose import CodecRequest
+    from gdkd_cache.losses.settings import LossSettings
 
     given = {name: value for name, value in weights.items() if value is not None}
     settings = []

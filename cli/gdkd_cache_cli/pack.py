@@ -37,8 +37,8 @@ def pack(
     Example:
       gdkd-cache pack logits.npy my.zarr --labels labels.npy --keys keys.txt --fidelity 0.1
     """
-    from gdkd_cache.pipeline.pack import pack as run_pack
-    from gdkd_cache.pipeline.pack import read_logits
+    from gdkd_cache.building.pack import pack as run_pack
+    from gdkd_cache.building.pack import read_logits
     from gdkd_cache_cli.report import cache_lines
 
     request = codec_request(**codec)

@@ -44,9 +44,9 @@ def plan(
     from rich.table import Table
 
     from gdkd_cache import open_source
-    from gdkd_cache.pipeline.build import BuildOptions
-    from gdkd_cache.pipeline.plan import plan as run_plan
-    from gdkd_cache.pipeline.teacher import open_teacher
+    from gdkd_cache.building.build import BuildOptions
+    from gdkd_cache.building.plan import plan as run_plan
+    from gdkd_cache.models.network import open_network
 
     options = BuildOptions(
         out=Path(),
@@ -58,7 +58,8 @@ def plan(
         num_workers=workers,
     )
     source = open_source(data, download=download, stream=stream, local_copy=local_copy)
-    planned = run_plan(options, source, open_teacher(teacher, weights, source, device=device, precision=precision))
+    network = open_network(teacher, weights, len(source.classes), device=device, precision=precision)
+    planned = run_plan(options, source, network)
     if as_json:
         click.echo(json.dumps(planned.to_json(), indent=1))
         return

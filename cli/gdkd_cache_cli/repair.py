@@ -41,9 +41,10 @@ def repair(
       gdkd-cache repair digits.zarr --drop
     """
     from gdkd_cache import open_cache, open_source
-    from gdkd_cache.data import image_size, open_recipe
-    from gdkd_cache.pipeline.repair import repair as run_repair
-    from gdkd_cache.pipeline.teacher import open_teacher
+    from gdkd_cache.building.repair import repair as run_repair
+    from gdkd_cache.data.recipes.presets import open_recipe
+    from gdkd_cache.data.views import image_size
+    from gdkd_cache.models.network import open_network
 
     if (teacher is None) != (weights is None) or (teacher is not None and data is None):
         raise click.UsageError("--teacher needs --weights and --data, and --weights needs --teacher")
@@ -51,7 +52,7 @@ def repair(
     loaded = None
     if teacher is not None and weights is not None and source is not None:
         precision = open_cache(cache).manifest.identity.build.get("precision", "auto")
-        loaded = open_teacher(teacher, weights, source, device=device, precision=precision)
+        loaded = open_network(teacher, weights, len(source.classes), device=device, precision=precision)
     named = None if recipe is None or source is None else open_recipe(recipe, *image_size(source))
     result = run_repair(cache, source=source, teacher=loaded, recipe=named, num_workers=workers, drop=drop)
     for problem in result.problems:

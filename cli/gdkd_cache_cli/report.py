@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gdkd_cache.store import Manifest
+    from gdkd_cache.store.manifest import Manifest
 
 
 def cache_json(manifest: "Manifest") -> dict[str, Any]:
@@ -25,7 +25,7 @@ def cache_json(manifest: "Manifest") -> dict[str, Any]:
 
 def cache_lines(manifest: "Manifest") -> list[str]:
     """The card of a cache, its size and its digest as aligned lines."""
-    from gdkd_cache.store import card_facts
+    from gdkd_cache.store.card import card_facts
 
     facts = cache_json(manifest)
     rows = card_facts(manifest.identity) | {

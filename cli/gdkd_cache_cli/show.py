@@ -58,9 +58,10 @@ def show(
         raise click.UsageError(f"--views is {views!r}; it must be numbers such as 0,1,2") from None
 
     from gdkd_cache import open_cache, open_source
-    from gdkd_cache.data import image_size, open_recipe
-    from gdkd_cache.pipeline.show import ShowOptions, save_picture
-    from gdkd_cache.pipeline.show import show as run_show
+    from gdkd_cache.data.recipes.presets import open_recipe
+    from gdkd_cache.data.views import image_size
+    from gdkd_cache.report.show import ShowOptions, save_picture
+    from gdkd_cache.report.show import show as run_show
 
     options = ShowOptions(rows=rows, keys=keys, views=numbers, temperature=temperature)
     opened = open_cache(cache, digest=digest)

@@ -192,11 +192,12 @@ def train(
         raise click.UsageError(f"--milestones is {milestones!r}; it must be epochs such as 150,180,210") from None
 
     from gdkd_cache import LossSettings, ensemble, open_cache, open_source
-    from gdkd_cache.data import image_size, open_recipe
+    from gdkd_cache.data.recipes.presets import open_recipe
+    from gdkd_cache.data.views import image_size
     from gdkd_cache.errors import MismatchError
-    from gdkd_cache.pipeline.train import TrainOptions, Views
-    from gdkd_cache.pipeline.train import train as run_train
     from gdkd_cache.ranks import this_rank
+    from gdkd_cache.training.train import TrainOptions, Views
+    from gdkd_cache.training.train import train as run_train
 
     options = TrainOptions(
         out=out,

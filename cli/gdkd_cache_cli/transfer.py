@@ -26,7 +26,7 @@ def _options(command: Command) -> Command:
 
 
 def _copy(source: str, destination: str, views: str | None, digest: str | None) -> None:
-    from gdkd_cache.pipeline.copy import copy
+    from gdkd_cache.sharing.copy import copy
 
     found = None if views is None else re.fullmatch(r"(\d{1,7})-(\d{1,7})", views)
     if views is not None and found is None:

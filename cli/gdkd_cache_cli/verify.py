@@ -50,9 +50,10 @@ def verify(
       gdkd-cache verify digits.zarr --deep --data digits --teacher cnn-l --weights teacher/best.safetensors
     """
     from gdkd_cache import open_cache, open_source
-    from gdkd_cache.data import image_size, open_recipe
-    from gdkd_cache.pipeline.teacher import open_teacher
-    from gdkd_cache.pipeline.verify import verify as run_verify
+    from gdkd_cache.checking.verify import verify as run_verify
+    from gdkd_cache.data.recipes.presets import open_recipe
+    from gdkd_cache.data.views import image_size
+    from gdkd_cache.models.network import open_network
 
     if (teacher is None) != (weights is None) or (teacher is not None and data is None):
         raise click.UsageError("--teacher needs --weights and --data, and --weights needs --teacher")
@@ -63,7 +64,7 @@ def verify(
     loaded = None
     if teacher is not None and weights is not None and source is not None:
         precision = open_cache(cache, digest=digest).manifest.identity.build.get("precision", "auto")
-        loaded = open_teacher(teacher, weights, source, device=device, precision=precision)
+        loaded = open_network(teacher, weights, len(source.classes), device=device, precision=precision)
     result = run_verify(
         cache,
         digest=digest,

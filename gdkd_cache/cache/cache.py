@@ -7,11 +7,14 @@ import numpy as np
 
 from gdkd_cache.cache.dataset import CachedDataset
 from gdkd_cache.cache.view import View
-from gdkd_cache.codec import Codec
-from gdkd_cache.data import Recipe, Source
+from gdkd_cache.codec.columns import Codec
+from gdkd_cache.data.recipes.recipe import Recipe
+from gdkd_cache.data.source import Source
 from gdkd_cache.errors import MismatchError, NotServedError, UsageError
-from gdkd_cache.losses import LossSettings
-from gdkd_cache.store import CacheReader, Manifest, open_reader
+from gdkd_cache.losses.settings import LossSettings
+from gdkd_cache.store.manifest import Manifest
+from gdkd_cache.store.reader import CacheReader
+from gdkd_cache.store.sidecars.reader import open_reader
 
 
 class Cache:

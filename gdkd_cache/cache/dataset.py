@@ -12,21 +12,15 @@ from torch import Tensor
 
 from gdkd_cache.cache.replay import check_replay, recipe_of
 from gdkd_cache.cache.view import View
-from gdkd_cache.data import (
-    Recipe,
-    Source,
-    ViewLoader,
-    ViewRenderer,
-    check_source,
-    epoch_requests,
-    labels_of,
-    name_of,
-    normalization_of,
-    normalize_pixels,
-)
+from gdkd_cache.data.loader import ViewLoader
+from gdkd_cache.data.recipes.recipe import Recipe
+from gdkd_cache.data.shards.source import epoch_requests
+from gdkd_cache.data.source import Source, check_source, labels_of, name_of, normalization_of
+from gdkd_cache.data.views import ViewRenderer
 from gdkd_cache.errors import MismatchError, UsageError
-from gdkd_cache.losses import top_classes
-from gdkd_cache.store import CacheReader
+from gdkd_cache.losses.partition import top_classes
+from gdkd_cache.models.normalization import normalize_pixels
+from gdkd_cache.store.reader import CacheReader
 
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]
 

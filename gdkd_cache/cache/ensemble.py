@@ -6,10 +6,11 @@ from typing import Any
 
 from gdkd_cache.cache.cache import Cache
 from gdkd_cache.cache.dataset import CachedDataset
-from gdkd_cache.data import Recipe, Source
+from gdkd_cache.data.recipes.recipe import Recipe
+from gdkd_cache.data.source import Source
 from gdkd_cache.errors import MismatchError, NotServedError, UsageError
-from gdkd_cache.losses import LossSettings
-from gdkd_cache.store import differences
+from gdkd_cache.losses.settings import LossSettings
+from gdkd_cache.store.differences import differences
 from gdkd_cache.store.manifest import canonical_json, parse_json
 
 

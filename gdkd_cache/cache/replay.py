@@ -5,12 +5,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gdkd_cache.data import Recipe, Source, ViewLoader, ViewRenderer, ViewRequest, default_num_workers, requests_for
+from gdkd_cache.data.loader import ViewLoader, default_num_workers
 from gdkd_cache.data.probes import ROUNDING_RMS, difference, probed
-from gdkd_cache.data.views import VIEWS_AT_ONCE
+from gdkd_cache.data.recipes.recipe import Recipe
+from gdkd_cache.data.source import Source
+from gdkd_cache.data.views import VIEWS_AT_ONCE, ViewRenderer, ViewRequest, requests_for
 from gdkd_cache.errors import CacheError, MismatchError
 from gdkd_cache.seeding import hash_keys
-from gdkd_cache.store import PROBE, CacheReader
+from gdkd_cache.store.layout import PROBE
+from gdkd_cache.store.reader import CacheReader
 
 _ROWS_AT_ONCE = 64
 _BYTES_AT_ONCE = 80 * 2**20

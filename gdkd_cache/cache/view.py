@@ -7,9 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gdkd_cache.codec import TopK
+from gdkd_cache.codec.columns import TopK
 from gdkd_cache.errors import CacheError, UsageError
-from gdkd_cache.store import PROBE, CacheReader
+from gdkd_cache.store.layout import PROBE
+from gdkd_cache.store.reader import CacheReader
 
 Rows = Sequence[int] | np.ndarray | Tensor
 

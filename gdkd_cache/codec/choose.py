@@ -13,9 +13,9 @@ from gdkd_cache.codec.columns import Codec, check_num_top
 from gdkd_cache.codec.dense import DenseCodec
 from gdkd_cache.codec.fidelity import ENCODE_ROWS, measure
 from gdkd_cache.codec.topk import TopKCodec
-from gdkd_cache.codec.transform import Statistics, fit_transform, gather_statistics
+from gdkd_cache.codec.transform.fit import Statistics, fit_transform, gather_statistics
 from gdkd_cache.errors import UsageError
-from gdkd_cache.losses import LossSettings
+from gdkd_cache.losses.settings import LossSettings
 from gdkd_cache.spec import parse_spec
 
 CODECS = ("auto", "transform", "topk", "dense")

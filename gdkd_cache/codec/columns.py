@@ -10,7 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gdkd_cache.errors import CacheError, UsageError
-from gdkd_cache.losses import LossSettings, top_classes
+from gdkd_cache.losses.partition import top_classes
+from gdkd_cache.losses.settings import LossSettings
 
 _MOST_TOP = 1024
 

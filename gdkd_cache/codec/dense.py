@@ -20,7 +20,7 @@ from gdkd_cache.codec.columns import (
     refusal_of_k,
 )
 from gdkd_cache.errors import GdkdCacheError, UsageError
-from gdkd_cache.losses import LossSettings
+from gdkd_cache.losses.settings import LossSettings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gdkd_cache.codec.columns import Codec, TopK, exact_top
-from gdkd_cache.losses import LossSettings, standardize
+from gdkd_cache.losses.kd import standardize
+from gdkd_cache.losses.settings import LossSettings
 
 ENCODE_ROWS = 2048
 """Rows encoded at once where nothing else cuts them."""

@@ -21,7 +21,7 @@ from gdkd_cache.codec.columns import (
     exact_top,
 )
 from gdkd_cache.errors import GdkdCacheError, UsageError
-from gdkd_cache.losses import LossSettings
+from gdkd_cache.losses.settings import LossSettings
 
 _MAX_STEPS = 2**16 - 2
 _MOST_TEMPERATURE = 2**64  # a tail of float16 times this is finite in float32

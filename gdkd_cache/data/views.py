@@ -10,11 +10,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from gdkd_cache.data.probes import probe_pixels
-from gdkd_cache.data.recipes import Mix, Recipe, as_batch, partners
+from gdkd_cache.data.recipes.mixing import Mix, partners
+from gdkd_cache.data.recipes.recipe import Recipe, as_batch
 from gdkd_cache.data.source import Source, name_of
 from gdkd_cache.errors import SourceError, UsageError
 from gdkd_cache.seeding import Words, draws, hash_keys, streams
-from gdkd_cache.store import PROBE_BYTES
+from gdkd_cache.store.layout import PROBE_BYTES
 from gdkd_cache.threads import one_thread
 
 _BLOCK_ROWS = 1024
@@ -250,12 +251,6 @@ def image_size(source: Source) -> tuple[int, int]:
     """
     height, width = check_image(source, 0, source[0][0]).shape[:2]
     return height, width
-
-
-def normalize_pixels(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """uint8 [n, channel, height, width] to float32, (x / 255 - mean) / std for each channel, on its device."""
-    scale = torch.tensor([mean, std], device=pixels.device).mul_(255)[:, None, :, None, None]
-    return pixels.to(torch.float32).sub_(scale[0]).div_(scale[1])
 
 
 def requests_for(views: int | tuple[int, ...], rows: np.ndarray, batch_size: int) -> list[ViewRequest]:

@@ -6,8 +6,8 @@ import torchvision
 from torch import nn
 
 from gdkd_cache.errors import ModelError, UsageError
-from gdkd_cache.models.resnet import DEPTHS, cifar_resnet
-from gdkd_cache.models.tiny import cnn_l, cnn_s
+from gdkd_cache.models.zoo.resnet import DEPTHS, cifar_resnet
+from gdkd_cache.models.zoo.tiny import cnn_l, cnn_s
 
 
 def build_model(name: str, num_classes: int) -> nn.Module:

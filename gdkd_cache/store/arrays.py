@@ -18,7 +18,7 @@ from zarr.core.array_spec import ArraySpec
 from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.storage import MemoryStore
 
-from gdkd_cache.codec import Column
+from gdkd_cache.codec.columns import Column
 from gdkd_cache.errors import CacheError, UsageError
 from gdkd_cache.schema import short
 

@@ -16,9 +16,9 @@ from threading import Event, Thread
 from types import TracebackType
 
 from gdkd_cache.errors import CacheError, StoreError
+from gdkd_cache.objects.objects import Objects
 from gdkd_cache.schema import check_json
 from gdkd_cache.store.manifest import canonical_json, parse_json
-from gdkd_cache.store.objects import Objects
 
 CLAIMS_NAME = "claims"
 EXPIRY = 60.0

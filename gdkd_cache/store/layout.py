@@ -4,13 +4,13 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from gdkd_cache.codec import Codec, Column, class_column
+from gdkd_cache.codec.columns import Codec, Column, class_column
 from gdkd_cache.errors import CacheError
+from gdkd_cache.objects.names import README_NAME
 from gdkd_cache.schema import short
 from gdkd_cache.store.arrays import ArrayLayout, group_metadata
 from gdkd_cache.store.card import readme
 from gdkd_cache.store.manifest import MANIFEST_NAME, Identity, Manifest
-from gdkd_cache.store.names import README_NAME
 
 LABELS = "labels"
 KEYS = "keys"

@@ -7,9 +7,10 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from gdkd_cache.codec import check_codec_json
+from gdkd_cache.codec.stored import check_codec_json
 from gdkd_cache.errors import CacheError
-from gdkd_cache.losses import LOSS_JSON
+from gdkd_cache.losses.settings import LOSS_JSON
+from gdkd_cache.objects.record import ObjectRecord
 from gdkd_cache.schema import check_json, short
 from gdkd_cache.store.arrays import shards_fit
 
@@ -96,32 +97,6 @@ class Identity:
     def to_json(self) -> dict[str, Any]:
         fields = dataclasses.asdict(self) | {"classes": list(self.classes)}
         return {name: value for name, value in fields.items() if name != "card" or value}
-
-
-@dataclass(frozen=True)
-class ObjectRecord:
-    """Size in bytes and SHA-256 (hexadecimal) of one object."""
-
-    size: int
-    sha256: str
-
-    @classmethod
-    def of(cls, data: bytes) -> "ObjectRecord":
-        return cls(len(data), hashlib.sha256(data).hexdigest())
-
-    def check(self, name: str, found: "ObjectRecord") -> None:
-        """Compare what was found with the record.
-
-        Raises:
-            CacheError: they differ.
-        """
-        if found.size != self.size:
-            raise CacheError(f"{name}: more or fewer bytes than the manifest's {self.size}: {_REPAIR}")
-        if found.sha256 != self.sha256:
-            raise CacheError(f"{name}: its checksum is not the manifest's: {_REPAIR}")
-
-
-_REPAIR = "the cache is damaged; copy it again, or run gdkd-cache repair"
 
 
 @dataclass(frozen=True)

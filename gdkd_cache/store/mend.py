@@ -3,10 +3,11 @@
 import dataclasses
 from collections.abc import Mapping
 
-from gdkd_cache.codec import Codec
+from gdkd_cache.codec.columns import Codec
+from gdkd_cache.objects.objects import open_objects
+from gdkd_cache.objects.record import ObjectRecord
 from gdkd_cache.store.layout import check_objects, encode_metadata, row_layouts, view_layouts
-from gdkd_cache.store.manifest import MANIFEST_NAME, Manifest, ObjectRecord
-from gdkd_cache.store.objects import open_objects
+from gdkd_cache.store.manifest import MANIFEST_NAME, Manifest
 from gdkd_cache.store.reader import CacheReader
 
 

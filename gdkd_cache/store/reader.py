@@ -7,11 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from gdkd_cache.codec import Codec, codec_from_json
+from gdkd_cache.codec.columns import Codec
+from gdkd_cache.codec.stored import codec_from_json
 from gdkd_cache.errors import CacheError
+from gdkd_cache.objects.folder import Folder
+from gdkd_cache.objects.objects import open_objects
+from gdkd_cache.objects.record import ObjectRecord
 from gdkd_cache.store.arrays import ArrayLayout
 from gdkd_cache.store.claims import CLAIMS_NAME
-from gdkd_cache.store.folder import Folder
 from gdkd_cache.store.layout import (
     KEYS,
     LABELS,
@@ -23,15 +26,7 @@ from gdkd_cache.store.layout import (
     tables_layout,
     view_layouts,
 )
-from gdkd_cache.store.manifest import (
-    BUILD_NAME,
-    LEDGER_NAME,
-    MANIFEST_LIMIT,
-    MANIFEST_NAME,
-    Manifest,
-    ObjectRecord,
-)
-from gdkd_cache.store.objects import open_objects
+from gdkd_cache.store.manifest import BUILD_NAME, LEDGER_NAME, MANIFEST_LIMIT, MANIFEST_NAME, Manifest
 
 _READS_AT_ONCE = 8
 

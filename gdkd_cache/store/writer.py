@@ -8,16 +8,20 @@ different builds in one place one is refused; processes of the same build share 
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gdkd_cache.codec import Codec, codec_from_json
+from gdkd_cache.codec.columns import Codec
+from gdkd_cache.codec.stored import codec_from_json
 from gdkd_cache.errors import CacheError, MismatchError
-from gdkd_cache.schema import check_json, short
+from gdkd_cache.objects.objects import open_objects
+from gdkd_cache.objects.record import ObjectRecord
+from gdkd_cache.schema import check_json
 from gdkd_cache.store.claims import CLAIMS_NAME
+from gdkd_cache.store.differences import differences_between
 from gdkd_cache.store.layout import (
     TABLES,
     check_objects,
@@ -37,12 +41,10 @@ from gdkd_cache.store.manifest import (
     MANIFEST_NAME,
     Identity,
     Manifest,
-    ObjectRecord,
     canonical_json,
     objects_from_json,
     parse_json,
 )
-from gdkd_cache.store.objects import open_objects
 
 
 class CacheWriter:
@@ -252,21 +254,3 @@ class CacheWriter:
 
 def _ledger_name(view: int, shard: int) -> str:
     return f"{LEDGER_NAME}/{view}/{shard}.json"
-
-
-def differences_between(found: Identity, asked: Identity, *, but: Sequence[str]) -> list[str]:
-    """One phrase for each field in which two identities differ, but for those named."""
-    there, here = (parse_json(BUILD_NAME, canonical_json(identity.to_json())) for identity in (found, asked))
-    for name in but:
-        there.pop(name, None)
-        here.pop(name, None)
-    return [f"{what} is {old} there, {new} asked" for what, old, new in differences(there, here)]
-
-
-def differences(found: Any, asked: Any, path: str = "") -> Iterator[tuple[str, str, str]]:
-    """Each leaf in which two JSON values differ: its path, and both as short texts."""
-    if isinstance(found, dict) and isinstance(asked, dict):
-        for key in sorted(found.keys() | asked.keys()):
-            yield from differences(found.get(key), asked.get(key), f"{path}.{key}" if path else key)
-    elif found != asked:
-        yield path, short(found), short(asked)

@@ -14,7 +14,7 @@ from gdkd_cache.codec.transform.patterns import ESCAPE, PatternGroup, pack, patt
 from gdkd_cache.codec.transform.quantise import quantise, sensitivity
 from gdkd_cache.codec.transform.tables import TransformTables
 from gdkd_cache.errors import CacheError, GdkdCacheError
-from gdkd_cache.losses import LossSettings
+from gdkd_cache.losses.settings import LossSettings
 from gdkd_cache.threads import one_thread
 
 QUARTERS = 4

@@ -12,7 +12,7 @@ from gdkd_cache.codec.transform.codec import BASIS_SCALE, LABEL_WEIGHT, QUARTERS
 from gdkd_cache.codec.transform.patterns import column_costs, group_columns
 from gdkd_cache.codec.transform.quantise import sensitivity
 from gdkd_cache.codec.transform.tables import MOST_COMPONENTS, TransformTables
-from gdkd_cache.losses import LossSettings
+from gdkd_cache.losses.settings import LossSettings
 from gdkd_cache.threads import one_thread
 
 _SHRINKAGE = 4.0

@@ -12,10 +12,10 @@ import numpy as np
 from braceexpand import braceexpand
 from webdataset.tariterators import group_by_keys
 
-from gdkd_cache.data.shards import ShardSource
+from gdkd_cache.data.shards.source import ShardSource
 from gdkd_cache.data.source import ArraySource, EncodedSource, decode_image
 from gdkd_cache.errors import SourceError, UsageError
-from gdkd_cache.store import SIDECAR_SUFFIX
+from gdkd_cache.store.sidecars.listing import SIDECAR_SUFFIX
 
 _IMAGES = ("png", "jpg", "jpeg", "webp", "ppm")
 _IN_MEMORY_PIXELS = 64 * 64
@@ -53,8 +53,8 @@ def open_wds(
     if any(item.partition("://")[0] not in _SCHEMES for item in items):
         raise UsageError(f"wds shards must all be local files, or all URLs: {', '.join(_SCHEMES)}, without wildcards")
     # Here, so that workers and users of local shards never load obstore.
-    from gdkd_cache.data.fetch import keep_shards, read_text
-    from gdkd_cache.data.remote import RemoteShards, RemoteShardSource
+    from gdkd_cache.data.shards.fetch import keep_shards, read_text
+    from gdkd_cache.data.shards.remote import RemoteShards, RemoteShardSource
 
     text = read_text(items[0].rpartition("/")[0] + "/classes.txt", _CLASSES_BYTES)
     if local_copy is not None:

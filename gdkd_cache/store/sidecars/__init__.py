@@ -5,9 +5,3 @@ order) and then one record a view, `00000` and so on, whose members are `.npy` c
 `sidecars.json`, written last, holds the manifest of the Zarr cache and the checksum of every record; a fitted
 codec's tables lie once in `sidecars.tables.npy`.
 """
-
-from gdkd_cache.store.sidecars.listing import SIDECAR_SUFFIX as SIDECAR_SUFFIX
-from gdkd_cache.store.sidecars.listing import SidecarSet as SidecarSet
-from gdkd_cache.store.sidecars.reader import SidecarReader as SidecarReader
-from gdkd_cache.store.sidecars.reader import open_reader as open_reader
-from gdkd_cache.store.sidecars.writer import write_sidecars as write_sidecars

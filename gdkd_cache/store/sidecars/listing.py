@@ -7,18 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from gdkd_cache.errors import CacheError
+from gdkd_cache.objects.record import ObjectRecord
 from gdkd_cache.schema import check_json, short
 from gdkd_cache.store.arrays import ArrayLayout
 from gdkd_cache.store.layout import KEYS, LABELS, SOURCE_PROBE, row_layouts
-from gdkd_cache.store.manifest import (
-    MANIFEST_NAME,
-    Identity,
-    Manifest,
-    ObjectRecord,
-    canonical_json,
-    objects_from_json,
-    parse_json,
-)
+from gdkd_cache.store.manifest import MANIFEST_NAME, Identity, Manifest, canonical_json, objects_from_json, parse_json
 from gdkd_cache.store.sidecars.records import Members
 
 SIDECAR_SUFFIX = ".logits.tar"

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gdkd_cache.errors import CacheError
+from gdkd_cache.objects.folder import Folder
+from gdkd_cache.objects.objects import Objects, open_objects
+from gdkd_cache.objects.record import ObjectRecord
 from gdkd_cache.store.arrays import ArrayLayout
-from gdkd_cache.store.folder import Folder
 from gdkd_cache.store.layout import KEYS, TABLES, decode_keys, encode_keys, encode_metadata, row_layouts
-from gdkd_cache.store.manifest import MANIFEST_LIMIT, MANIFEST_NAME, Manifest, ObjectRecord
-from gdkd_cache.store.objects import Objects, open_objects
+from gdkd_cache.store.manifest import MANIFEST_LIMIT, MANIFEST_NAME, Manifest
 from gdkd_cache.store.reader import CacheReader
 from gdkd_cache.store.sidecars.listing import (
     ROWS,
@@ -29,7 +30,7 @@ from gdkd_cache.store.sidecars.listing import (
 from gdkd_cache.store.sidecars.records import decode_record, npy_header, num_bytes
 
 if TYPE_CHECKING:
-    from gdkd_cache.store.files import Files
+    from gdkd_cache.objects.files import Files
 
 _READS_AT_ONCE = 8
 
@@ -209,7 +210,7 @@ class _LocalFiles:
 def _open_files(objects: Objects) -> "_LocalFiles | Files":
     if isinstance(objects, Folder):
         return _LocalFiles(objects.root)
-    from gdkd_cache.store.files import Files  # here, so that users of folders never load obstore
+    from gdkd_cache.objects.files import Files
 
     return Files(objects.location)
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from gdkd_cache.errors import CacheError, MismatchError, UsageError
-from gdkd_cache.store.folder import Folder
+from gdkd_cache.objects.folder import Folder
+from gdkd_cache.objects.record import ObjectRecord
 from gdkd_cache.store.layout import KEYS, LABELS, SOURCE_PROBE, TABLES, encode_keys, row_layouts
-from gdkd_cache.store.manifest import BUILD_NAME, MANIFEST_LIMIT, MANIFEST_NAME, ObjectRecord
+from gdkd_cache.store.manifest import BUILD_NAME, MANIFEST_LIMIT, MANIFEST_NAME
 from gdkd_cache.store.reader import CacheReader
 from gdkd_cache.store.sidecars.listing import (
     ROWS,

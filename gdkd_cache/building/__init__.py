@@ -1,0 +1,1 @@
+"""What `build`, `plan`, `pack` and `repair` do: views to a teacher, its logits to committed shards."""

@@ -1,0 +1,223 @@
+"""A cache from logits that were computed elsewhere: another framework's teacher, or an old dump."""
+
+import hashlib
+import zipfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gdkd_cache.codec.choose import Calibration, CodecRequest, calibration_rows
+from gdkd_cache.codec.fidelity import ENCODE_ROWS, encode_rows
+from gdkd_cache.data.source import source_digest
+from gdkd_cache.errors import SourceError, UsageError
+from gdkd_cache.losses.settings import LossSettings
+from gdkd_cache.progress import progress
+from gdkd_cache.seeding import hash_keys
+from gdkd_cache.store.arrays import SHARD_ROWS
+from gdkd_cache.store.card import make_card
+from gdkd_cache.store.layout import encode_keys
+from gdkd_cache.store.manifest import Identity, Manifest
+from gdkd_cache.store.writer import CacheWriter
+
+Logits = np.ndarray | Tensor
+
+
+def pack(
+    path: str | Path,
+    logits: Logits | Sequence[Logits],
+    *,
+    keys: Sequence[str],
+    labels: Sequence[int] | np.ndarray | Tensor,
+    codec: str = "auto",
+    fidelity: float = 0.1,
+    losses: Iterable[dict[str, Any] | LossSettings] = (LossSettings(loss="gdkd"),),
+    num_top: int = 8,
+    classes: Sequence[str] | None = None,
+    license: str | None = None,
+    contact: str | None = None,
+    force: bool = False,
+) -> Manifest:
+    """Write a cache of given logits: the same codecs, checks and digest as a build.
+
+    Its views have no recipe: the user replays them, and reads the logits with `Cache.view`.
+
+    Args:
+        path: the cache folder, or the URL of an object store.
+        logits: [view, row, class], or one [row, class] array a view; any float type, all finite.
+        keys: one stable, unique string a row.
+        labels: class ids [row].
+        codec: `auto`, `transform[:...]`, `topk[:...]` or `dense[:...]`.
+        fidelity: the largest gradient error allowed for each declared loss.
+        losses: the declared losses, as `LossSettings` or as dicts such as
+            `{"loss": "gdkd", "k": 5, "w0": 1, "w1": 1, "w2": 8, "temperature": 4}`.
+        num_top: how many classes are kept in exact rank order.
+        classes: class names; numbers where none are given.
+        license, contact: what you say of the cache, one line each: part of its identity and shown by `inspect`.
+        force: replace another cache there.
+
+    Returns:
+        The finished cache's manifest.
+
+    Raises:
+        UsageError: shapes, keys or labels that do not fit, or NaN or infinity (it names view and key); or a license
+            or contact that is no short line.
+        MismatchError: the place holds another cache, and `force` is off.
+        OSError: it cannot be written; the same call resumes.
+    """
+    views = list(logits)
+    labels = torch.as_tensor(np.asarray(labels)).long()
+    keys = list(keys)
+    num_rows, num_classes = _check(views, keys, labels)
+    settings = tuple(loss if isinstance(loss, LossSettings) else LossSettings(**loss) for loss in losses)
+    request = CodecRequest(spec=codec, fidelity=fidelity, losses=settings, num_top=num_top)
+    request.check(num_classes)
+    names = [str(i) for i in range(num_classes)] if classes is None else list(classes)
+    if len(names) != num_classes:
+        raise UsageError(f"{len(names)} class names for logits of {num_classes} classes; both must be equal")
+    content = hashlib.sha256()
+    with progress("check", len(views) * num_rows, "rows") as advance:
+        for number, view in enumerate(views):
+            for rows in _slices(num_rows):
+                content.update(_rows(view, rows, number, keys).numpy().tobytes())
+                advance(rows.stop - rows.start)
+    digest = source_digest(keys, labels.numpy(), names)
+    identity = Identity(
+        num_rows=num_rows,
+        num_views=len(views),
+        classes=tuple(names),
+        data={"name": "packed", "digest": digest, "keys_bytes": len(encode_keys(keys))},
+        views=None,
+        teacher={"name": "logits computed elsewhere", "logits": f"sha256:{content.hexdigest()}"},
+        request=request.to_json(),
+        codec={},
+        fidelity={},
+        build={"software": {name: version(name) for name in ("gdkd-cache", "numpy", "torch", "zarr")}},
+        shard_rows=SHARD_ROWS,
+        card=make_card(license, contact),
+    )
+    writer = CacheWriter(path, identity, force=force)
+    if writer.manifest is not None:
+        writer.clean()
+        return writer.manifest
+    if writer.fitted is None:
+        chosen = np.sort(np.argsort(hash_keys(keys), kind="stable")[: calibration_rows(num_rows, num_classes)])
+        sample = torch.cat([_rows(views[0], slice(row, row + 1), 0, keys) for row in chosen.tolist()])
+        calibration = Calibration(request, sample, labels[torch.from_numpy(chosen)], stored_rows=num_rows * len(views))
+        choice = calibration.choose()
+        writer.fitted = choice.codec, choice.fidelity
+    fitted, fidelity_facts = writer.fitted
+    writer.begin(fitted, fidelity_facts)
+    with progress("pack", len(views) * num_rows, "rows") as advance:
+        for number, shard, rows in writer.shards():
+            if not writer.committed(number, shard):
+                parts = []
+                for some in _slices(rows.stop, rows.start):
+                    parts.append(encode_rows(fitted, _rows(views[number], some, number, keys), labels[some]))
+                    advance(some.stop - some.start)
+                columns = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
+                writer.commit(number, shard, columns)
+    manifest = writer.finish(keys, labels.numpy())
+    writer.clean()
+    return manifest
+
+
+def _slices(stop: int, start: int = 0) -> list[slice]:
+    """Pieces of a fixed size, so that the same rows are always encoded together."""
+    return [slice(first, min(first + ENCODE_ROWS, stop)) for first in range(start, stop, ENCODE_ROWS)]
+
+
+def _rows(view: Logits, rows: slice, number: int, keys: Sequence[str]) -> Tensor:
+    """Some rows of one view as float32 [row, class].
+
+    Raises:
+        UsageError: NaN or infinity.
+    """
+    part = view[rows] if isinstance(view, Tensor) else torch.from_numpy(np.array(view[rows]))
+    part = part.detach().cpu().float()
+    finite = part.isfinite().all(-1)
+    if not finite.all():
+        key = keys[rows.start + int(finite.logical_not().nonzero()[0])]
+        raise UsageError(f"view {number}: the logits of {key!r} hold NaN or infinity; give finite logits")
+    return part
+
+
+def _check(views: list[Logits], keys: list[str], labels: Tensor) -> tuple[int, int]:
+    """The number of rows and classes, once everything fits together."""
+    if not views:
+        raise UsageError("there are no views; give logits [view, row, class], or one [row, class] array a view")
+    shapes = [tuple(view.shape) for view in views]
+    odd = next((shape for shape in shapes if len(shape) != 2 or shape != shapes[0]), None)
+    if odd is not None or 0 in shapes[0]:
+        raise UsageError(f"a view's logits are {list(odd or shapes[0])}; each must be [row, class] of one shape")
+    num_rows, num_classes = shapes[0]
+    if num_classes < 2:
+        raise UsageError(f"the logits have {num_classes} classes; at least 2 are needed")
+    if len(set(keys)) != num_rows or len(keys) != num_rows or any(not key or "\n" in key for key in keys):
+        raise UsageError(
+            f"{len(set(keys))} distinct keys for {num_rows} rows; give one a row, unique, without line breaks"
+        )
+    if tuple(labels.shape) != (num_rows,) or int(labels.min()) < 0 or int(labels.max()) >= num_classes:
+        raise UsageError(
+            f"labels are {list(labels.shape)} from {int(labels.min())} to {int(labels.max())}; "
+            f"give {num_rows} class ids below {num_classes}"
+        )
+    return num_rows, num_classes
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackInput:
+    """Arrays read from files: logits [view, row, class], labels [row], keys, and whether the labels are guesses."""
+
+    logits: np.ndarray
+    labels: np.ndarray
+    keys: list[str]
+    guessed_labels: bool
+
+
+def read_logits(logits: Path, labels: Path | None, keys: Path | None) -> PackInput:
+    """Read logits from a .npy (mapped, not loaded) or .npz file, labels from a .npy, keys from a text file.
+
+    Args:
+        logits: .npy of [view, row, class], or .npz with `teacher` or `logits`, and maybe `label` or `labels`.
+        labels: .npy of [row]; None takes the .npz's, or the top-1 classes of view 0.
+        keys: one key a line; None takes the row numbers.
+
+    Raises:
+        SourceError: a file is missing, no such file, or lacks an array.
+    """
+    stored = _load(logits)
+    found = None if labels is None else _load(labels)
+    if isinstance(stored, dict):
+        if found is None:
+            found = next((stored[name] for name in ("label", "labels") if name in stored), None)
+        array = next((stored[name] for name in ("teacher", "logits") if name in stored), None)
+        if array is None:
+            raise SourceError(f"{logits} holds {', '.join(stored) or 'nothing'}; it needs an array teacher or logits")
+    else:
+        array = stored
+    if array.ndim != 3 or array.dtype.kind != "f" or isinstance(found, dict):
+        raise SourceError(f"{logits} holds {array.dtype} {list(array.shape)}; it needs floats [view, row, class]")
+    guessed = np.asarray(array[0], np.float32).argmax(-1) if found is None else found
+    lines = None if keys is None else keys.read_text().splitlines()
+    return PackInput(
+        logits=array,
+        labels=guessed,
+        keys=[str(row) for row in range(array.shape[1])] if lines is None else lines,
+        guessed_labels=found is None,
+    )
+
+
+def _load(path: Path) -> np.ndarray | dict[str, np.ndarray]:
+    try:
+        stored = np.load(path, mmap_mode="r", allow_pickle=False)
+        return {name: stored[name] for name in stored.files} if isinstance(stored, np.lib.npyio.NpzFile) else stored
+    except FileNotFoundError:
+        raise SourceError(f"{path} does not exist") from None
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise SourceError(f"{path} is no .npy or .npz of numbers: {str(error).splitlines()[0]}") from None

@@ -1,0 +1,129 @@
+"""Before a build: run the teacher on a sample, and say what each codec would cost and lose."""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from gdkd_cache.building.builder import Builder
+from gdkd_cache.building.options import BuildOptions
+from gdkd_cache.codec.choose import Choice
+from gdkd_cache.data.source import Source
+from gdkd_cache.data.views import image_size
+from gdkd_cache.errors import UsageError
+from gdkd_cache.models.network import Network
+from gdkd_cache.store.arrays import SHARD_ROWS
+from gdkd_cache.store.layout import encode_keys
+
+_COARSER = (0.5, 1.7, 2.7)  # times the asked fidelity: what more or fewer bytes would buy
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanRow:
+    """One codec setting.
+
+    Attributes:
+        setting: what to type: `--codec transform --fidelity 0.1`, say.
+        chosen: whether `build` would take it for the options that were given.
+        bytes_per_view: estimated, tables included.
+        total_bytes: for all views.
+        gradient_error: of each declared loss that it serves, on held-out rows.
+        encode_rate: rows a second on this machine's CPU.
+        num_objects: files of the cache.
+    """
+
+    setting: str
+    chosen: bool
+    bytes_per_view: float
+    total_bytes: float
+    gradient_error: dict[str, float]
+    encode_rate: float
+    num_objects: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a build would take.
+
+    Attributes:
+        num_rows, num_views: extent.
+        distinct_views: how many different views the recipe has for one image; None for too many to matter.
+        teacher_rate: images a second of rendering and teacher on this machine.
+        build_seconds: estimated for all views, encoding included.
+        rows: one a codec setting.
+    """
+
+    num_rows: int
+    num_views: int
+    distinct_views: int | None
+    teacher_rate: float
+    build_seconds: float
+    rows: tuple[PlanRow, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return vars(self) | {"rows": [vars(row) for row in self.rows]}
+
+
+def plan(options: BuildOptions, source: Source, teacher: Network) -> Plan:
+    """Calibrate on a sample as `build` would, and measure codecs around the asked fidelity.
+
+    Args:
+        options: as for `build`; nothing is written to `out`.
+        source: the images.
+        teacher: the teacher.
+
+    Raises:
+        UsageError: a codec that names its own step, which has nothing to plan.
+        SourceError, ModelError: as `build`.
+    """
+    request = options.request
+    if request.spec not in ("auto", "transform"):
+        raise UsageError(f"plan compares codecs around a fidelity; codec {request.spec!r} leaves nothing to compare")
+    builder = Builder(options, source, teacher)
+    start = time.monotonic()
+    calibration = builder.calibrate()
+    teacher_rate = calibration.num_rows / (time.monotonic() - start)
+    fidelities = sorted({request.fidelity, *(round(request.fidelity * factor, 4) for factor in _COARSER)})
+    settings = {f"--codec transform --fidelity {f:g}": calibration.transform(f) for f in fidelities}
+    settings |= {"--codec topk": calibration.topk(), "--codec dense": calibration.dense()}
+    chosen = calibration.choose()
+    total_rows = len(source) * options.num_views
+    rows = []
+    for setting, choice in settings.items():
+        size_per_view = calibration.total_bytes(choice)
+        rows.append(
+            PlanRow(
+                setting=setting,
+                chosen=choice.codec.to_json() == chosen.codec.to_json(),
+                bytes_per_view=size_per_view,
+                total_bytes=size_per_view * total_rows,
+                gradient_error=choice.fidelity["gradient_error"],
+                encode_rate=_encode_rate(choice, calibration.sample()),
+                num_objects=_num_objects(choice, source, options.num_views),
+            )
+        )
+    encode_rate = next((row.encode_rate for row in rows if row.chosen), rows[0].encode_rate)
+    return Plan(
+        num_rows=len(source),
+        num_views=options.num_views,
+        distinct_views=builder.recipe.num_views(*image_size(source)),
+        teacher_rate=teacher_rate,
+        build_seconds=total_rows * (1 / teacher_rate + 1 / encode_rate),
+        rows=tuple(rows),
+    )
+
+
+def _num_objects(choice: Choice, source: Source, num_views: int) -> int:
+    """Files of the cache: metadata and shards of every array, the group's metadata, the README.md and the manifest."""
+    columns = len(choice.codec.columns()) + 1  # and the probes
+    rows = len(source)
+    lengths = [rows, rows, encode_keys(list(source.keys)).size, choice.codec.tables_bytes().size]  # labels, probes
+    shared = sum(1 + -(-length // SHARD_ROWS) for length in lengths if length)
+    return columns * (1 + num_views * -(-rows // SHARD_ROWS)) + shared + 3
+
+
+def _encode_rate(choice: Choice, sample: tuple[torch.Tensor, torch.Tensor]) -> float:
+    start = time.monotonic()
+    choice.codec.encode(*sample)
+    return len(sample[0]) / (time.monotonic() - start)

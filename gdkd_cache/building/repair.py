@@ -1,0 +1,206 @@
+"""Repair a damaged cache: build exactly what is damaged again, or drop the views that are."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from gdkd_cache.building.builder import Builder, probe_sources
+from gdkd_cache.building.compute import Commit, grouped
+from gdkd_cache.building.options import BuildOptions
+from gdkd_cache.cache.cache import Cache, open_cache
+from gdkd_cache.cache.replay import recipe_of
+from gdkd_cache.codec.choose import CodecRequest
+from gdkd_cache.codec.columns import Codec
+from gdkd_cache.data.loader import default_num_workers
+from gdkd_cache.data.probes import probed
+from gdkd_cache.data.recipes.recipe import Recipe
+from gdkd_cache.data.source import Source, check_source, labels_of
+from gdkd_cache.errors import CacheError, MismatchError, UsageError
+from gdkd_cache.models.network import Network
+from gdkd_cache.progress import progress
+from gdkd_cache.seeding import hash_keys
+from gdkd_cache.store.differences import differences_between
+from gdkd_cache.store.layout import (
+    encode_metadata,
+    encode_rows,
+    encode_shard,
+    row_layouts,
+    shard_objects,
+    shards_of,
+    view_layouts,
+)
+from gdkd_cache.store.manifest import Manifest
+from gdkd_cache.store.mend import keep_views, restore
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepairResult:
+    """What a repair did.
+
+    Attributes:
+        manifest: of the cache as it is now.
+        restored: objects that were damaged and are whole again.
+        dropped_views: views that were given up.
+        problems: what is still wrong, one line each; empty when the cache is whole.
+    """
+
+    manifest: Manifest
+    restored: tuple[str, ...]
+    dropped_views: int
+    problems: tuple[str, ...]
+
+
+def repair(
+    path: str | Path,
+    *,
+    source: Source | None = None,
+    teacher: Network | None = None,
+    recipe: Recipe | None = None,
+    num_workers: int | None = None,
+    drop: bool = False,
+) -> RepairResult:
+    """Make a damaged cache whole, object by object: each gets the very bytes of the manifest's checksum, or none.
+
+    Metadata needs nothing; labels and keys need the source; shards and the codec's tables need source and teacher, and
+    go the way of a build. The manifest itself cannot be repaired.
+
+    Args:
+        path: the cache folder, or a URL.
+        source: the images that it was built from, in the same order.
+        teacher: the teacher that it was built with.
+        recipe: what the views are made with, where the manifest's word is not enough (`compat:`).
+        num_workers: processes that render, as for a build.
+        drop: instead of building damaged shards again, keep only the views before the first damaged one. View
+            numbers are addresses of randomness, so the views that stay keep theirs.
+
+    Raises:
+        UsageError: the damage needs a source or a teacher that is not given.
+        MismatchError: another source or teacher than the manifest's.
+        CacheError: no cache, a damaged manifest, nothing that could stay, or objects that come out otherwise here:
+            these are left as they were.
+        OSError: the folder cannot be written.
+    """
+    cache = open_cache(path)
+    manifest, reader = cache.manifest, cache.reader
+    identity = manifest.identity
+    found = {name: problem for name, problem in reader.problems() if problem is not None}
+    damaged = found.keys() & manifest.objects.keys()
+    differing: list[str] = []
+
+    def put(objects: Mapping[str, bytes]) -> None:
+        differing.extend(restore(reader, {name: data for name, data in objects.items() if name in damaged}))
+
+    builder = None
+    if source is not None:
+        check_source(source)
+        if source.digest != identity.data["digest"]:
+            raise MismatchError(f"{path} was not built from this data: keys, labels or classes differ")
+    if source is not None and teacher is not None:
+        builder = _Rebuilder(cache, source, teacher, recipe, num_workers)
+    tables = {name for name in damaged if name.startswith("tables/c/")}
+    rows = {name for name in damaged if name.startswith(("labels/c/", "keys/c/", "source_probe/c/"))}
+    if tables:
+        codec = _given(builder, path, tables, "the data and the teacher").codec()
+        put(row_layouts(identity)["tables"].encode(codec.tables_bytes()))
+    else:
+        codec = reader.codec
+    if rows:
+        known = _given(source, path, rows, "the data")
+        put(
+            encode_rows(identity, list(known.keys), labels_of(known), _source_probes(cache, known, recipe, num_workers))
+        )
+    put(encode_metadata(identity, codec))
+    layouts = view_layouts(identity, codec)
+    units = [unit for unit in shards_of(identity) if damaged & {*shard_objects(layouts, unit[0], unit[1])}]
+    kept = identity.num_views
+    if units and drop and not differing:
+        kept = units[0][0] - identity.view_numbers.start
+        if not kept:
+            raise CacheError(
+                f"{path}: view {units[0][0]} is damaged, and no view before it could stay; build the cache again"
+            )
+        manifest = keep_views(reader, codec, kept)
+    elif units and not drop:
+        shards = _given(builder, path, damaged - tables - rows, "the data and the teacher, or dropping views,")
+        shards.run(units, codec, lambda view, shard, columns: put(encode_shard(layouts, view, shard, columns)))
+    if differing:
+        here = f"; this machine is another: {builder.other}" if builder is not None and builder.other else ""
+        raise CacheError(
+            f"{path}: {len(differing)} of {len(damaged)} damaged objects come out otherwise than the manifest says, "
+            f"and were left as they were; the first is {differing[0]}{here}"
+        )
+    return RepairResult(
+        manifest=manifest,
+        restored=tuple(sorted(damaged & manifest.objects.keys())),
+        dropped_views=identity.num_views - kept,
+        problems=tuple(problem for _, problem in open_cache(path).reader.problems() if problem is not None),
+    )
+
+
+def _source_probes(cache: Cache, source: Source, recipe: Recipe | None, num_workers: int | None) -> np.ndarray | None:
+    views = cache.manifest.identity.views
+    if views is None:
+        return None
+    rows = np.flatnonzero(probed(hash_keys(source.keys)))
+    workers = default_num_workers(source) if num_workers is None else num_workers
+    return probe_sources(source, recipe_of(cache.reader, recipe), views["seed"], rows, workers)
+
+
+class _Rebuilder:
+    """What builds parts of a cache again.
+
+    Attributes:
+        other: in what this machine differs from the one that built the cache, in words; empty when in nothing.
+    """
+
+    def __init__(
+        self, cache: Cache, source: Source, teacher: Network, recipe: Recipe | None, num_workers: int | None
+    ) -> None:
+        identity, self._path = cache.manifest.identity, cache.reader.path
+        if identity.views is None:
+            raise CacheError(f"{self._path} was packed from logits computed elsewhere: pack it again with --force")
+        options = BuildOptions(
+            out=self._path,
+            num_views=identity.num_views,
+            first_view=identity.view_numbers.start,
+            recipe=recipe_of(cache.reader, recipe),
+            seed=identity.views["seed"],
+            request=CodecRequest.from_json(identity.request),
+            batch_size=identity.build.get("batch_size", 1),
+            num_workers=num_workers,
+            shard_rows=identity.shard_rows,
+        )
+        self._builder, self._identity = Builder(options, source, teacher), identity
+        differences = differences_between(identity, self._builder.identity(), but=("codec", "fidelity", "card"))
+        self.other = "; ".join(text for text in differences if text.startswith("build."))
+        wrong = [text for text in differences if not text.startswith(("build.", "teacher.accuracy"))]
+        if wrong:
+            raise MismatchError(f"{self._path} is not of this data and teacher: {'; '.join(wrong[:4])}")
+
+    def codec(self) -> Codec:
+        """Calibrate again, as the build did."""
+        chosen = self._builder.calibrate().choose().codec
+        if chosen.to_json() != self._identity.codec:
+            raise CacheError(
+                f"{self._path}: calibration gives another codec here than the manifest's, so its tables cannot be "
+                f"repaired ({self.other or 'the same machine and libraries'}); build the cache again"
+            )
+        return chosen
+
+    def run(self, units: list[tuple[int, int, range]], codec: Codec, commit: Commit) -> None:
+        """Build some (view, shard, rows) again."""
+        with progress("repair", sum(len(rows) for _, _, rows in units), "images") as advance:
+            work = grouped(units, in_memory=self._builder.renderer.in_memory)
+            self._builder.compute(work, codec, commit, advance)
+
+
+Given = TypeVar("Given")
+
+
+def _given(value: Given | None, path: str | Path, names: set[str], what: str) -> Given:
+    if value is None:
+        raise UsageError(f"{path}: {min(names)} is damaged ({len(names)} such objects); repairing it needs {what}")
+    return value

@@ -1,0 +1,141 @@
+"""Does this teacher still say what the cache holds? It is run again on some rows, and its logits are compared."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gdkd_cache.cache.cache import Cache
+from gdkd_cache.cache.replay import recipe_of
+from gdkd_cache.codec.columns import exact_top
+from gdkd_cache.codec.fidelity import gradient
+from gdkd_cache.data.loader import ViewLoader
+from gdkd_cache.data.recipes.recipe import Recipe
+from gdkd_cache.data.source import Source
+from gdkd_cache.data.views import ViewRenderer, requests_for
+from gdkd_cache.errors import UsageError
+from gdkd_cache.losses.settings import LossSettings
+from gdkd_cache.models.network import Network
+from gdkd_cache.seeding import permutation
+
+_LEAST_ROWS = 16
+_MOST_VIEWS = 8
+# The stated error is itself measured on a sample, other machines round otherwise, and these rows are a sample too.
+_FACTOR, _OFFSET, _STANDARD_ERRORS = 1.25, 0.01, 4.0
+# Logits this close, in deviations of the row's logits, may swap ranks between runs.
+_TIE = {"bfloat16": 0.05, "float16": 0.02}
+_FLOAT32_TIE = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rerun:
+    """What running the teacher again said.
+
+    Attributes:
+        rows: how many (view, row) it was shown.
+        gradient_error: of each declared loss that the cache serves: [measured on these rows, stated in the manifest].
+        top_agreement: the part of the stored top classes that are the same now, in [0, 1].
+        problems: one line each; empty when this is the cache's teacher.
+    """
+
+    rows: int
+    gradient_error: dict[str, list[float]]
+    top_agreement: float
+    problems: tuple[str, ...]
+
+    def __str__(self) -> str:
+        errors = "; ".join(
+            f"{ours:.3f} (stated {stated:.3f}) for {loss}" for loss, (ours, stated) in self.gradient_error.items()
+        )
+        return (
+            f"teacher run again on {self.rows} views: gradient error {errors}; "
+            f"{self.top_agreement:.2%} of the stored top classes are the same"
+        )
+
+
+def rerun(
+    cache: Cache,
+    source: Source,
+    cache_rows: np.ndarray,
+    teacher: Network,
+    *,
+    num_rows: int,
+    recipe: Recipe | None = None,
+) -> Rerun:
+    """Run the teacher on seeded rows of up to 8 views, and compare.
+
+    The logits agree when the gradient error of each declared loss is not above 1.25 times the manifest's plus 0.01, by
+    more than four standard errors of its estimate from these rows; and when each stored top class has the logit of its
+    rank within 0.01 (float16: 0.02, bfloat16: 0.05) of the deviation of the row's logits.
+
+    Args:
+        cache: with views that can be replayed.
+        source: the images.
+        cache_rows: int64 [source row], the cache row of each of the source's rows.
+        teacher: what is run.
+        num_rows: how many (view, row) to compare, at least 16.
+        recipe: as for `recipe_of`.
+
+    Raises:
+        UsageError: too few rows.
+        CacheError: a view is damaged.
+    """
+    if num_rows < _LEAST_ROWS:
+        raise UsageError(f"rows is {num_rows}; at least {_LEAST_ROWS} rows are needed to compare a teacher")
+    identity = cache.manifest.identity
+    assert identity.views is not None
+    problems = [
+        f"the teacher's {name} is {teacher.description[name]} here and {identity.teacher.get(name)} in the manifest"
+        for name in ("name", "weights", "mean", "std")
+        if teacher.description[name] != identity.teacher.get(name)
+    ]
+    losses = [LossSettings.from_json(stored) for stored in identity.request["losses"]]
+    served = [settings for settings in losses if cache.codec.refusal(settings) is None]
+    loader = ViewLoader(ViewRenderer(source, recipe_of(cache.reader, recipe), identity.views["seed"]))
+    first = cache.view_numbers.start
+    views = (first + np.sort(permutation(0, "verify", 0, cache.num_views)[:_MOST_VIEWS])).tolist()
+    squares: dict[str, list[Tensor]] = {str(settings): [] for settings in served}
+    agreeing, odd, seen = [], [], 0
+    for view, share in zip(views, _shares(num_rows, len(views)), strict=True):
+        rows = np.sort(permutation(0, "verify", 1 + view, len(source))[:share])
+        stored = cache.view(view)
+        for batch in loader.stream(requests_for(view, rows, identity.build.get("batch_size", 256))):
+            logits = teacher.logits(batch.pixels).cpu()
+            seen += len(logits)
+            top = stored.topk(cache_rows[batch.rows]).classes
+            exact = exact_top(logits, top.shape[-1])
+            agreeing.append((top == exact.classes).double().mean(-1))
+            distance = (logits.gather(-1, top) - exact.values).abs().amax(-1)
+            far = distance > _TIE.get(teacher.precision, _FLOAT32_TIE) * logits.std(-1)
+            odd += [(view, source.keys[row]) for row in batch.rows[far.numpy()].tolist()]
+            for settings in served:
+                cached = stored.logits(cache_rows[batch.rows], temperature=settings.temperature)
+                full, ours = (gradient(settings, z, batch.labels, exact.classes).double() for z in (logits, cached))
+                part = torch.stack([(ours - full).square().sum(-1), full.square().sum(-1)])
+                squares[str(settings)].append(part)
+    if odd:
+        view, key = odd[0]
+        problems.append(
+            f"the teacher ranks other classes at the top than the cache holds, in {len(odd)} of {seen} views that were "
+            f"compared; the first is view {view} of {key!r}"
+        )
+    errors = {}
+    for name, parts in squares.items():
+        lost, full = torch.cat(parts, -1)
+        ratio = float(lost.sum() / full.sum().clamp(min=1e-12))
+        standard_error = float((lost - ratio * full).square().sum().sqrt() / full.sum().clamp(min=1e-12))
+        stated = identity.fidelity["gradient_error"].get(name, 0.0)
+        errors[name] = [ratio**0.5, stated]
+        if max(ratio - _STANDARD_ERRORS * standard_error, 0) ** 0.5 > _FACTOR * stated + _OFFSET:
+            problems.append(
+                f"the cache's gradient error against this teacher is {ratio**0.5:.3f} for {name}, on {seen} views; the "
+                f"manifest states {stated:.3f}: it is another teacher, or the logits are damaged"
+            )
+    return Rerun(
+        rows=seen, gradient_error=errors, top_agreement=float(torch.cat(agreeing).mean()), problems=tuple(problems)
+    )
+
+
+def _shares(total: int, parts: int) -> list[int]:
+    return [total // parts + (i < total % parts) for i in range(parts)]

@@ -1,0 +1,104 @@
+"""Is this cache whole, and do these images and this teacher belong to it?"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from gdkd_cache.cache.cache import open_cache
+from gdkd_cache.cache.dataset import match_rows
+from gdkd_cache.cache.replay import Replay, check_replay
+from gdkd_cache.checking.rerun import Rerun, rerun
+from gdkd_cache.data.recipes.recipe import Recipe
+from gdkd_cache.data.source import Source, check_source
+from gdkd_cache.errors import CacheError, MismatchError, UsageError
+from gdkd_cache.models.network import Network
+from gdkd_cache.progress import progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyResult:
+    """What a verification found.
+
+    Attributes:
+        digest: of the manifest.
+        num_objects: objects whose size and checksum were compared.
+        problems: one line each; empty when all is well.
+        views_decoded: views of which every value was decoded and checked.
+        replay: what the probes said; None without a source or when it failed.
+        rerun: what the teacher said; None without one or when something failed before.
+    """
+
+    digest: str
+    num_objects: int
+    problems: tuple[str, ...]
+    views_decoded: int
+    replay: Replay | None
+    rerun: Rerun | None
+
+
+def verify(
+    path: str | Path,
+    *,
+    digest: str | None = None,
+    deep: bool = False,
+    source: Source | None = None,
+    recipe: Recipe | None = None,
+    strict: bool = False,
+    teacher: Network | None = None,
+    num_rows: int = 256,
+) -> VerifyResult:
+    """Compare every object with the manifest and, given the images, every probe of every view.
+
+    Args:
+        path: the cache folder, or a URL.
+        digest: refuse a cache with another digest.
+        deep: also decode every chunk of every view, and check every value.
+        source: the images; decodes every probed image and renders its views again.
+        recipe: what the views are made with, where the manifest's word is not enough (`compat:`).
+        strict: also count a difference by rounding as a problem.
+        teacher: run it again on some rows, and compare its logits; needs the source.
+        num_rows: on how many (view, row).
+
+    Raises:
+        CacheError: there is no cache, or its manifest is damaged.
+        MismatchError: another digest.
+        UsageError: a teacher without a source, or too few rows.
+    """
+    if teacher is not None and source is None:
+        raise UsageError("a teacher can only be run again on the images; give the data too")
+    cache = open_cache(path, digest=digest)
+    problems: list[str] = []
+    views_decoded, replay, said = 0, None, None
+    with progress("verify", len(cache.manifest.objects), "objects") as advance:
+        for _, problem in cache.reader.problems():
+            advance(1)
+            if problem is not None:
+                problems.append(problem)
+    if deep and not problems:
+        with progress("decode", cache.num_views, "views") as advance:
+            try:
+                _ = cache.keys
+                for number in cache.view_numbers:
+                    cache.view(number)
+                    views_decoded += 1
+                    advance(1)
+            except CacheError as error:
+                problems.append(str(error))
+    if source is not None and not problems:
+        try:
+            check_source(source)
+            rows = match_rows(cache.reader, source, cache.keys, cache.labels)
+            views = cache.view_numbers
+            replay = check_replay(cache.reader, source, rows, cache.keys, views, recipe=recipe, strict=strict)
+            if teacher is not None:
+                said = rerun(cache, source, rows, teacher, num_rows=num_rows, recipe=recipe)
+                problems += said.problems
+        except (CacheError, MismatchError) as error:
+            problems.append(str(error))
+    return VerifyResult(
+        digest=cache.manifest.digest,
+        num_objects=len(cache.manifest.objects),
+        problems=tuple(problems),
+        views_decoded=views_decoded,
+        replay=replay,
+        rerun=said,
+    )

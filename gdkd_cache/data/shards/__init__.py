@@ -1,0 +1,1 @@
+"""Images in tar shards, on this machine or elsewhere."""

@@ -1,0 +1,137 @@
+"""A network at work: uint8 views in, logits out, with what it needs to see images rightly."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gdkd_cache.device import autocast, choose_device, choose_precision
+from gdkd_cache.errors import ModelError
+from gdkd_cache.models.normalization import NAMED, Normalization, normalize_pixels
+from gdkd_cache.models.weights import load_card, load_model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """A network with what it needs to see images rightly: a teacher, or what is evaluated.
+
+    Attributes:
+        model: float images [batch, 3, height, width] -> logits [batch, class].
+        mean, std: channel statistics of its inputs, for pixels in [0, 1].
+        device, precision: where and how it runs: `float32`, `float16` or `bfloat16`.
+        description: what a manifest says of it.
+    """
+
+    model: nn.Module
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    device: torch.device
+    precision: str
+    description: dict[str, Any]
+
+    def logits(self, pixels: Tensor) -> Tensor:
+        """Float32 logits [batch, class] of uint8 views [batch, 3, height, width], on the network's device."""
+        with torch.inference_mode(), autocast(self.precision, self.device):
+            images = normalize_pixels(pixels.to(self.device, non_blocking=True), self.mean, self.std)
+            if self.device.type == "cuda":
+                images = images.contiguous(memory_format=torch.channels_last)
+            logits = self.model(images)
+        # A copy made outside inference mode may take part in a loss.
+        return logits.float().clone()
+
+    def check_classes(self, num_classes: int, size: tuple[int, int]) -> None:
+        """Run the network once on blank images.
+
+        Raises:
+            ModelError: it cannot take images of that size, or does not give one logit a class.
+        """
+        try:
+            shape = list(self.logits(torch.zeros(2, 3, *size, dtype=torch.uint8)).shape)
+        except (RuntimeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise ModelError(
+                f"teacher {self.description['name']} cannot take {size[0]}x{size[1]} images: {reason}"
+            ) from None
+        if shape != [2, num_classes]:
+            raise ModelError(
+                f"teacher {self.description['name']} gives logits {shape} for 2 images; the data has {num_classes} "
+                "classes: the teacher must know the same classes"
+            )
+
+
+def open_network(
+    name: str | None,
+    weights: Path,
+    num_classes: int,
+    *,
+    normalization: Normalization | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+) -> Network:
+    """Load a network with its weights.
+
+    Its inputs are normalised as the caller says, else as the card beside the weights says, else as the model itself
+    does (a module may have `mean` and `std`, three numbers each); what nobody says is never guessed.
+
+    Args:
+        name: as for `build_model`; None takes the card's.
+        weights: `.safetensors`, or a torch file of plain tensors.
+        num_classes: of the data; the network must know as many.
+        normalization: of its inputs.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        precision: `auto`, `float32`, `float16` or `bfloat16`.
+
+    Raises:
+        ModelError: missing or foreign weights, another number of classes, or inputs that nobody says how to normalise.
+        UsageError: an unknown model, device or precision.
+    """
+    where = choose_device(device)
+    card = load_card(weights)
+    if name is None:
+        if card is None:
+            missing = weights.with_suffix(".json").name
+            raise ModelError(f"weights {weights} do not exist, or have no {missing} beside them: name the model")
+        name = card.name
+    if card is not None and card.name != name:
+        raise ModelError(f"weights {weights} are of {card.name}, not of {name}: {weights.with_suffix('.json')} says so")
+    if card is not None and card.num_classes != num_classes:
+        raise ModelError(
+            f"weights {weights} know {card.num_classes} classes; the data has {num_classes}: "
+            "the teacher must know the same classes"
+        )
+    model, checksum = load_model(name, num_classes, weights)
+    if normalization is None:
+        normalization = _stated(model) if card is None else Normalization(card.mean, card.std)
+    if normalization is None:
+        raise ModelError(
+            f"weights {weights} have no {weights.with_suffix('.json').name} beside them, and {name} does not say how "
+            f"its inputs are normalised: type --normalize {'|'.join(NAMED)}, or --mean R G B --std R G B"
+        )
+    model = model.to(where)
+    if where.type == "cuda":
+        model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  (torch's stub lacks it)
+    description = {
+        "name": name,
+        "weights": checksum,
+        "mean": list(normalization.mean),
+        "std": list(normalization.std),
+        "accuracy": card.accuracy if card else None,
+    }
+    return Network(
+        model=model,
+        mean=normalization.mean,
+        std=normalization.std,
+        device=where,
+        precision=choose_precision(precision, where),
+        description=description,
+    )
+
+
+def _stated(model: nn.Module) -> Normalization | None:
+    """What a module says of its inputs itself."""
+    mean, std = getattr(model, "mean", None), getattr(model, "std", None)
+    if not (isinstance(mean, list | tuple) and isinstance(std, list | tuple)):
+        return None
+    return Normalization(tuple(map(float, mean)), tuple(map(float, std)))

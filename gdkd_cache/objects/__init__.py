@@ -1,0 +1,1 @@
+"""Bytes by name in folders, object stores and on web servers: knows nothing of caches."""

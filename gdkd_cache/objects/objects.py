@@ -1,0 +1,96 @@
+"""Objects by name, wherever they lie: all that a cache needs of a folder or of an object store."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from gdkd_cache.objects.folder import Folder
+from gdkd_cache.objects.record import ObjectRecord
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+@runtime_checkable
+class Objects(Protocol):
+    """Objects with relative names, written whole or not at all.
+
+    Every method raises CacheError for a name that is none, and StoreError or OSError where the place cannot be
+    reached, read or written.
+    """
+
+    @property
+    def location(self) -> str:
+        """The place as messages tell it: a path, or a URL without credentials."""
+        ...
+
+    def prepare(self) -> None:
+        """Make ready for writing: the place exists.
+
+        Raises:
+            CacheError: a file is in the way.
+            UsageError: the place is read-only.
+        """
+        ...
+
+    def sweep(self) -> None:
+        """Remove what killed writes have left beside the objects, once all that was to be written stands."""
+        ...
+
+    def size(self, name: str) -> int | None:
+        """Size of an object in bytes, None when it does not exist."""
+        ...
+
+    def sizes(self, folder: str | None = None) -> dict[str, int]:
+        """Sizes of all objects (of a sub-folder) by name, in name order; a web server cannot tell, and gives none."""
+        ...
+
+    def read(self, name: str, limit: int) -> bytes:
+        """Read an object whole, at most `limit` + 1 bytes of it.
+
+        Raises:
+            CacheError: it does not exist.
+        """
+        ...
+
+    def record(self, name: str, limit: int) -> ObjectRecord:
+        """Size and checksum of an object, of at most `limit` + 1 bytes of it.
+
+        Raises:
+            CacheError: it does not exist.
+        """
+        ...
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write an object so that after a crash it is either whole or absent, and make sure that it holds `data`.
+
+        Raises:
+            CacheError, StoreError: it holds something else.
+        """
+        ...
+
+    def create(self, name: str, data: bytes) -> bool:
+        """`write` only where no such object stands, decided in one step: does the object hold `data` now?"""
+        ...
+
+    def holds(self, name: str, record: ObjectRecord, read: Callable[[], bytes]) -> bool:
+        """Whether an object that stands is the recorded one; `read` gives its bytes from elsewhere, if that helps."""
+        ...
+
+    def delete(self, name: str) -> None:
+        """Remove an object or a whole sub-folder; absent is fine."""
+        ...
+
+
+def open_objects(location: str | Path) -> Objects:
+    """The objects of a folder (a path) or of an object store (`s3://`, `gs://`, `az://`, `https://`).
+
+    Raises:
+        UsageError: a URL of another kind, or one with credentials in it.
+        StoreError: the environment's settings for the object store are wrong.
+    """
+    if isinstance(location, Path) or not _URL.match(location):
+        return Folder(Path(location))
+    from gdkd_cache.objects.bucket import Bucket
+
+    return Bucket(location)

@@ -1,1 +1,0 @@
-"""What the commands do: plain functions of frozen, validated option classes."""

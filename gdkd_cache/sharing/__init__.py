@@ -1,0 +1,1 @@
+"""What `push`, `pull`, `merge` and `convert` do: copies of a cache, in part, joined or in its other form."""

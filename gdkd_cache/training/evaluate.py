@@ -1,0 +1,77 @@
+"""Top-1 accuracy of a network on a source, without augmentation."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from gdkd_cache.data.loader import ViewLoader
+from gdkd_cache.data.recipes.presets import open_recipe
+from gdkd_cache.data.source import Source
+from gdkd_cache.data.views import ViewRenderer, image_size, requests_for
+from gdkd_cache.models.normalization import normalize_pixels
+from gdkd_cache.training.distributed import rank_and_size, sum_over_ranks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Attributes: accuracy: top-1 in [0, 1]; loss: mean cross-entropy; num_rows: images seen."""
+
+    accuracy: float
+    loss: float
+    num_rows: int
+
+
+class Evaluator:
+    """Evaluates networks on one source, of which each rank sees a part; its loader is kept between calls.
+
+    Args:
+        source: the images, all of one size.
+        mean, std: channel statistics that the network's inputs are normalised with.
+        device: where to compute.
+        batch_size: images a batch.
+        num_workers: processes that decode.
+        recipe: what makes the network's inputs, without augmentation.
+
+    Raises:
+        UsageError: an unknown recipe.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        device: torch.device,
+        batch_size: int = 512,
+        num_workers: int = 0,
+        recipe: str = "none",
+    ) -> None:
+        renderer = ViewRenderer(source, open_recipe(recipe, *image_size(source)), seed=0, device=device)
+        self._loader = ViewLoader(renderer, num_workers=num_workers, pin_memory=device.type == "cuda")
+        rank, world_size = rank_and_size()
+        self._requests = requests_for(0, np.arange(rank, len(source), world_size), batch_size)
+        self._mean, self._std, self._device = mean, std, device
+
+    @torch.inference_mode()
+    def __call__(self, model: nn.Module) -> Evaluation:
+        """Evaluate; the network is left in the mode that it was in.
+
+        Raises:
+            SourceError: an image cannot be decoded, or its size is not the others'.
+        """
+        was_training = model.training
+        model.eval()
+        sums = torch.zeros(3, dtype=torch.float64)
+        for batch in self._loader.stream(self._requests):
+            labels = batch.labels.to(self._device)
+            logits = model(normalize_pixels(batch.pixels.to(self._device), self._mean, self._std)).float()
+            correct = float((logits.argmax(-1) == labels).sum())
+            loss = float(nn.functional.cross_entropy(logits, labels, reduction="sum"))
+            sums += torch.tensor([correct, loss, len(labels)])
+        model.train(was_training)
+        correct, loss, seen = sum_over_ranks(sums.to(self._device)).tolist()
+        return Evaluation(accuracy=correct / seen, loss=loss / seen, num_rows=int(seen))

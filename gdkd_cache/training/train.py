@@ -1,0 +1,205 @@
+"""Train a network with cross-entropy and, from a cache or a live teacher, a distillation loss."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypedDict
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gdkd_cache.cache.cache import Cache
+from gdkd_cache.cache.ensemble import Ensemble
+from gdkd_cache.data.loader import default_num_workers
+from gdkd_cache.data.recipes.presets import open_recipe
+from gdkd_cache.data.recipes.recipe import Recipe
+from gdkd_cache.data.source import Source, check_source, labels_of, name_of, normalization_of
+from gdkd_cache.data.views import ViewRenderer, ViewRequest, image_size
+from gdkd_cache.device import choose_device
+from gdkd_cache.errors import MismatchError, UsageError
+from gdkd_cache.models.build import build_model
+from gdkd_cache.models.weights import ModelCard
+from gdkd_cache.training.batches import Batches, cached_batches, rendered_batches
+from gdkd_cache.training.distributed import process_group, rank_and_size
+from gdkd_cache.training.evaluate import Evaluator
+from gdkd_cache.training.loop import METRICS_NAME, TrainResult, run_epochs
+from gdkd_cache.training.options import TrainOptions
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Views:
+    """Which views to train on when no cache says so.
+
+    Attributes:
+        recipe: a spec such as `crop-flip`, or a recipe.
+        seed: the views' seed.
+        num_views: the views come round after so many epochs; None gives each epoch a view of its own.
+    """
+
+    recipe: str | Recipe = "crop-flip"
+    seed: int = 0
+    num_views: int | None = None
+
+
+def train(
+    options: TrainOptions,
+    source: Source,
+    eval_source: Source,
+    *,
+    cache: Cache | Ensemble | None = None,
+    strict_replay: bool = False,
+    recipe: Recipe | None = None,
+    views: Views | None = None,
+    teacher: Callable[[Tensor], Tensor] | None = None,
+) -> TrainResult:
+    """Train a fresh network; writes checkpoints and one JSON line of metrics an epoch as it goes.
+
+    With a cache, views and teacher are the cache's. Without one, `views` are rendered, and a distillation loss
+    needs a live `teacher`: uint8 [batch, 3, height, width] -> logits [batch, class].
+
+    Args:
+        options: how to train.
+        source: the training images; with a cache, all or some of those that it was built from.
+        eval_source: evaluated after each epoch, without augmentation.
+        cache: what the distillation loss reads; an ensemble stands for several teachers.
+        strict_replay: with a cache, also refuse views that differ from the teacher's by rounding.
+        recipe: with a cache, what its views are made with, where the manifest's word is not enough (`compat:`).
+        views: without a cache, what to render.
+        teacher: without a cache, the live teacher.
+
+    Raises:
+        UsageError: a distillation loss without cache or teacher, or the reverse.
+        NotServedError: the cache cannot serve the loss.
+        MismatchError: source and cache, or the two sources, do not belong together; or `out` holds an earlier
+            training, and `force` is off.
+        SourceError: an image cannot be read.
+        OSError: `out` cannot be written.
+    """
+    if (options.distillation is None) != (cache is None and teacher is None):
+        raise UsageError("a distillation loss needs a cache (or a live teacher), and cross-entropy takes none")
+    if (cache is not None and (views is not None or teacher is not None)) or (cache is None and recipe is not None):
+        raise UsageError("a cache brings its own views and its teacher; give either a cache or views")
+    for checked in (source, eval_source):
+        check_source(checked)
+        labels_of(checked)
+    if list(eval_source.classes) != list(source.classes):
+        raise MismatchError(
+            f"evaluation source {name_of(eval_source)} has {len(eval_source.classes)} classes, training source "
+            f"{name_of(source)} {len(source.classes)}, or other names; both must be the same"
+        )
+    if (options.out / METRICS_NAME).exists() and not options.force:
+        raise MismatchError(
+            f"{options.out} holds an earlier training; name another --out, or add --force to replace it"
+        )
+    device = choose_device(options.device)
+    mean, std = normalization_of(source)
+    with process_group(device):
+        rank, world_size = rank_and_size()
+        if options.batch_size % world_size:
+            raise UsageError(
+                f"batch_size is {options.batch_size}, the images a step of all {world_size} ranks; it must be a "
+                "multiple of their number"
+            )
+        loading = _Loading(
+            batch_size=options.batch_size // world_size,
+            seed=options.seed,
+            num_workers=default_num_workers(source) if options.num_workers is None else options.num_workers,
+            device=device,
+        )
+        if cache is not None:
+            batches, recipe, size = _from_cache(options, source, cache, strict_replay, recipe, loading)
+        else:
+            batches, recipe, size = _from_views(options, source, views or Views(), teacher, loading)
+        card = ModelCard(
+            name=options.student,
+            num_classes=len(source.classes),
+            size=size,
+            mean=mean,
+            std=std,
+            eval_recipe=options.eval_recipe or recipe.evaluation(size),
+        )
+        evaluator = Evaluator(
+            eval_source,
+            mean=mean,
+            std=std,
+            device=device,
+            num_workers=loading["num_workers"],
+            recipe=card.eval_recipe,
+        )
+        torch.manual_seed(options.seed)
+        model = build_model(options.student, card.num_classes).to(device)
+        if device.type == "cuda":
+            model = model.to(memory_format=torch.channels_last)
+        if rank:
+            torch.manual_seed(options.seed + rank)  # the same weights, but dropout of its own
+        return run_epochs(options, model, batches, len(source), evaluator, card, device)
+
+
+class _Loading(TypedDict):
+    """How batches are loaded, whatever makes them; `batch_size` is this rank's."""
+
+    batch_size: int
+    seed: int
+    num_workers: int
+    device: torch.device
+
+
+_Made = tuple[Batches, Recipe, tuple[int, int]]
+"""Batches, the recipe of their views, and the views' height and width."""
+
+
+def _from_cache(
+    options: TrainOptions,
+    source: Source,
+    cache: Cache | Ensemble,
+    strict_replay: bool,
+    recipe: Recipe | None,
+    loading: _Loading,
+) -> _Made:
+    assert options.distillation is not None
+    cache.require(options.distillation)
+    dataset = cache.dataset(
+        source,
+        temperature=options.distillation.temperature,
+        strict_replay=strict_replay,
+        recipe=recipe,
+        size=options.size,
+    )
+    _refuse_mixed_labels(options, dataset.recipe)
+    _LOG.info("%s", dataset.replay)
+    if len(dataset) < cache.num_rows:
+        _LOG.info("training on %d of the %d cached rows", len(dataset), cache.num_rows)
+    return cached_batches(dataset, **loading), dataset.recipe, dataset.size
+
+
+def _from_views(
+    options: TrainOptions,
+    source: Source,
+    views: Views,
+    teacher: Callable[[Tensor], Tensor] | None,
+    loading: _Loading,
+) -> _Made:
+    recipe = views.recipe if isinstance(views.recipe, Recipe) else open_recipe(views.recipe, *image_size(source))
+    _refuse_mixed_labels(options, recipe)
+    rendered = ViewRenderer(source, recipe, views.seed)[ViewRequest((0,), np.arange(1))][0].pixels.shape
+    size = (rendered[2], rendered[3])
+    if options.size is not None:
+        recipe, size = recipe.at_size(size, options.size), (options.size, options.size)
+    batches = rendered_batches(
+        source,
+        recipe,
+        view_seed=views.seed,
+        num_views=views.num_views,
+        teacher=teacher,
+        num_top=options.distillation.num_top if options.distillation else 0,
+        **loading,
+    )
+    return batches, recipe, size
+
+
+def _refuse_mixed_labels(options: TrainOptions, recipe: Recipe) -> None:
+    if recipe.mix is not None and options.distillation is not None and options.distillation.loss == "dkd":
+        raise UsageError(f"dkd needs one label an image; recipe {recipe.name} mixes images: use kd, gdkd or gdkd3")
