@@ -13,18 +13,19 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from gdkd_cache.building.build import BuildOptions, build
+from gdkd_cache.building.build import build
+from gdkd_cache.building.options import BuildOptions
 from gdkd_cache.cache.cache import open_cache
-from gdkd_cache.codec.choose import CodecRequest
 from gdkd_cache.data.sources.registry import open_source
 from gdkd_cache.errors import CacheError
-from gdkd_cache.losses.settings import LossSettings
 from gdkd_cache.models.network import open_network
-from gdkd_cache.training.train import TrainOptions, TrainResult, Views, train
+from gdkd_cache.training.loop import TrainResult
+from gdkd_cache.training.options import CROSS_ENTROPY, TrainOptions
+from gdkd_cache.training.train import Views, train
 
 _TEACHER, _STUDENT = "cnn-l", "cnn-s"
 _TEACHER_EPOCHS, _STUDENT_EPOCHS, _NUM_VIEWS = 8, 16, 8
-_LOSS = LossSettings(loss="gdkd", k=5, w0=1.0, w1=1.0, w2=2.0, temperature=4.0)
+_LOSS = "gdkd:k=5,w2=2,temperature=4"
 _MARKER = "made-by-gdkd-cache-demo"
 
 
@@ -57,8 +58,7 @@ def run_demo(out: Path) -> None:
 
     console.print(f"[2/5] A cache: the teacher sees {_NUM_VIEWS} seeded crop-and-flip views of every image, once.")
     teacher = open_network(_TEACHER, out / "teacher" / "best.safetensors", len(source.classes))
-    request = CodecRequest(losses=(_LOSS,))
-    built = build(BuildOptions(out=out / "digits.zarr", num_views=_NUM_VIEWS, request=request), source, teacher)
+    built = build(BuildOptions(out=out / "digits.zarr", num_views=_NUM_VIEWS, losses=(_LOSS,)), source, teacher)
     bytes_per_view = built.manifest.num_bytes / built.rows_computed
     codec, errors = built.manifest.identity.codec["name"], built.manifest.identity.fidelity["gradient_error"]
     console.print(
@@ -102,10 +102,8 @@ def _train_student(way: str, out: Path) -> _Run:
     """Train the student in one of the three ways; runs in a process of its own."""
     logging.basicConfig(level=logging.INFO, format="      %(message)s")
     source, eval_source = open_source("digits"), open_source("digits", split="test")
-    distillation = None if way == "ce" else _LOSS
-    options = TrainOptions(
-        out=out / f"student-{way}", student=_STUDENT, epochs=_STUDENT_EPOCHS, distillation=distillation
-    )
+    loss = CROSS_ENTROPY if way == "ce" else _LOSS
+    options = TrainOptions(out=out / f"student-{way}", student=_STUDENT, epochs=_STUDENT_EPOCHS, loss=loss)
     views = Views(num_views=_NUM_VIEWS)
     if way == "cache":
         result = train(options, source, eval_source, cache=open_cache(out / "digits.zarr"))

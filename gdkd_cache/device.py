@@ -5,9 +5,8 @@ import contextlib
 import torch
 
 from gdkd_cache.errors import UsageError
+from gdkd_cache.limits import PRECISIONS
 from gdkd_cache.ranks import this_rank
-
-PRECISIONS = ("auto", "float32", "float16", "bfloat16")
 
 
 def choose_device(name: str) -> torch.device:

@@ -18,6 +18,7 @@ from gdkd_cache.errors import UsageError
 Number = int | float
 Made = TypeVar("Made")
 _KINDS = {int: "int", float: "float", str: "text", bool: "flag", Path: "path", tuple: "list"}
+_NAMED = {"int": int, "float": float, "str": str, "bool": bool, "None": types.NoneType}
 _WORDS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 
@@ -30,9 +31,10 @@ class Option:
         least, most: the smallest and largest number allowed; infinity and NaN never are.
         above: numbers must be larger than this.
         choices: the texts allowed.
-        unset: what is done where the value is None, in words.
+        unset: what is done where the value is None or empty, in words.
         flag: its name on the command line, where it is not the field's, such as `--views`.
         metavar: what stands for its value in help.
+        joined: for a tuple: on the command line its values stand in one text, with commas between.
     """
 
     help: str
@@ -43,6 +45,7 @@ class Option:
     unset: str | None = None
     flag: str | None = None
     metavar: str | None = None
+    joined: bool = False
 
     @property
     def range(self) -> str:
@@ -65,12 +68,58 @@ def option_of(field: "dataclasses.Field[Any]") -> Option | None:
     return field.metadata.get("option")
 
 
-def kind_of(field: "dataclasses.Field[Any]") -> tuple[type, bool]:
-    """A field's type without `| None`, and whether it may be None; tuples give `tuple`."""
-    kind: Any = field.type
-    parts = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
-    first: Any = next(part for part in parts if part is not types.NoneType)
-    return typing.get_origin(first) or first, types.NoneType in parts
+@dataclass(frozen=True)
+class Kind:
+    """A field's type, as far as options know types.
+
+    Attributes:
+        plain: int, float, str, bool, Path or tuple; of several alternatives the first.
+        items: of a tuple, its values' type.
+        length: of a tuple of fixed length; 0 for any.
+        optional: whether it may be None.
+        single: whether there are no other alternatives.
+    """
+
+    plain: type
+    items: type = object
+    length: int = 0
+    optional: bool = False
+    single: bool = True
+
+
+def kind_of(field: "dataclasses.Field[Any]") -> Kind:
+    """The type of a field; a quoted annotation is read as far as its built-in names go."""
+    stated: Any = field.type
+    if isinstance(stated, str):
+        parts: tuple[Any, ...] = tuple(_NAMED.get(part.strip(), object) for part in stated.split("|"))
+        parts = (tuple,) if stated.startswith("tuple") else parts
+    else:
+        parts = typing.get_args(stated) if isinstance(stated, types.UnionType) else (stated,)
+    others = [part for part in parts if part is not types.NoneType]
+    first, arguments = typing.get_origin(others[0]) or others[0], typing.get_args(others[0])
+    return Kind(
+        plain=first,
+        items=arguments[0] if first is tuple and arguments and isinstance(arguments[0], type) else object,
+        length=len(arguments) if first is tuple and ... not in arguments else 0,
+        optional=len(others) < len(parts),
+        single=len(others) == 1,
+    )
+
+
+def json_kinds(kind: Any, *, all_required: bool = False) -> dict[str, Any]:
+    """What the JSON of a dataclass must look like, as `check_json` wants it.
+
+    Args:
+        kind: the dataclass.
+        all_required: whether fields with a default must be there too.
+    """
+    kinds = {}
+    for field in dataclasses.fields(kind):
+        found = kind_of(field)
+        one = [found.items] if found.plain is tuple else found.plain
+        required = all_required or field.default is dataclasses.MISSING
+        kinds[field.name if required else f"{field.name}?"] = (None, one) if found.optional else one
+    return kinds
 
 
 def check_fields(made: Any, what: str = "") -> None:
@@ -84,24 +133,14 @@ def check_fields(made: Any, what: str = "") -> None:
         UsageError: it names the field, the value and what is allowed.
     """
     for field in dataclasses.fields(made):
-        stated = option_of(field)
-        if stated is None:
+        stated, kind = option_of(field), kind_of(field)
+        value: Any = getattr(made, field.name)
+        if stated is None or (value is None and kind.optional):
             continue
-        value = getattr(made, field.name)
-        kind, may_be_none = kind_of(field)
-        if value is None and may_be_none:
-            continue
-        for one in value if isinstance(value, tuple) else (value,):
-            fault = _fault(one, _item_kind(field) if kind is tuple else kind, stated)
-            if fault:
+        expected = kind.items if kind.plain is tuple else kind.plain if kind.single else object
+        for one in typing.cast("tuple[Any, ...]", value) if kind.plain is tuple else (value,):
+            if fault := _fault(one, expected, stated):
                 raise UsageError(f"{what}{': ' if what else ''}{field.name} is {one!r}; it must be {fault}")
-
-
-def _item_kind(field: "dataclasses.Field[Any]") -> type:
-    parts = typing.get_args(field.type) if isinstance(field.type, types.UnionType) else (field.type,)
-    (kind, *_) = (part for part in parts if typing.get_origin(part) is tuple)
-    item = typing.get_args(kind)[0]
-    return item if isinstance(item, type) else object
 
 
 def _fault(value: Any, kind: type, stated: Option) -> str | None:
@@ -118,47 +157,47 @@ def _fault(value: Any, kind: type, stated: Option) -> str | None:
         inside &= stated.most is None or value <= stated.most
         inside &= stated.above is None or value > stated.above
         if not inside:
-            return stated.range + ("" if math.isfinite(value) else f"{' and' * bool(stated.range)} finite")
+            return " and ".join(filter(None, (stated.range, "" if math.isfinite(value) else "finite")))
     return None
 
 
-def parse_fields(kind: type[Made], what: str, text: str | None, **given: Any) -> Made:
+def parse_fields(kind: type[Made], what: str, text: str | None) -> Made:
     """Make an instance from the part of a spec after the name.
 
     Args:
         kind: a dataclass whose fields `option` made.
         what: the spec's name, for messages, such as `loss gdkd`.
         text: `key=value,key=value`; empty or None leaves all defaults. Several values of one key have `/` between.
-        given: fields that the spec cannot name.
 
     Raises:
         UsageError: an unknown key, a missing `=`, a value of another type or out of range.
     """
-    fields = {field.name: field for field in dataclasses.fields(kind) if option_of(field) and field.name not in given}  # pyright: ignore[reportArgumentType]
+    fields: dict[str, Any] = {field.name: field for field in dataclasses.fields(typing.cast(Any, kind))}
     values: dict[str, Any] = {}
     for item in filter(None, (text or "").split(",")):
         name, equals, value = item.partition("=")
-        if not equals or name not in fields:
+        if not equals or name not in fields or option_of(fields[name]) is None:
             allowed = ", ".join(f"{row.name}={row.default}" for row in describe_fields(kind)) or "no options"
             raise UsageError(f"{what}: cannot read {item!r}; allowed: {allowed}")
-        values[name] = convert_text(fields[name], what, value)
-    return kind(**values, **given)
+        values[name] = convert_text(fields[name], what, value, separator="/")
+    return kind(**values)
 
 
-def convert_text(field: "dataclasses.Field[Any]", what: str, text: str) -> Any:
-    """Read a field's value from text.
+def convert_text(field: "dataclasses.Field[Any]", what: str, text: str, *, separator: str) -> Any:
+    """Read a field's value from text; a tuple's values stand with the separator between.
 
     Raises:
         UsageError: it is of another type.
     """
-    kind, _ = kind_of(field)
+    kind = kind_of(field)
     try:
-        if kind is tuple:
-            item = _item_kind(field)
-            return tuple(item(part) for part in text.split("/") if part)
-        return _WORDS[text.lower()] if kind is bool else kind(text)
+        if kind.plain is tuple:
+            items: Any = str if kind.items is object else kind.items
+            return tuple(items(part) for part in text.split(separator) if part)
+        return _WORDS[text.lower()] if kind.plain is bool else typing.cast(Any, kind.plain)(text)
     except (ValueError, KeyError):
-        raise UsageError(f"{what}: {field.name}={text!r} is not {kind.__name__}") from None
+        word = _KINDS.get(kind.items if kind.plain is tuple else kind.plain, "text")
+        raise UsageError(f"{what}: {field.name}={text!r} is not {word}") from None
 
 
 @dataclass(frozen=True)
@@ -178,9 +217,8 @@ def describe_fields(kind: Any) -> Sequence[FieldRow]:
     for field in dataclasses.fields(kind):
         stated = option_of(field)
         if stated is not None:
-            default = stated.unset if field.default is None else field.default
-            default = "" if field.default is dataclasses.MISSING else default
-            name = kind_of(field)[0]
-            word = _KINDS.get(name, "text")
+            default = "" if field.default is dataclasses.MISSING else field.default
+            default = stated.unset or "" if field.default in (None, ()) else default
+            word = _KINDS.get(kind_of(field).plain, "text")
             rows.append(FieldRow(field.name, word, str(default), stated.range, stated.help))
     return rows

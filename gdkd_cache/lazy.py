@@ -5,17 +5,20 @@ from importlib import import_module
 from typing import Any
 
 
-def lazy_names(package: str, modules: dict[str, str]) -> Callable[[str], Any]:
+def lazy_names(package: str, places: dict[str, str]) -> Callable[[str], Any]:
     """The `__getattr__` of a package whose public names lie in other modules.
 
     Args:
         package: its `__name__`.
-        modules: the module that defines each name.
+        places: where each name lies: a module that has it, `module:other` where it has another name there, or
+            `module:` for the module itself.
     """
 
     def load(name: str) -> Any:
-        if name not in modules:
+        if name not in places:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(import_module(modules[name]), name)
+        place, colon, other = places[name].partition(":")
+        module = import_module(place)
+        return getattr(module, other or name) if other or not colon else module
 
     return load

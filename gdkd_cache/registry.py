@@ -32,21 +32,21 @@ class Registry(Generic[Thing]):
     """
 
     def __init__(self, what: str, entries: Mapping[str, Entry], *, base: str | None = None) -> None:
-        self.what, self._entries, self._base = what, dict(entries), base
+        self.what, self.entries, self._base = what, dict(entries), base
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._entries)
+        return iter(self.entries)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._entries
+        return name in self.entries
 
     def forms(self) -> str:
         """How each is typed, and how a user's own is."""
-        return ", ".join([*(entry.form or name for name, entry in self._entries.items()), "package.module:name"])
+        return ", ".join([*(entry.form or name for name, entry in self.entries.items()), "package.module:name"])
 
     def summaries(self) -> dict[str, str]:
         """What each is, in a line, by how it is typed."""
-        return {entry.form or name: entry.summary for name, entry in self._entries.items()}
+        return {entry.form or name: entry.summary for name, entry in self.entries.items()}
 
     def split(self, spec: str) -> tuple[str, str | None]:
         """Cut a spec into the name and what stands after the name's colon, None where there is no such colon.
@@ -55,7 +55,7 @@ class Registry(Generic[Thing]):
             UsageError: it begins with no name of ours, and with no `package.module:name`.
         """
         name, colon, rest = spec.partition(":")
-        if name not in self._entries:
+        if name not in self.entries:
             attribute, colon, rest = rest.partition(":")
             if not (attribute.isidentifier() and all(part.isidentifier() for part in name.split("."))):
                 raise UsageError(f"{self.what} is {spec!r}; it must be one of {self.forms()}")
@@ -68,7 +68,11 @@ class Registry(Generic[Thing]):
         Raises:
             UsageError: an unknown name, code that cannot be imported, or a thing of another kind.
         """
-        return self._checked(name, _imported(self._entries[name].path) if name in self._entries else use(name))
+        return self._checked(name, _imported(self.entries[name].path) if name in self.entries else use(name))
+
+    def is_known(self, name: str) -> bool:
+        """Whether `known` gives something."""
+        return name in self.entries or name in _own
 
     def known(self, name: str) -> Thing:
         """The thing of a name that a cache holds: ours, or one that the user has named in this process.
@@ -76,8 +80,8 @@ class Registry(Generic[Thing]):
         Raises:
             CacheError: any other name.
         """
-        if name in self._entries:
-            return self._checked(name, _imported(self._entries[name].path))
+        if name in self.entries:
+            return self._checked(name, _imported(self.entries[name].path))
         if name in _own:
             return self._checked(name, _own[name])
         if ":" in name:
@@ -90,7 +94,7 @@ class Registry(Generic[Thing]):
     def name_of(self, thing: Any) -> str:
         """The name of one of ours, or `package.module:name` of a user's own."""
         path = f"{thing.__module__}:{thing.__qualname__}"
-        return next((name for name, entry in self._entries.items() if entry.path == path), path)
+        return next((name for name, entry in self.entries.items() if entry.path == path), path)
 
     def _checked(self, name: str, thing: Any) -> Thing:
         if self._base is not None and not (isinstance(thing, type) and issubclass(thing, _imported(self._base))):

@@ -23,15 +23,16 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from gdkd_cache import LossSettings, open_cache, pack
-from gdkd_cache.codec.columns import Codec
+import gdkd_cache as gc
+from gdkd_cache import open_cache, pack
+from gdkd_cache.codec.base import Codec
 from gdkd_cache.codec.fidelity import encode_rows, gradient_error
 from gdkd_cache.codec.transform.codec import TransformCodec
 from gdkd_cache.losses.partition import top_classes
 
 _LOSSES = {
-    "T=4 1/1/8": LossSettings(loss="gdkd", temperature=4.0, w0=1.0, w1=1.0, w2=8.0),
-    "T=1 .5/1/1": LossSettings(loss="gdkd", temperature=1.0, w0=0.5, w1=1.0, w2=1.0),
+    "T=4 1/1/8": gc.loss("gdkd:temperature=4.0,w0=1.0,w1=1.0,w2=8.0"),
+    "T=1 .5/1/1": gc.loss("gdkd:temperature=1.0,w0=0.5,w1=1.0,w2=1.0"),
 }
 _LEAST = 2.0**-25  # half of what float16 can still tell from zero: the kindest stand-in for a vanished probability
 

@@ -23,8 +23,8 @@ from torchvision.transforms import v2
 from webdataset.compat import WebDataset
 
 from gdkd_cache import open_cache, open_source
-from gdkd_cache.building.build import BuildOptions, build
-from gdkd_cache.codec.choose import CodecRequest
+from gdkd_cache.building.build import build
+from gdkd_cache.building.options import BuildOptions
 from gdkd_cache.data.loader import ViewLoader
 from gdkd_cache.data.recipes.presets import open_recipe
 from gdkd_cache.data.shards.source import ShardSource, epoch_requests
@@ -49,8 +49,7 @@ def make_caches(folder: Path, source: ShardSource) -> tuple[Path, Path]:
         model=model, **statistics, device=torch.device("cpu"), precision="float32", description={"name": "untrained"}
     )
     zarr, sidecars = folder / "cache.zarr", folder / "sidecars"
-    request = CodecRequest(spec="transform:step=1")
-    build(BuildOptions(out=zarr, num_views=VIEWS, recipe=RECIPE, request=request), source, teacher)
+    build(BuildOptions(out=zarr, num_views=VIEWS, recipe=RECIPE, codec="transform:step=1"), source, teacher)
     to_sidecars(zarr, sidecars, source)
     return zarr, sidecars
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from gdkd_cache import LossSettings, open_cache, open_source
-from gdkd_cache.building.build import BuildOptions, build
-from gdkd_cache.codec.choose import CodecRequest
+from gdkd_cache import open_cache, open_source
+from gdkd_cache.building.build import build
+from gdkd_cache.building.options import BuildOptions
 from gdkd_cache.models.network import open_network
 from gdkd_cache.training.train import TrainOptions, Views, train
 
@@ -43,7 +43,7 @@ def main() -> None:
     arguments = parser.parse_args()
     out: Path = arguments.out
     source, eval_source = open_source(arguments.data), open_source(arguments.eval_data, split="test")
-    loss = LossSettings(loss="gdkd", k=5, w0=1.0, w1=2.0, w2=8.0, temperature=4.0)
+    loss = "gdkd:k=5,w1=2,w2=8,temperature=4"
     if not (out / "teacher" / "last.safetensors").exists():
         options = TrainOptions(
             out=out / "teacher", student=arguments.teacher, epochs=arguments.teacher_epochs, force=True
@@ -52,8 +52,9 @@ def main() -> None:
     teacher = open_network(arguments.teacher, out / "teacher" / "last.safetensors", len(source.classes))
     facts: dict[str, tuple[float, float]] = {}
     for name, (codec, fidelity) in _CODECS.items():
-        request = CodecRequest(spec=codec, fidelity=fidelity, losses=(loss,))
-        options = BuildOptions(out=out / f"{name}.zarr", num_views=arguments.epochs, request=request)
+        options = BuildOptions(
+            out=out / f"{name}.zarr", num_views=arguments.epochs, codec=codec, fidelity=fidelity, losses=(loss,)
+        )
         manifest = build(options, source, teacher).manifest
         size = manifest.num_bytes / (manifest.identity.num_rows * manifest.identity.num_views)
         facts[name] = size, max(manifest.identity.fidelity["gradient_error"].values())
@@ -62,9 +63,9 @@ def main() -> None:
         for name in ("cross-entropy only", "live teacher", *_CODECS):
             record = out / f"{name}-{seed}.json"
             if not record.exists():
-                distillation = None if name == "cross-entropy only" else loss
                 options = TrainOptions(
-                    out=out / "student", student=arguments.student, epochs=arguments.epochs, distillation=distillation,
+                    out=out / "student", student=arguments.student, epochs=arguments.epochs, 
+                    loss=CROSS_ENTROPY if name == "cross-entropy only" else loss,
                     lr=arguments.lr, warmup=3, seed=seed, force=True,
                 )  # fmt: skip
                 views = Views(num_views=arguments.epochs)

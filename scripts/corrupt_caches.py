@@ -21,10 +21,10 @@ from pathlib import Path
 
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from gdkd_cache import LossSettings, open_cache
-from gdkd_cache.building.build import BuildOptions, build
+from gdkd_cache import open_cache
+from gdkd_cache.building.build import build
+from gdkd_cache.building.options import BuildOptions
 from gdkd_cache.checking.verify import verify
-from gdkd_cache.codec.choose import CodecRequest
 from gdkd_cache.data.source import ArraySource
 from gdkd_cache.errors import GdkdCacheError
 from gdkd_cache.models.network import open_network
@@ -159,13 +159,12 @@ def steps_taken(cache: Path, source: ArraySource, out: Path) -> int:
         nonlocal steps
         steps += 1
 
-    loss = LossSettings(loss="gdkd", k=5, w2=2.0)
     options = TrainOptions(
         out=out,
         student="cnn-s",
         epochs=2,
         batch_size=BATCH_SIZE,
-        distillation=loss,
+        loss="gdkd:k=5,w2=2",
         device="cpu",
         num_workers=0,
         force=True,
@@ -194,9 +193,8 @@ def main() -> None:
         for seed, cache in enumerate(caches):
             weights = Path(folder) / f"{seed}.safetensors"
             save_teacher(weights, source, seed)
-            request = CodecRequest(spec="transform:step=0.5")
             teacher = open_network("cnn-s", weights, len(source.classes), device="cpu")
-            build(BuildOptions(out=cache, num_views=2, request=request, shard_rows=64), source, teacher)
+            build(BuildOptions(out=cache, num_views=2, codec="transform:step=0.5", shard_rows=64), source, teacher)
         if is_found(caches[0]) or steps_taken(caches[0], source, Path(folder) / "out") != 2 * STEPS_PER_EPOCH:
             raise SystemExit("the undamaged cache does not train")
         damaged = Path(folder) / "damaged.zarr"

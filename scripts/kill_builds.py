@@ -25,8 +25,8 @@ from pathlib import Path
 import torch
 
 from gdkd_cache import open_cache, open_source
-from gdkd_cache.building.build import BuildOptions, build
-from gdkd_cache.codec.choose import CodecRequest
+from gdkd_cache.building.build import build
+from gdkd_cache.building.options import BuildOptions
 from gdkd_cache.data.source import ArraySource
 from gdkd_cache.models.build import build_model
 from gdkd_cache.models.network import open_network
@@ -61,8 +61,7 @@ def build_some(spec: str, out: Path, weights: Path, codec: str) -> None:
     """Build, or go on building, a cache of two views."""
     source = first_rows(spec, ROWS)
     teacher = open_network("cnn-s", weights, len(source.classes), device="cpu")
-    request = CodecRequest(spec=codec)
-    options = BuildOptions(out=out, num_views=2, request=request, batch_size=32, num_workers=0, shard_rows=ROWS // 8)
+    options = BuildOptions(out=out, num_views=2, codec=codec, batch_size=32, num_workers=0, shard_rows=ROWS // 8)
     build(options, source, teacher)
 
 

@@ -16,7 +16,6 @@ from PIL import Image
 
 from gdkd_cache import open_cache
 from gdkd_cache.building.build import BuildOptions, BuildResult, build
-from gdkd_cache.codec.choose import CodecRequest
 from gdkd_cache.data.source import ArraySource, Source
 from gdkd_cache.models.network import Network
 from gdkd_cache.store.arrays import ArrayLayout
@@ -42,7 +41,7 @@ def build_small(
     out: str | Path, source: Source, teacher: Network, *, codec: str = "topk", **options: Any
 ) -> BuildResult:
     """Build a cache of two views in batches of 64, unless the options say otherwise."""
-    defaults: dict[str, Any] = {"num_views": 2, "batch_size": 64, "num_workers": 0, "request": CodecRequest(spec=codec)}
+    defaults: dict[str, Any] = {"num_views": 2, "batch_size": 64, "num_workers": 0, "codec": codec}
     return build(BuildOptions(out=out, **(defaults | options)), source, teacher)
 
 

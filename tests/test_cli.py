@@ -82,7 +82,7 @@ def test_plan_says_what_build_takes(tmp_path: Path, weights: Path) -> None:
 
 def test_build_for_several_losses(tmp_path: Path, weights: Path) -> None:
     common = ["--data", "digits", "--teacher", "cnn-s", "--weights", weights, "--views", "1"]
-    losses = ["--for", "gdkd", "--for", "kd:temperature=2", "--temperature", "4", "--temperature", "1", "--w2", "2"]
+    losses = ["--for", "gdkd:w2=2", "--for", "gdkd:w2=2,temperature=1", "--for", "kd:temperature=2"]
     result = _run("build", *common, *losses, "--fidelity", "0.2", "--out", tmp_path / "c.zarr")
     assert result.exit_code == 0, result.output
     facts = json.loads(_run("inspect", tmp_path / "c.zarr", "--json").stdout)
@@ -119,21 +119,22 @@ _BUILD = "build --data digits --teacher cnn-s --weights {weights} --out out"
         (f"{_TRAIN} --loss ce --data imagefolder:nowhere", 1, "nowhere is no folder"),
         (f"{_TRAIN} --loss ce --student vgg", 2, "model is 'vgg'"),
         (f"{_TRAIN} --loss ce --epochs 0", 2, "epochs is 0"),
-        (f"{_TRAIN} --loss ce --w2 8", 2, "--w2 is no option of --loss ce"),
-        (f"{_TRAIN} --loss kd --cache {{cache}} --k 3", 2, "--k is no option of --loss kd"),
+        (f"{_TRAIN} --loss ce:w2=8", 2, "loss is 'ce:w2=8'"),
+        (f"{_TRAIN} --loss mse --cache {{cache}}", 2, "loss is 'mse'; it must be one of kd, dkd, gdkd, gdkd3"),
+        (f"{_TRAIN} --loss kd:k=3 --cache {{cache}}", 2, "loss kd: cannot read 'k=3'; allowed: temperature=4.0"),
         (f"{_TRAIN} --loss ce --cache {{cache}}", 2, "--loss ce uses no cache"),
         (f"{_TRAIN} --loss gdkd", 2, "needs --cache"),
         (f"{_TRAIN} --loss gdkd --cache nowhere", 1, "nowhere is no cache"),
         (f"{_TRAIN} --loss gdkd --cache {{weights}}", 1, "is no cache"),
         (f"{_TRAIN} --loss gdkd --cache .", 1, "is no cache"),
-        (f"{_TRAIN} --loss gdkd --cache {{cache}} --k 9", 1, "k=9 needs more exact classes"),
-        (f"{_TRAIN} --loss gdkd --cache {{cache}} --temperature 0", 2, "temperature is 0"),
+        (f"{_TRAIN} --loss gdkd:k=9 --cache {{cache}}", 1, "k=9 needs more exact classes"),
+        (f"{_TRAIN} --loss gdkd:temperature=0 --cache {{cache}}", 2, "temperature is 0.0; it must be above 0"),
         (f"{_TRAIN} --loss gdkd --cache {{cache}} --digest sha256:0", 1, "not the sha256:0 asked for"),
         (f"{_TRAIN} --loss gdkd --cache {{cache}} --recipe none", 1, "recipe none is not the cache's"),
         (f"{_TRAIN} --loss gdkd --cache {{cache}} --view-seed 3", 1, "view seed 3 is not the cache's 0"),
         (f"{_TRAIN} --loss gdkd --cache {{cache}}", 1, "is not in"),  # a cache of 256 digits
         (f"{_TRAIN} --loss ce --milestones 5,3", 2, "rising epochs"),
-        (f"{_TRAIN} --loss ce --milestones x", 2, "must be epochs"),
+        (f"{_TRAIN} --loss ce --milestones x", 2, "milestones='x' is not int"),
         (f"{_TRAIN} --loss ce --data wds:a.tar", 2, "--eval-data"),
         (f"{_TRAIN} --loss ce --device cuda:99", 2, "cuda:99 does not exist"),
         (f"{_TRAIN} --loss ce --out {{weights}}/out", 1, "Not a directory"),
@@ -148,8 +149,7 @@ _BUILD = "build --data digits --teacher cnn-s --weights {weights} --out out"
         (f"{_BUILD} --views 1 --fidelity 0", 2, "fidelity is 0"),
         (f"{_BUILD} --views 1 --for mse", 2, "loss is 'mse'"),
         (f"{_BUILD} --views 1 --for gdkd:w9=1", 2, "cannot read 'w9=1'"),
-        (f"{_BUILD} --views 1 --for kd --w2 3", 2, "--w2 is a setting of none of the losses kd"),
-        (f"{_BUILD} --views 1 --k 10", 2, "needs more than 10 classes"),
+        (f"{_BUILD} --views 1 --for gdkd:k=10", 2, "needs more than 10 classes"),
         ("pack nowhere.npy out", 1, "does not exist"),
         ("pack {weights} out", 1, "is no .npy or .npz"),
         ("inspect nowhere", 1, "is no cache"),
@@ -157,7 +157,7 @@ _BUILD = "build --data digits --teacher cnn-s --weights {weights} --out out"
         ("verify {cache} --digest sha256:0", 1, "not the sha256:0 asked for"),
         ("show {cache} --data digits --out views.gif", 2, "must end in .png, .jpg"),
         ("show {cache} --data digits --out {parent}", 2, "is a directory"),
-        ("show {cache} --data digits --out views.png --views 0;1", 2, "must be numbers such as 0,1,2"),
+        ("show {cache} --data digits --out views.png --views 0;1", 2, "--views: views='0;1' is not int"),
         ("show {cache} --data digits --out views.png --rows 0", 2, "0 rows to show"),
         ("show {cache} --data digits --out views.png", 1, "is not in"),  # a cache of 256 digits
         ("show nowhere --data digits --out views.png", 1, "is no cache"),

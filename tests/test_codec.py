@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gdkd_cache import LossSettings, losses
-from gdkd_cache.codec.choose import Calibration, CodecRequest
-from gdkd_cache.codec.columns import Codec
+import gdkd_cache as gc
+from gdkd_cache import losses
+from gdkd_cache.building.options import CodecChoice
+from gdkd_cache.codec.base import Codec
+from gdkd_cache.codec.calibration import Calibration
 from gdkd_cache.codec.dense import DenseCodec
 from gdkd_cache.codec.fidelity import decode_rows
 from gdkd_cache.codec.stored import codec_from_json
@@ -33,8 +35,12 @@ _CODECS = ["topk", "dense", "dense:dtype=float32", "transform:step=2"]
 def _fitted(spec: str, num_classes: int, rows: int = 64) -> Codec:
     """A codec fitted to rows of its own, whose labels leave half of the classes out."""
     logits, labels = _logits(rows, num_classes, seed=99)
-    loss = LossSettings(loss="gdkd" if num_classes > 5 else "kd")
-    return Calibration(CodecRequest(spec=spec, losses=(loss,)), logits, labels // 2, stored_rows=1000).choose().codec
+    loss = gc.loss("gdkd" if num_classes > 5 else "kd")
+    return (
+        Calibration(CodecChoice(codec=spec, losses=(loss,)).request, logits, labels // 2, stored_rows=1000)
+        .choose()
+        .codec
+    )
 
 
 @pytest.mark.parametrize("spec", _CODECS)
@@ -106,21 +112,21 @@ def test_gaps_that_do_not_fit_are_refused() -> None:
         DenseCodec(num_classes=3, num_top=2).encode(logits * 100, labels)
 
 
-_REFUSALS: list[tuple[Codec, dict[str, Any], str | None]] = [
-    (TopKCodec(num_classes=100), {"loss": "gdkd"}, None),
-    (TopKCodec(num_classes=100), {"loss": "dkd"}, None),
-    (TopKCodec(num_classes=100), {"loss": "gdkd", "k": 9}, "k=9 needs more exact classes than the 8 stored"),
-    (TopKCodec(num_classes=100), {"loss": "kd", "temperature": 1.0}, "not stored at temperature 1; it serves kd, dkd"),
-    (TopKCodec(num_classes=100, temperatures=(1.0, 4.0)), {"loss": "kd", "temperature": 1.0}, None),
-    (TopKCodec(num_classes=100), {"loss": "kd", "standardize": True}, "deviation over all classes"),
-    (DenseCodec(num_classes=100), {"loss": "kd", "temperature": 1.5, "standardize": True}, None),
-    (DenseCodec(num_classes=100), {"loss": "gdkd3", "k": 9}, "k=9 needs more exact classes"),
+_REFUSALS: list[tuple[Codec, str, str | None]] = [
+    (TopKCodec(num_classes=100), "gdkd", None),
+    (TopKCodec(num_classes=100), "dkd", None),
+    (TopKCodec(num_classes=100), "gdkd:k=9", "k=9 needs more exact classes than the 8 stored"),
+    (TopKCodec(num_classes=100), "kd:temperature=1", "not stored at temperature 1; it serves kd, dkd"),
+    (TopKCodec(num_classes=100, temperatures=(1.0, 4.0)), "kd:temperature=1", None),
+    (TopKCodec(num_classes=100), "kd:standardize=1", "deviation over all classes"),
+    (DenseCodec(num_classes=100), "kd:temperature=1.5,standardize=1", None),
+    (DenseCodec(num_classes=100), "gdkd3:k=9", "k=9 needs more exact classes"),
 ]
 
 
 @pytest.mark.parametrize(("codec", "loss", "said"), _REFUSALS)
-def test_losses_are_refused_by_name(codec: Codec, loss: dict[str, Any], said: str | None) -> None:
-    reason = codec.refusal(LossSettings(**loss))
+def test_losses_are_refused_by_name(codec: Codec, loss: str, said: str | None) -> None:
+    reason = codec.refusal(gc.loss(loss))
     assert reason == said if said is None else reason is not None and said in reason and "serves" in reason
 
 
@@ -152,7 +158,7 @@ def test_codecs_round_trip_through_json(spec: str) -> None:
 def test_wrong_codecs_are_refused(spec: str) -> None:
     logits, labels = _logits(50, 10)
     with pytest.raises(UsageError):
-        Calibration(CodecRequest(spec=spec), logits, labels, stored_rows=50).choose()
+        Calibration(CodecChoice(codec=spec).request, logits, labels, stored_rows=50).choose()
 
 
 @pytest.mark.parametrize(

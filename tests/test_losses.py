@@ -1,6 +1,8 @@
 """The losses against reference values in float64, and at the edges where common implementations break."""
 
+import inspect
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +13,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gdkd_cache import LossSettings, losses
-from gdkd_cache.errors import UsageError
+import gdkd_cache as gc
+from gdkd_cache import losses
+from gdkd_cache.errors import CacheError, UsageError
+from gdkd_cache.losses.base import Loss, loss_from_json
+from gdkd_cache.losses.registry import LOSSES
 
 _GOLDEN = Path(__file__).parent / "golden"
 _CASES = json.loads((_GOLDEN / "losses.json").read_text())
 _STANDARDIZED: dict[str, str] = {"lskd": "kd", "ls_gdkd": "gdkd"}
 
 
-def _settings(case: dict[str, Any]) -> LossSettings:
+def _loss(case: dict[str, Any]) -> Loss:
     parameters = dict(case["params"])
     for short, name in (("T", "temperature"), ("kind", "kl")):
         if short in parameters:
             parameters[name] = parameters.pop(short)
     name: str = case["loss"]
-    return LossSettings(loss=_STANDARDIZED.get(name, name), standardize=name in _STANDARDIZED, **parameters)
+    return LOSSES.load(_STANDARDIZED.get(name, name))(standardize=name in _STANDARDIZED, **parameters)
 
 
 @pytest.mark.parametrize("case", _CASES, ids=lambda case: f"{case['id']}-{case['loss']}")
@@ -35,7 +40,7 @@ def test_golden(case: dict[str, Any], dtype: torch.dtype, tolerance: float) -> N
         value = {name: torch.from_numpy(golden[f"{case['id']}/{name}"]) for name in
                  ("student", "teacher", "target", "loss", "grad")}  # fmt: skip
     student = value["student"].to(dtype).requires_grad_()
-    loss = _settings(case)(student, value["teacher"].to(dtype), value["target"])
+    loss = _loss(case)(student, value["teacher"].to(dtype), value["target"])
     loss.backward()
     assert student.grad is not None
     assert torch.isfinite(student.grad).all()
@@ -93,7 +98,7 @@ def test_the_partition_can_be_given() -> None:
 def test_any_leading_shape(name: str) -> None:
     student, teacher = torch.randn(2, 3, 4, 10), torch.randn(2, 3, 4, 10)
     labels = torch.randint(0, 10, (2, 3, 4))
-    loss = LossSettings(loss=name)
+    loss = gc.loss(name)
     flat = loss(student.flatten(0, 2), teacher.flatten(0, 2), labels.flatten())
     torch.testing.assert_close(loss(student, teacher, labels), flat)
     one = loss(student[0, 0, 0], teacher[0, 0, 0], labels[0, 0, 0])
@@ -109,7 +114,7 @@ def test_finite_in_bfloat16_autocast(name: str, scale: float) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         student = head(features) * scale
         assert student.dtype == torch.bfloat16
-        loss = LossSettings(loss=name, temperature=1.0)(student, torch.randn(8, 100) * scale, labels)
+        loss = gc.loss(f"{name}:temperature=1")(student, torch.randn(8, 100) * scale, labels)
     assert loss.dtype == torch.float32
     loss.backward()
     assert head.weight.grad is not None
@@ -121,7 +126,7 @@ def test_a_perfect_student_has_no_loss() -> None:
     teacher = torch.randn(8, 10, dtype=torch.float64)
     student = (teacher + 3.0).requires_grad_()  # logits are defined up to a constant per row
     for name in ("kd", "dkd", "gdkd", "gdkd3"):
-        loss = LossSettings(loss=name)(student, teacher, torch.zeros(8, dtype=torch.int64))
+        loss = gc.loss(name)(student, teacher, torch.zeros(8, dtype=torch.int64))
         (grad,) = torch.autograd.grad(loss, student)
         assert abs(loss.item()) < 1e-12
         assert grad.abs().max() < 1e-12
@@ -151,19 +156,69 @@ def test_what_is_wrong_is_named(call: Any, said: str) -> None:
         call(student, teacher)
 
 
-@pytest.mark.parametrize("loss", ["kd", "dkd", "gdkd", "gdkd3"])
-def test_settings_round_trip(loss: str) -> None:
-    settings_ = LossSettings(loss=loss, temperature=2.0, k=3, w2=6.0, beta=2.0, kl="both", standardize=True)
-    again = LossSettings(**json.loads(json.dumps(settings_.to_json())))
-    assert again.to_json() == settings_.to_json()
-    assert again.num_top == settings_.num_top
+_SPECS = {
+    "kd": "kd:temperature=2,standardize=1",
+    "dkd": "dkd:alpha=0.5,beta=2",
+    "gdkd": "gdkd:k=3,w0=0.5,w1=2,w2=6,kl=both,temperature=1",
+    "gdkd3": "gdkd3:k=3,standardize=true",
+}
+
+
+@pytest.mark.parametrize("name", [*LOSSES])
+def test_specs_and_json(name: str) -> None:
+    """What a spec says is what the loss holds; its JSON makes it again."""
+    loss = gc.loss(_SPECS[name])
+    for setting in _SPECS[name].partition(":")[2].split(","):
+        field, _, value = setting.partition("=")
+        found = getattr(loss, field)
+        assert found == (value in ("1", "true") if isinstance(found, bool) else type(found)(value))
+    assert loss_from_json(json.loads(json.dumps(loss.to_json()))) == loss
+    assert str(loss).startswith(f"{name} temperature=")
+    assert gc.loss(loss) is loss
+    assert gc.loss(name) == LOSSES.load(name)()
+
+
+@pytest.mark.parametrize("name", [*LOSSES])
+def test_one_default(name: str) -> None:
+    """The function's defaults, fixed for users, are the class's."""
+    loss = gc.loss(name)
+    for parameter in inspect.signature(getattr(losses, name)).parameters.values():
+        if parameter.default is not parameter.empty and parameter.default is not None:
+            assert parameter.default == getattr(loss, parameter.name)
 
 
 @pytest.mark.parametrize(
-    "fields",
-    [{"loss": "mse"}, {"loss": "kd", "temperature": 0.0}, {"loss": "gdkd", "k": 0}, {"loss": "gdkd3", "k": 1},
-     {"loss": "gdkd", "w2": -1.0}, {"loss": "gdkd", "kl": "x"}],
-)  # fmt: skip
-def test_settings_are_validated(fields: dict[str, Any]) -> None:
-    with pytest.raises(UsageError):
-        LossSettings(**fields)
+    ("spec", "said"),
+    [
+        ("mse", "loss is 'mse'; it must be one of kd, dkd, gdkd, gdkd3, package.module:name"),
+        ("kd:temperature=0", "temperature is 0.0; it must be above 0"),
+        ("kd:temperature=inf", "temperature is inf; it must be above 0 and finite"),
+        ("kd:k=3", "loss kd: cannot read 'k=3'; allowed: temperature=4.0, standardize=False"),
+        ("gdkd:k=0", "k is 0; it must be at least 1"),
+        ("gdkd3:k=1", "k is 1; it must be at least 2"),
+        ("gdkd:k=2.5", "loss gdkd: k='2.5' is not int"),
+        ("gdkd:w2=-1", "w2 is -1.0; it must be at least 0"),
+        ("gdkd:kl=x", "kl is 'x'; it must be one of forward, reverse, both"),
+        ("nowhere.at_all:Loss", "'nowhere.at_all:Loss' cannot be imported: No module named 'nowhere'"),
+        ("json:JSONDecoder", "loss 'json:JSONDecoder' is no class that derives from gdkd_cache.losses.base.Loss"),
+    ],
+)
+def test_wrong_specs(spec: str, said: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(said)):
+        gc.loss(spec)
+
+
+@pytest.mark.parametrize(
+    ("stored", "said"),
+    [
+        ({"loss": "mse", "temperature": 1.0}, "loss 'mse' is not known to this version"),
+        ({"temperature": 1.0}, "expected its name in loss"),
+        ({"loss": "kd", "temperature": "1"}, "a declared loss.temperature is"),
+        ({"loss": "kd", "temperature": -1.0}, "temperature is -1.0; it must be above 0"),
+        ({"loss": "kd", "k": 3}, "a declared loss.k is not known"),
+        ("kd", "a declared loss is kd; expected an object"),
+    ],
+)
+def test_wrong_json(stored: object, said: str) -> None:
+    with pytest.raises(CacheError, match=re.escape(said)):
+        loss_from_json(stored)

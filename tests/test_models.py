@@ -41,7 +41,7 @@ def test_a_users_own_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert isinstance(build_model("own_models:net", 5), torch.nn.Sequential)
     with pytest.raises(ModelError, match="must return a torch"):
         build_model("own_models:wrong", 5)
-    with pytest.raises(ModelError, match="cannot be imported"):
+    with pytest.raises(UsageError, match="cannot be imported"):
         build_model("own_models:missing", 5)
 
 

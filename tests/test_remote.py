@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 from small import build_small
 from torch import Tensor, nn
 
-from gdkd_cache import Cache, LossSettings, open_cache
+from gdkd_cache import Cache, open_cache
 from gdkd_cache.checking.verify import verify
 from gdkd_cache.data.source import ArraySource
 from gdkd_cache.errors import CacheError, MismatchError, StoreError, UsageError
@@ -353,10 +353,7 @@ def test_training_from_a_bucket(
     copy(digits_cache, there)
 
     def weights(name: str, cache: Cache, num_workers: int = 0) -> dict[str, Tensor]:
-        distillation = LossSettings(loss="gdkd")
-        options = TrainOptions(
-            out=tmp_path / name, student="cnn-s", epochs=3, distillation=distillation, num_workers=num_workers
-        )
+        options = TrainOptions(out=tmp_path / name, student="cnn-s", epochs=3, loss="gdkd", num_workers=num_workers)
         train(options, digits, digits_test, cache=cache)
         return load_file(tmp_path / name / "last.safetensors")
 

@@ -16,9 +16,10 @@ from small import build_small, forge
 from torch import nn
 from torchvision.transforms.v2 import functional
 
-from gdkd_cache import LossSettings, losses, open_cache
+import gdkd_cache as gc
+from gdkd_cache import losses, open_cache
+from gdkd_cache.building.options import CodecChoice
 from gdkd_cache.checking.verify import verify
-from gdkd_cache.codec.choose import CodecRequest
 from gdkd_cache.data.probes import ROUNDING_RMS, difference, probe_pixels, probed
 from gdkd_cache.data.recipes.geometry import HorizontalFlip, RandomResizedCrop
 from gdkd_cache.data.recipes.mixing import Mix
@@ -31,7 +32,7 @@ from gdkd_cache.training.train import TrainOptions, train
 
 ROWS = 96
 _RECIPE = "imagenet:size=32"
-REQUEST = CodecRequest(spec="dense:dtype=float32", losses=(LossSettings(loss="gdkd", k=2),))
+REQUEST = CodecChoice(codec="dense:dtype=float32", losses=(gc.loss("gdkd:k=2"),)).request
 
 
 def _jpeg(pixels: np.ndarray, quality: int = 90) -> bytes:
@@ -80,7 +81,7 @@ def jpeg_cache(tmp_path_factory: pytest.TempPathFactory, jpegs: EncodedSource, l
 
 
 def _train(out: Path, source: Source, cache: Path, **options: Any) -> None:
-    settings = LossSettings(loss="gdkd", k=2)
+    settings = gc.loss("gdkd:k=2")
     fields: dict[str, Any] = {"epochs": 1, "batch_size": 32, "num_workers": 0, "distillation": settings} | options
     strict = fields.pop("strict_replay", False)
     train(
@@ -249,7 +250,7 @@ def test_mixing_needs_every_image_and_no_single_label(tmp_path: Path, jpegs: Enc
     with pytest.raises(MismatchError, match=r"95 of the 96 .* a partner may be any of them"):
         open_cache(mixed_cache).dataset(part)
     with pytest.raises(UsageError, match="dkd needs one label an image"):
-        _train(tmp_path / "s", jpegs, mixed_cache, distillation=LossSettings(loss="dkd"))
+        _train(tmp_path / "s", jpegs, mixed_cache, loss=gc.loss("dkd"))
 
 
 # Verdicts

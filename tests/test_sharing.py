@@ -17,7 +17,7 @@ from gdkd_cache_cli.main import main
 from small import build_small, forge, take
 
 import gdkd_cache as gc
-from gdkd_cache import Cache, LossSettings, open_cache
+from gdkd_cache import Cache, open_cache
 from gdkd_cache.cache.dataset import mean_logits
 from gdkd_cache.checking.verify import verify
 from gdkd_cache.data.recipes.erasing import RandomErasing
@@ -367,7 +367,7 @@ def test_the_mean_of_live_teachers(
             mean = torch.stack(probabilities).sum(0)
             torch.testing.assert_close((said.logits / temperature).softmax(-1), mean.float(), rtol=1e-5, atol=1e-6)
             assert torch.equal(said.top, top_classes(said.logits, 8))
-            settings = LossSettings(loss="gdkd", temperature=temperature)
+            settings = gc.loss(f"gdkd:temperature={temperature}")
             losses = [settings(student, z, labels, said.top) for z in (said.logits, temperature * mean.log().float())]
             torch.testing.assert_close(*losses, rtol=1e-5, atol=1e-5)
             assert not torch.allclose(said.logits.softmax(-1), live[0].softmax(-1), atol=1e-2)
@@ -411,9 +411,9 @@ def test_what_cannot_be_averaged(tmp_path: Path, digits: ArraySource, other: Net
             gc.ensemble([first, first], weights)
     both = gc.ensemble([first, built("topk")])
     with pytest.raises(NotServedError, match=r"topk .*temperature"):
-        both.require(LossSettings(loss="gdkd", temperature=2.0))
+        both.require(gc.loss("gdkd:temperature=2.0"))
     with pytest.raises(NotServedError, match="standardizes"):
-        both.require(LossSettings(loss="kd", standardize=True))
+        both.require(gc.loss("kd:standardize=1"))
     with pytest.raises(UsageError, match="temperature is 0"):
         both.dataset(digits, temperature=0.0)
     moved = replace(digits, images=digits.images[..., ::-1].copy())

@@ -29,7 +29,7 @@ def test_what_is_shown_belongs_together(digits: ArraySource, digits_cache: Path)
     cache = open_cache(digits_cache)
     order = np.random.default_rng(0).permutation(256)
     source = take(digits, order)
-    rows = shown_rows(ShowOptions(rows=5, views=[1, 0], temperature=2.0), cache, source)
+    rows = shown_rows(ShowOptions(rows=5, views=(1, 0), temperature=2.0), cache, source)
     assert [row.key for row in rows] == [source.keys[i] for i in (0, 63, 127, 191, 255)]
     for row in rows:
         position = digits.keys.index(row.key)
@@ -56,8 +56,8 @@ def test_defaults_and_keys(digits: ArraySource, digits_cache: Path) -> None:
     assert len(rows) == 6
     assert [view.view for view in rows[0].views] == [0, 1]  # the cache has no more
     assert rows[0].views[0].top[0][1] > rows[0].views[0].top[4][1]
-    keys = [digits.keys[9], digits.keys[2]]
-    assert [row.key for row in shown_rows(ShowOptions(keys=keys), cache, digits)] == keys
+    keys = (digits.keys[9], digits.keys[2])
+    assert tuple(row.key for row in shown_rows(ShowOptions(keys=keys), cache, digits)) == keys
     assert len(shown_rows(ShowOptions(rows=6), cache, take(digits, np.arange(3)))) == 3
 
 
@@ -87,9 +87,9 @@ def test_what_does_not_belong_is_refused(tmp_path: Path, digits: ArraySource, di
     with pytest.raises(MismatchError, match="recipe none is not the cache's"):
         show(ShowOptions(), cache, digits, recipe=Recipe("none"))
     with pytest.raises(UsageError, match="view 2 does not exist"):
-        show(ShowOptions(views=[0, 2]), cache, digits)
+        show(ShowOptions(views=(0, 2)), cache, digits)
     with pytest.raises(UsageError, match="key 'nine' is not in source digits"):
-        show(ShowOptions(keys=["nine"]), cache, digits)
+        show(ShowOptions(keys=("nine",)), cache, digits)
     pack(
         tmp_path / "p.zarr",
         np.random.default_rng(0).normal(size=(2, 256, 10)).astype("f4"),

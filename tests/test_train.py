@@ -17,7 +17,7 @@ from small import build_small, forge, take
 from torch.nn import functional as F
 
 import gdkd_cache as gc
-from gdkd_cache import LossSettings, losses, open_cache
+from gdkd_cache import losses, open_cache
 from gdkd_cache.checking.verify import verify
 from gdkd_cache.data.probes import probed
 from gdkd_cache.data.recipes.recipe import Recipe
@@ -30,17 +30,18 @@ from gdkd_cache.models.weights import load_card
 from gdkd_cache.seeding import hash_keys
 from gdkd_cache.training.train import TrainOptions, Views, train
 
-_GDKD = LossSettings(loss="gdkd", k=5, w2=2.0, temperature=4.0)
+_GDKD = gc.loss("gdkd:k=5,w2=2.0,temperature=4.0")
 
 
 def _options(out: Path, **fields: Any) -> TrainOptions:
-    defaults: dict[str, Any] = {"student": "cnn-s", "epochs": 13, "distillation": _GDKD, "lr": 0.002}
+    defaults: dict[str, Any] = {"student": "cnn-s", "epochs": 13, "loss": _GDKD, "lr": 0.002}
     return TrainOptions(out=out, **(defaults | fields))
 
 
 @pytest.mark.parametrize(
     ("loss", "codec", "tolerance"),
-    [("gdkd", "dense", 1e-3)] + [(loss, "dense:dtype=float32", 0.0) for loss in ("kd", "dkd", "gdkd", "gdkd3")],
+    [("gdkd:w2=2", "dense", 1e-3)]
+    + [(loss, "dense:dtype=float32", 0.0) for loss in ("kd", "dkd:beta=2", "gdkd:w2=2", "gdkd3:w2=2")],
 )
 def test_the_cache_is_the_live_teacher(
     tmp_path: Path,
@@ -56,8 +57,7 @@ def test_the_cache_is_the_live_teacher(
     Batches are as large as the build's, because a teacher's logits move by 1e-6 with the batch size.
     """
     build_small(tmp_path / "c.zarr", digits, teacher, codec=codec, num_views=3)
-    settings = LossSettings(loss=loss, w2=2.0, beta=2.0)
-    cached, live = _options(tmp_path / "a", distillation=settings), _options(tmp_path / "b", distillation=settings)
+    cached, live = _options(tmp_path / "a", loss=loss), _options(tmp_path / "b", loss=loss)
     train(cached, digits, digits_test, cache=open_cache(tmp_path / "c.zarr"))
     train(live, digits, digits_test, views=Views(num_views=3), teacher=teacher.logits)
     ours, theirs = load_file(tmp_path / "a/last.safetensors"), load_file(tmp_path / "b/last.safetensors")
@@ -69,7 +69,7 @@ def test_the_cache_is_the_live_teacher(
 
 
 def test_what_a_training_writes(tmp_path: Path, digits: ArraySource, digits_test: ArraySource) -> None:
-    options = _options(tmp_path / "s", epochs=3, distillation=None, milestones=(2,), lr=0.1)
+    options = _options(tmp_path / "s", epochs=3, loss="ce", milestones=(2,), lr=0.1)
     result = train(options, digits, digits_test)
     lines = [json.loads(line) for line in (tmp_path / "s/metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2, 3]
@@ -86,7 +86,7 @@ def test_what_a_training_writes(tmp_path: Path, digits: ArraySource, digits_test
     with pytest.raises(MismatchError, match="holds an earlier training"):
         train(options, digits, digits_test)
     assert (tmp_path / "s/metrics.jsonl").read_bytes() == before
-    train(_options(tmp_path / "s", epochs=1, distillation=None, force=True), digits, digits_test)
+    train(_options(tmp_path / "s", epochs=1, loss="ce", force=True), digits, digits_test)
     assert len((tmp_path / "s/metrics.jsonl").read_text().splitlines()) == 1
 
 
@@ -224,8 +224,8 @@ def test_verify_replays_every_view(digits: ArraySource, digits_cache: Path) -> N
 
 @pytest.mark.parametrize(
     ("fields", "error", "said"),
-    [({"distillation": LossSettings(loss="gdkd", k=9)}, NotServedError, "k=9 needs more exact classes"),
-     ({"distillation": None}, UsageError, "cross-entropy takes none")],
+    [({"loss": gc.loss("gdkd:k=9")}, NotServedError, "k=9 needs more exact classes"),
+     ({"loss": "ce"}, UsageError, "cross-entropy takes none")],
 )  # fmt: skip
 def test_losses_that_cannot_be_served(
     tmp_path: Path, digits: ArraySource, digits_test: ArraySource, digits_cache: Path, fields: dict[str, Any],

@@ -11,16 +11,18 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import gdkd_cache as gc
-from gdkd_cache import LossSettings, losses
-from gdkd_cache.codec.choose import Calibration, CodecRequest, calibration_rows
+from gdkd_cache import losses
+from gdkd_cache.building.options import CodecChoice
+from gdkd_cache.codec.calibration import Calibration, calibration_rows
 from gdkd_cache.codec.fidelity import decode_rows, gradient, gradient_error
 from gdkd_cache.codec.stored import codec_from_json
+from gdkd_cache.codec.topk import TopKCodec
 from gdkd_cache.codec.transform.codec import TransformCodec
 from gdkd_cache.codec.transform.patterns import column_costs, group_columns, pack, pattern_groups, unpack
 from gdkd_cache.codec.transform.tables import tables_from_bytes
 from gdkd_cache.errors import CacheError, GdkdCacheError, UsageError
 
-_GDKD = LossSettings(loss="gdkd")
+_GDKD = gc.loss("gdkd")
 
 
 def teacher_like(rows: int, num_classes: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -36,7 +38,7 @@ def teacher_like(rows: int, num_classes: int, seed: int = 0) -> tuple[Tensor, Te
 @pytest.fixture(scope="module")
 def codec() -> TransformCodec:
     logits, labels = teacher_like(2000, 40)
-    fitted = Calibration(CodecRequest(spec="transform"), logits, labels, stored_rows=2000).choose().codec
+    fitted = Calibration(CodecChoice(codec="transform").request, logits, labels, stored_rows=2000).choose().codec
     assert isinstance(fitted, TransformCodec)
     return fitted
 
@@ -64,10 +66,10 @@ def test_the_error_that_was_asked_for() -> None:
     """On other rows than it was fitted to, for each target and for several losses at once."""
     logits, labels = teacher_like(3000, 40)
     other, other_labels = teacher_like(1000, 40, seed=5)
-    declared = (_GDKD, LossSettings(loss="kd", temperature=2.0), LossSettings(loss="dkd", standardize=True))
+    declared = (_GDKD, gc.loss("kd:temperature=2.0"), gc.loss("dkd:standardize=1"))
     sizes = []
     for target in (0.1, 0.3):
-        request = CodecRequest(spec="transform", fidelity=target, losses=declared)
+        request = CodecChoice(codec="transform", fidelity=target, losses=declared).request
         choice = Calibration(request, logits, labels, stored_rows=10_000).choose()
         assert 0.8 * target < choice.worst_error <= target
         columns = choice.codec.encode(other, other_labels)
@@ -81,7 +83,7 @@ def test_the_error_that_was_asked_for() -> None:
 def test_the_gradient_error_is_its_definition() -> None:
     """Against the closed form for KD: the gradient of a uniform student is T (1/C - softmax(t/T))."""
     logits, labels = teacher_like(50, 10)
-    kd = LossSettings(loss="kd", temperature=3.0)
+    kd = gc.loss("kd:temperature=3.0")
     top = losses.top_classes(logits, 5)
     expected = 3.0 * (0.1 - (logits / 3.0).softmax(-1))
     torch.testing.assert_close(gradient(kd, logits, labels, top), expected, rtol=1e-4, atol=1e-6)
@@ -94,7 +96,7 @@ def test_calibration_is_deterministic(codec: TransformCodec) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        again = Calibration(CodecRequest(spec="transform"), logits, labels, stored_rows=2000).choose().codec
+        again = Calibration(CodecChoice(codec="transform").request, logits, labels, stored_rows=2000).choose().codec
     finally:
         torch.set_num_threads(threads)
     assert again.to_json() == codec.to_json()
@@ -103,19 +105,19 @@ def test_calibration_is_deterministic(codec: TransformCodec) -> None:
 
 def test_auto_takes_the_smallest_that_meets_the_target() -> None:
     logits, labels = teacher_like(2000, 40)
-    calibration = Calibration(CodecRequest(spec="auto", fidelity=0.1), logits, labels, stored_rows=100_000)
+    calibration = Calibration(CodecChoice(codec="auto", fidelity=0.1).request, logits, labels, stored_rows=100_000)
     assert isinstance(calibration.choose().codec, TransformCodec)
-    assert calibration.topk().worst_error > 0.1
-    loose = Calibration(CodecRequest(spec="auto", fidelity=20.0), logits, labels, stored_rows=100_000)
-    assert loose.total_bytes(loose.choose()) <= loose.total_bytes(loose.topk())
+    assert calibration.fit(TopKCodec).worst_error > 0.1
+    loose = Calibration(CodecChoice(codec="auto", fidelity=20.0).request, logits, labels, stored_rows=100_000)
+    assert loose.total_bytes(loose.choose()) <= loose.total_bytes(loose.fit(TopKCodec))
 
 
 @pytest.mark.parametrize(("rows", "num_classes"), [(1, 10), (2, 10), (7, 300), (40, 300), (1200, 2)])
 def test_few_rows(rows: int, num_classes: int) -> None:
     """Too few rows for the classes, classes never seen, one row: a coarser fit, never a failure."""
     logits, labels = teacher_like(rows, num_classes)
-    loss = LossSettings(loss="kd") if num_classes < 6 else _GDKD
-    request = CodecRequest(spec="transform:step=1", losses=(loss,))
+    loss = gc.loss("kd") if num_classes < 6 else _GDKD
+    request = CodecChoice(codec="transform:step=1", losses=(loss,)).request
     fitted = Calibration(request, logits, labels, stored_rows=rows).choose().codec
     other, other_labels = teacher_like(100, num_classes, seed=9)
     decoded, top = decode_rows(fitted, fitted.encode(other, other_labels), other_labels)
@@ -144,7 +146,7 @@ def test_rows_unlike_the_calibration(codec: TransformCodec) -> None:
 def test_large_numbers_of_classes() -> None:
     """C = 3000: a truncated basis without a C x C eigenproblem, top-1 coded by its id."""
     logits, labels = teacher_like(300, 3000)
-    fitted = Calibration(CodecRequest(spec="transform:step=2"), logits, labels, stored_rows=300).choose().codec
+    fitted = Calibration(CodecChoice(codec="transform:step=2").request, logits, labels, stored_rows=300).choose().codec
     assert isinstance(fitted, TransformCodec)
     assert fitted.num_components <= 256
     decoded, top = decode_rows(fitted, fitted.encode(logits, labels), labels)
@@ -196,7 +198,7 @@ def test_pack(tmp_path: Path) -> None:
         assert gradient_error(_GDKD, views[number], view.logits(range(500)), labels, top.classes) < 0.12
     assert manifest.identity.fidelity["topk_agreement"] == 1.0
     for loss in ("kd", "dkd", "gdkd", "gdkd3"):
-        cache.require(LossSettings(loss=loss, temperature=1.7, standardize=True))
+        cache.require(gc.loss(f"{loss}:temperature=1.7,standardize=1"))
     with pytest.raises(CacheError, match="names no recipe"):
         cache.dataset(gc.open_source("digits"))
     with pytest.raises(GdkdCacheError, match="holds another build"):
@@ -215,7 +217,7 @@ def test_pack(tmp_path: Path) -> None:
         ({"logits": np.full((1, 20, 9), np.nan, np.float32)}, "view 0: the logits of 'k0' hold NaN"),
         ({"fidelity": 0.0}, "fidelity is 0"),
         ({"codec": "zip"}, "codec is 'zip'"),
-        ({"losses": ({"loss": "gdkd", "k": 9},)}, "needs more than 9 classes"),
+        ({"losses": ("gdkd:k=9",)}, "needs more than 9 classes"),
         ({"classes": ["a"]}, "1 class names"),
     ],
 )

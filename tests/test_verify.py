@@ -14,12 +14,11 @@ from click.testing import CliRunner
 from gdkd_cache_cli.main import main
 from small import build_small, forge
 
+import gdkd_cache as gc
 from gdkd_cache import open_cache
 from gdkd_cache.checking.verify import verify
-from gdkd_cache.codec.choose import CodecRequest
 from gdkd_cache.data.source import ArraySource
 from gdkd_cache.errors import UsageError
-from gdkd_cache.losses.settings import LossSettings
 from gdkd_cache.models.build import build_model
 from gdkd_cache.models.network import Network
 
@@ -39,8 +38,8 @@ def _other(teacher: Network, seed: int) -> Network:
 @pytest.mark.parametrize("codec", ["topk", "dense", "dense:dtype=float32", "transform"])
 def test_the_teacher_is_known(tmp_path: Path, digits: ArraySource, teacher: Network, codec: str) -> None:
     """The right teacher passes; one of other weights, or with an untrue normalisation, is found by its logits."""
-    losses = (LossSettings(loss="gdkd", temperature=4.0), LossSettings(loss="kd", temperature=1.0))
-    build_small(tmp_path / "a.zarr", digits, teacher, request=CodecRequest(spec=codec, losses=losses))
+    losses = (gc.loss("gdkd:temperature=4.0"), gc.loss("kd:temperature=1.0"))
+    build_small(tmp_path / "a.zarr", digits, teacher, codec=codec, losses=losses)
     right = verify(tmp_path / "a.zarr", deep=True, source=digits, teacher=teacher, num_rows=64)
     assert right.problems == ()
     assert right.views_decoded == 2

@@ -4,15 +4,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gdkd_cache_cli.options import PLACE
+from gdkd_cache_cli.options import CacheOptions, argument, takes
 
 if TYPE_CHECKING:
     from gdkd_cache.data.source import Source
 
 
 @click.command(short_help="Between Zarr and sidecars beside WebDataset shards.")
-@click.argument("cache", type=PLACE)
-@click.argument("out", type=PLACE)
+@argument("cache")
+@argument("out")
 @click.option(
     "--data",
     default=None,
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     help="Write sidecars of these image shards: all that the cache was built from. Without it, CACHE must be a folder "
     "(or URL) of sidecars, and OUT becomes a Zarr cache.",
 )
-@click.option("--digest", default=None, metavar="sha256:...", help="Refuse any other CACHE.")
-def convert(cache: str, out: str, data: str | None, digest: str | None) -> None:
+@takes(trust=CacheOptions)
+def convert(cache: str, out: str, data: str | None, trust: CacheOptions) -> None:
     """Write CACHE in its other form, OUT: sidecars for WebDataset shards, or Zarr. Nothing is lost either way.
 
     A sidecar NAME.logits.tar speaks of the samples of NAME.tar, in their order: a WebDataset shard with one record a
@@ -38,9 +38,9 @@ def convert(cache: str, out: str, data: str | None, digest: str | None) -> None:
     from gdkd_cache.sharing.convert import from_sidecars
 
     if data is not None:
-        click.echo(write_sidecars(cache, out, open_source(data, stream=True), digest))
+        click.echo(write_sidecars(cache, out, open_source(data, stream=True), trust.digest))
         return
-    copied = from_sidecars(cache, out, digest=digest)
+    copied = from_sidecars(cache, out, digest=trust.digest)
     click.echo(f"{out} is complete: {len(copied.manifest.objects)} objects, {copied.manifest.digest}")
 
 

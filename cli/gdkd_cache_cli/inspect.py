@@ -4,11 +4,11 @@ import json
 
 import click
 
-from gdkd_cache_cli.options import PLACE
+from gdkd_cache_cli.options import argument
 
 
 @click.command(short_help="Say what a cache holds.")
-@click.argument("cache", type=PLACE)
+@argument("cache")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for machines.")
 def inspect(cache: str, as_json: bool) -> None:
     """Say what a cache holds: data, teacher, views, codec, size, digest. Reads the manifest only.

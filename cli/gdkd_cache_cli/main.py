@@ -1,16 +1,19 @@
 """`gdkd-cache`: the group of commands, and how their errors reach the user."""
 
 import logging
-import os
 import signal
+import sys
 
 import click
 
+from gdkd_cache.errors import GdkdCacheError, UsageError
+from gdkd_cache.ranks import this_rank
 from gdkd_cache_cli.build import build
 from gdkd_cache_cli.convert import convert
 from gdkd_cache_cli.demo import demo
 from gdkd_cache_cli.evaluate import evaluate
 from gdkd_cache_cli.inspect import inspect
+from gdkd_cache_cli.listing import codecs, losses
 from gdkd_cache_cli.merge import merge
 from gdkd_cache_cli.pack import pack
 from gdkd_cache_cli.plan import plan
@@ -24,16 +27,11 @@ from gdkd_cache_cli.verify import verify
 _RESUME = "a build goes on when the same command is run again"
 
 
-def _rank() -> int:
-    """As `gdkd_cache.ranks` says, which would import torch."""
-    return int(os.environ["RANK"]) if "TORCHELASTIC_RUN_ID" in os.environ else 0
-
-
 class _Failure(click.ClickException):
     """One line on stderr, then exit code 1."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(printable(f"rank {_rank()}: {message}" if _rank() else message))
+        super().__init__(printable(f"rank {this_rank().rank}: {message}" if this_rank().rank else message))
 
 
 class _UsageFailure(_Failure):
@@ -80,13 +78,10 @@ class _Group(click.Group):
 
 def _failure(error: Exception) -> _Failure | None:
     """How an exception is told to the user; None for a fault of our own, which deserves its traceback."""
-    import torch
-
-    from gdkd_cache.errors import GdkdCacheError, UsageError
-
     if isinstance(error, GdkdCacheError):
         return _UsageFailure(str(error)) if isinstance(error, UsageError) else _Failure(str(error))
-    if isinstance(error, torch.OutOfMemoryError):
+    torch = sys.modules.get("torch")  # without it, nothing ran on a GPU
+    if torch is not None and isinstance(error, torch.OutOfMemoryError):
         return _Failure("the GPU's memory is full; try a smaller --batch-size")
     if isinstance(error, OSError) and error.strerror:
         return _Failure(f"{error.filename or 'a file'}: {error.strerror}")
@@ -109,8 +104,10 @@ def main() -> None:
       gdkd-cache train --loss gdkd --data digits --cache digits.zarr --student cnn-s --epochs 8 --out student
     """
     # Of several ranks the first speaks for all.
-    logging.basicConfig(level=logging.WARNING if _rank() else logging.INFO, format="%(message)s")
+    logging.basicConfig(level=logging.WARNING if this_rank().rank else logging.INFO, format="%(message)s")
 
 
-for command in (build, train, evaluate, inspect, verify, repair, show, plan, pack, push, pull, convert, merge, demo):
+for command in (
+    build, train, evaluate, inspect, verify, repair, show, plan, pack, push, pull, convert, merge, losses, codecs, demo
+):  # fmt: skip
     main.add_command(command)

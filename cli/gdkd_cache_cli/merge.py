@@ -2,14 +2,15 @@
 
 import click
 
-from gdkd_cache_cli.options import PLACE, PLACE_HELP, card_options
+from gdkd_cache.building.options import CardOptions
+from gdkd_cache_cli.options import PLACE_HELP, argument, takes
 
 
 @click.command(short_help="Join caches of different views of the same data.", epilog=PLACE_HELP)
-@click.argument("caches", nargs=-1, required=True, type=PLACE)
-@card_options
-@click.option("--out", required=True, type=PLACE, help="The joined cache: a folder, or a URL: s3://, gs://, az://.")
-def merge(caches: tuple[str, ...], license: str | None, contact: str | None, out: str) -> None:
+@argument("caches", nargs=-1, required=True)
+@click.option("--out", required=True, help="The joined cache: a folder, or a URL: s3://, gs://, az://.")
+@takes(card=CardOptions)
+def merge(caches: tuple[str, ...], out: str, card: CardOptions) -> None:
     """Join CACHES that differ in nothing but their views, such as views 0-3 and 4-7, built by two teams.
 
     The result is the cache that one build of all the views gives, to the byte, where the parts were built on the same
@@ -26,7 +27,7 @@ def merge(caches: tuple[str, ...], license: str | None, contact: str | None, out
     from gdkd_cache.sharing.merge import merge as run_merge
     from gdkd_cache_cli.report import cache_lines
 
-    result = run_merge(caches, out, license=license, contact=contact)
+    result = run_merge(caches, out, license=card.license, contact=card.contact)
     click.echo(
         f"{result.num_sent} of {len(result.manifest.objects)} objects written, {result.num_bytes:,} bytes; {out}:"
     )

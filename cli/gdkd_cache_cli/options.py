@@ -1,168 +1,291 @@
-"""Options that several commands share."""
+"""The options of commands, made from the fields of dataclasses: name, default, range and help are said there, once."""
 
+import dataclasses
+import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from gdkd_cache.data.sources.registry import SOURCES, source_takes
+from gdkd_cache.fields import Option, check_fields, convert_text, kind_of, option, option_of
+from gdkd_cache.limits import PRECISIONS
+from gdkd_cache.models.normalization import NAMED, named_normalization
+from gdkd_cache.models.registry import MODELS
+from gdkd_cache.registry import use
+
 if TYPE_CHECKING:
-    from gdkd_cache.codec.choose import CodecRequest
+    from gdkd_cache.cache.cache import Cache
+    from gdkd_cache.data.recipes.recipe import Recipe
+    from gdkd_cache.data.source import Source
+    from gdkd_cache.models.network import Network
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-DATA_HELP = (
-    "The images: digits (in scikit-learn, no download), cifar100:PATH, tiny-imagenet:PATH (the folder "
-    "tiny-imagenet-200), cub200:PATH (the folder CUB_200_2011), imagefolder:PATH (PATH/train and PATH/val or "
-    "PATH/test, one folder a class, as for ImageNet) or wds:PATTERN (WebDataset shards, such as "
-    "wds:data/train-{000..009}.tar or wds:s3://BUCKET/train-{000..009}.tar)."
-)
-MODEL_HELP = (
-    "cnn-s, cnn-l, resnet8x4, resnet32x4, resnet{8,14,20,32,44,56,110}, torchvision:NAME, or "
-    "package.module:callable for your own (called with num_classes)."
-)
-RECIPE_HELP = (
-    "none, crop-flip, cifar-strong, imagenet, imagenet-randaug, imagenet-eval or resize, with options such as "
-    "crop-flip:size=32,padding=4 or imagenet:size=224,decode_side=448; a .json or .toml file of steps; or "
-    "compat:module:name for a torchvision v2 transform of your own."
-)
-WEIGHTS_HELP = "The teacher's weights file."
-CODEC_HELP = (
-    "auto (the smallest that meets --fidelity), transform[:step=X,k=N], topk[:k=N,step=X] or dense[:k=N,dtype=float32]."
-)
-DEFAULT_FIDELITY = 0.1
-PLACE = str  # of a cache: not a path, which would lose a slash of s3://
 PLACE_HELP = (
     "A cache lies in a folder, in an object store (s3://BUCKET/PATH, gs://BUCKET/PATH, az://CONTAINER/PATH) or, to "
     "read only, on a web server (https://HOST/PATH). Credentials come from the environment: AWS_ACCESS_KEY_ID, "
     "AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL; GOOGLE_APPLICATION_CREDENTIALS; AZURE_STORAGE_ACCOUNT_NAME, "
     "AZURE_STORAGE_ACCOUNT_KEY; or from the machine's own role."
 )
+_TYPES = {int: click.INT, float: click.FLOAT, Path: click.Path(path_type=Path)}
 
 
-def data_options(command: Command) -> Command:
-    """`--data`, `--stream`, `--download` and `--local-copy`."""
-    command = click.option(
-        "--local-copy",
-        default=None,
-        type=click.Path(path_type=Path),
-        metavar="DIR",
-        help="Keep what is read of remote wds shards, or of a remote cache, in this folder, and read it there the next "
+def takes(**kinds: type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command the options of dataclasses, and one instance of each by name; the first one's stand first in help.
+
+    An argument of the command that has the name of a field is given to that dataclass.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def command(**values: Any) -> Any:
+            made = {}
+            for name, kind in kinds.items():
+                made[name] = kind(**{field.name: values.pop(field.name) for field, _ in _options(kind)})
+            return function(**made, **values)
+
+        for kind in reversed(kinds.values()):
+            for field, stated in reversed(_options(kind)):
+                command = _click_option(field, stated)(command)
+        return command
+
+    return decorate
+
+
+def _options(kind: Any) -> "list[tuple[dataclasses.Field[Any], Option]]":
+    """The fields that are options, those that must be given first."""
+    found = [(field, stated) for field in dataclasses.fields(kind) if (stated := option_of(field)) is not None]
+    return sorted(found, key=lambda one: one[0].default is not dataclasses.MISSING)
+
+
+def _click_option(field: "dataclasses.Field[Any]", stated: Option) -> Callable[..., Any]:
+    flag = stated.flag or f"--{field.name.replace('_', '-')}"
+    kind, required = kind_of(field), field.default is dataclasses.MISSING
+    default = None if required else field.default
+    said = " ".join(filter(None, (stated.help, f"({stated.range})" if stated.range else "")))
+    facts: dict[str, Any] = {"default": default, "required": required, "metavar": stated.metavar}
+    if kind.plain is bool:
+        return click.option(flag, field.name, is_flag=True, default=False, help=said)
+    if kind.plain is tuple and stated.joined:
+
+        def read(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+            return convert_text(field, flag, value, separator=",") if isinstance(value, str) else value
+
+        facts |= {"callback": read, "type": click.UNPROCESSED}
+    elif kind.length:
+        facts |= {"nargs": kind.length, "type": _TYPES.get(kind.items, click.STRING)}
+    elif kind.plain is tuple:
+        facts |= {"multiple": True, "type": _TYPES.get(kind.items, click.STRING)}
+    else:
+        facts["type"] = _TYPES.get(kind.plain, click.STRING)
+    if stated.unset is not None:
+        said += f"  [default: {stated.unset}]"
+    elif default not in (None, ()):
+        facts["show_default"] = True
+    return click.option(flag, field.name, help=said, **facts)
+
+
+def argument(*names: str, **facts: Any) -> Callable[..., Any]:
+    """A positional argument that is a place: not a path, which would lose a slash of s3://."""
+    return click.argument(*names, type=str, **facts)
+
+
+_SUMMARIES = "; ".join(f"{form} ({summary})" for form, summary in SOURCES.summaries().items())
+MODEL_HELP = f"{MODELS.forms()}; your own is called with num_classes."
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """The images."""
+
+    data: str = option(
+        help=f"The images: {_SUMMARIES}; or package.module:name for a source of your own.", metavar="SPEC"
+    )
+    stream: bool = option(
+        False,
+        "Leave the images of wds shards where they lie until they are needed, for data larger than memory; training "
+        "then shuffles shard by shard.",
+    )
+    download: bool = option(False, "Let the data fetch its files, where it can.")
+    local_copy: Path | None = option(
+        None,
+        "Keep what is read of remote wds shards, or of a remote cache, in this folder, and read it there the next "
         "time. Without it, --stream fetches shards in every pass, and few of them lie on disk at a time.",
-    )(command)
-    command = click.option(
-        "--stream",
-        is_flag=True,
-        help="Leave the images of wds shards where they lie until they are needed, for data larger than memory; "
-        "training then shuffles shard by shard.",
-    )(command)
-    command = click.option("--download", is_flag=True, help="Let cifar100 fetch its files.")(command)
-    return click.option("--data", required=True, metavar="SPEC", help=DATA_HELP)(command)
+        metavar="DIR",
+    )
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the images lie in an object store or on a web server."""
+        return self.data is not None and "://" in self.data
+
+    @property
+    def has_shards(self) -> bool:
+        """Whether the images lie in shards, which sidecars can lie beside."""
+        return source_takes(self.data, "stream")
+
+    def streamed(self) -> "DataOptions":
+        """The same images, left where they lie."""
+        return dataclasses.replace(self, stream=True)
+
+    def for_evaluation(self, data: str | None) -> "DataOptions":
+        """What is evaluated on: other images, or the test split of these.
+
+        Raises:
+            click.UsageError: these have none.
+        """
+        if data is None and not source_takes(self.data, "split"):
+            raise click.UsageError(f"{self.data} has no test split: name images to evaluate on with --eval-data")
+        evaluated = self.data if data is None else data
+        return dataclasses.replace(
+            self,
+            data=evaluated,
+            download=self.download and data is None,
+            stream=self.stream and source_takes(evaluated, "stream"),
+        )
+
+    def open(self, split: str = "train") -> "Source":
+        """The source that was named."""
+        from gdkd_cache.data.sources.registry import open_source
+
+        return open_source(
+            self.data,
+            split=split,
+            download=self.download,
+            stream=self.stream,
+            local_copy=self.local_copy if self.is_remote else None,
+        )
 
 
-def is_remote(data: str) -> bool:
-    """Whether `--data` names images in an object store or on a web server."""
-    return data.startswith("wds:") and "://" in data
+@dataclass(frozen=True, kw_only=True)
+class KnownDataOptions(DataOptions):
+    """The images, for commands that do without, too."""
+
+    data: str | None = option(  # pyright: ignore[reportIncompatibleVariableOverride, reportGeneralTypeIssues]
+        None, f"The images that the cache was built from: {_SUMMARIES}.", metavar="SPEC"
+    )
+
+    def opened(self) -> "Source | None":
+        """The source, where one was named."""
+        return None if self.data is None else self.open()
 
 
-def machine_options(command: Command) -> Command:
-    """`--device` and `--workers`."""
-    command = click.option(
-        "--workers",
-        type=int,
-        default=None,
-        help="Processes that render. [default: 0 for images in memory, else one a core]",
-    )(command)
-    return click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")(command)
+@dataclass(frozen=True, kw_only=True)
+class CacheOptions:
+    """Which cache may be read."""
+
+    digest: str | None = option(None, "Refuse any other cache.", metavar="sha256:...")
+    use: tuple[str, ...] = option(
+        (),
+        "Code of your own that the cache mentions, a codec or a loss as package.module:name; may be repeated. What a "
+        "cache names itself is never loaded.",
+        metavar="NAME",
+    )
+
+    def __post_init__(self) -> None:
+        for name in self.use:
+            use(name)
+
+    def open(self, cache: str, local_copy: Path | None = None) -> "Cache":
+        """The cache in a place."""
+        from gdkd_cache.cache.cache import open_cache
+
+        return open_cache(cache, digest=self.digest, local_copy=local_copy if "://" in cache else None)
 
 
-def view_options(command: Command) -> Command:
-    """The teacher and the views that it is shown."""
-    for option in reversed(
-        [
-            click.option("--teacher", required=True, metavar="MODEL", help=MODEL_HELP),
-            click.option("--weights", required=True, type=click.Path(path_type=Path), help=WEIGHTS_HELP),
-            click.option("--views", required=True, type=int, help="Views of each image: training uses one an epoch."),
-            click.option(
-                "--recipe",
-                default="crop-flip",
-                show_default=True,
-                metavar="SPEC",
-                help=f"What is done to the images: {RECIPE_HELP}",
-            ),
-            click.option("--seed", default=0, show_default=True, help="Seed of the views."),
-        ]
-    ):
-        command = option(command)
-    return command
+@dataclass(frozen=True, kw_only=True)
+class RecipeOptions:
+    """What a cache's views are made with, where its own word is not enough."""
+
+    recipe: str | None = option(
+        None,
+        "The recipe of the cache's views, where it has code of your own (compat:, your steps); another is refused.",
+        metavar="SPEC",
+    )
+
+    def check(self, data: DataOptions) -> None:
+        """Refuse a recipe without data.
+
+        Raises:
+            click.UsageError: there are none.
+        """
+        if self.recipe is not None and data.data is None:
+            raise click.UsageError("--recipe goes with --data")
+
+    def opened(self, source: "Source | None") -> "Recipe | None":
+        """The recipe, where one was named."""
+        from gdkd_cache.data.recipes.presets import open_recipe
+        from gdkd_cache.data.views import image_size
+
+        return None if self.recipe is None or source is None else open_recipe(self.recipe, *image_size(source))
 
 
-def card_options(command: Command) -> Command:
-    """`--license` and `--contact`."""
-    contact = "Who to ask about the cache, such as a name and an address; in its digest and its README.md."
-    command = click.option("--contact", default=None, metavar="TEXT", help=contact)(command)
-    license = "The license that you give the cache, such as cc-by-4.0; in its digest and its README.md."
-    return click.option("--license", default=None, metavar="TEXT", help=license)(command)
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions:
+    """How a network sees images, and where it runs.
+
+    Raises:
+        UsageError: mean without std, an unknown name, or numbers out of range.
+    """
+
+    weights: Path | None = option(None, "The weights file: .safetensors, or a torch file of plain tensors.")
+    normalize: str | None = option(
+        None,
+        f"How its inputs are normalised: {', '.join(NAMED)}.",
+        unset="as the .json beside the weights, or the model itself, says",
+    )
+    mean: tuple[float, float, float] | None = option(
+        None, "The same in numbers, for pixels in 0..1; with --std.", metavar="R G B"
+    )
+    std: tuple[float, float, float] | None = option(None, "Deviations to --mean.", metavar="R G B")
+    device: str = option("auto", "Where it runs: auto, cpu, cuda or cuda:N.")
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        named_normalization(self.normalize, self.mean, self.std)
+
+    def load(self, name: str | None, num_classes: int, precision: str) -> "Network":
+        """The network of that name with its weights."""
+        from gdkd_cache.models.network import open_network
+
+        assert self.weights is not None
+        normalization = named_normalization(self.normalize, self.mean, self.std)
+        return open_network(
+            name, self.weights, num_classes, normalization=normalization, device=self.device, precision=precision
+        )
 
 
-def codec_options(command: Command) -> Command:
-    """What a cache shall serve, and how closely; `codec_request` reads them."""
-    for option in reversed(
-        [
-            click.option("--codec", default="auto", show_default=True, metavar="SPEC", help=CODEC_HELP),
-            click.option(
-                "--fidelity",
-                default=DEFAULT_FIDELITY,
-                show_default=True,
-                help="The largest gradient error allowed, for each declared loss: ||G_cache - G_full|| / ||G_full||.",
-            ),
-            click.option(
-                "--for",
-                "losses",
-                multiple=True,
-                default=("gdkd",),
-                show_default=True,
-                metavar="LOSS",
-                help="A loss that the cache shall serve: kd, dkd, gdkd or gdkd3, with settings as in "
-                "gdkd:w2=8,temperature=1. May be repeated: all must meet the fidelity.",
-            ),
-            click.option(
-                "--temperature",
-                "temperatures",
-                type=float,
-                multiple=True,
-                default=(4.0,),
-                show_default=True,
-                help="T of the losses whose spec names none; may be repeated.",
-            ),
-            click.option("--k", type=int, default=None, help="k, likewise. [default: 5; gdkd3: 4]"),
-            click.option("--w0", type=float, default=None, help="gdkd's w0, likewise. [default: 1]"),
-            click.option("--w1", type=float, default=None, help="gdkd's w1, likewise. [default: 1]"),
-            click.option("--w2", type=float, default=None, help="gdkd's w2, likewise. [default: 8]"),
-        ]
-    ):
-        command = option(command)
-    return command
+@dataclass(frozen=True, kw_only=True)
+class TeacherOptions(NetworkOptions):
+    """The teacher of a build."""
+
+    teacher: str = option(help=f"The teacher: {MODEL_HELP}", metavar="MODEL")
+    weights: Path = option(help="The teacher's weights file.")
+    precision: str = option("auto", "In which precision it runs; part of the digest.", choices=PRECISIONS)
+
+    def open(self, source: "Source") -> "Network":
+        """The teacher, for a source's classes."""
+        return self.load(self.teacher, len(source.classes), self.precision)
 
 
-def codec_request(
-    codec: str,
-    fidelity: float,
-    losses: tuple[str, ...],
-    temperatures: tuple[float, ...],
-    **weights: float | None,
-) -> "CodecRequest":
-    """The request that the options of `codec_options` make."""
-    from gdkd_cache.codec.choose import CodecRequest
-    from gdkd_cache.losses.settings import LossSettings
+@dataclass(frozen=True, kw_only=True)
+class KnownTeacherOptions(NetworkOptions):
+    """The teacher that a cache was built with, for commands that do without, too."""
 
-    given = {name: value for name, value in weights.items() if value is not None}
-    settings = []
-    for spec in losses:
-        for temperature in (None,) if "temperature=" in spec else temperatures:
-            defaults = given if temperature is None else given | {"temperature": temperature}
-            settings.append(LossSettings.from_spec(spec, defaults))
-    for name in given:
-        if not any(name in loss.to_json() for loss in settings):
-            raise click.UsageError(f"--{name} is a setting of none of the losses {', '.join(losses)}")
-    return CodecRequest(spec=codec, fidelity=fidelity, losses=tuple(dict.fromkeys(settings)))
+    teacher: str | None = option(None, f"The teacher that the cache was built with: {MODEL_HELP}", metavar="MODEL")
+
+    def check(self, data: DataOptions) -> None:
+        """Refuse a teacher without weights or data, and weights without a teacher.
+
+        Raises:
+            click.UsageError: it names what is missing.
+        """
+        if (self.teacher is None) != (self.weights is None) or (self.teacher is not None and data.data is None):
+            raise click.UsageError("--teacher needs --weights and --data, and --weights needs --teacher")
+
+    def opened(self, cache: "Cache", source: "Source | None") -> "Network | None":
+        """The teacher, where one was named; fed as the manifest says, where nobody says otherwise."""
+        if self.teacher is None or source is None:
+            return None
+        return self.load(self.teacher, len(source.classes), "auto")

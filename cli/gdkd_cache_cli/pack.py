@@ -1,33 +1,29 @@
 """`gdkd-cache pack`."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 
-from gdkd_cache_cli.options import PLACE, card_options, codec_options, codec_request
+from gdkd_cache.building.options import CardOptions, CodecChoice
+from gdkd_cache.fields import option
+from gdkd_cache_cli.options import argument, takes
+
+
+@dataclass(frozen=True, kw_only=True)
+class _PackOptions:
+    """What comes with the logits."""
+
+    labels: Path | None = option(None, "A .npy of class ids [row].", unset="those of a .npz, else the top-1 of view 0")
+    keys: Path | None = option(None, "A file of one key a line.", unset="numbers")
+    force: bool = option(False, "Replace another cache there.")
 
 
 @click.command(short_help="Make a cache of logits that were computed elsewhere.")
 @click.argument("logits", type=click.Path(path_type=Path))
-@click.argument("out", type=PLACE)
-@click.option("--labels", type=click.Path(path_type=Path), default=None, help="A .npy of class ids [row].")
-@click.option(
-    "--keys", type=click.Path(path_type=Path), default=None, help="A file of one key a line. [default: numbers]"
-)
-@codec_options
-@card_options
-@click.option("--force", is_flag=True, help="Replace another cache there.")
-def pack(
-    logits: Path,
-    out: str,
-    labels: Path | None,
-    keys: Path | None,
-    license: str | None,
-    contact: str | None,
-    force: bool,
-    **codec: Any,
-) -> None:
+@argument("out")
+@takes(files=_PackOptions, choice=CodecChoice, card=CardOptions)
+def pack(logits: Path, out: str, files: _PackOptions, choice: CodecChoice, card: CardOptions) -> None:
     """Make a cache of LOGITS, which another program computed: a .npy of [view, row, class] floats.
 
     A .npz is read too: its `teacher` or `logits`, and its `label` or `labels` where --labels is not given. Without
@@ -41,8 +37,8 @@ def pack(
     from gdkd_cache.building.pack import read_logits
     from gdkd_cache_cli.report import cache_lines
 
-    request = codec_request(**codec)
-    arrays = read_logits(logits, labels, keys)
+    _ = choice.request  # refused before anything is read
+    arrays = read_logits(logits, files.labels, files.keys)
     if arrays.guessed_labels:
         click.echo("no labels given: the top-1 classes of view 0 stand in for them", err=True)
     manifest = run_pack(
@@ -50,12 +46,13 @@ def pack(
         arrays.logits,
         keys=arrays.keys,
         labels=arrays.labels,
-        codec=request.spec,
-        fidelity=request.fidelity,
-        losses=request.losses,
-        license=license,
-        contact=contact,
-        force=force,
+        codec=choice.codec,
+        fidelity=choice.fidelity,
+        losses=choice.losses,
+        num_top=choice.num_top,
+        license=card.license,
+        contact=card.contact,
+        force=files.force,
     )
     for line in cache_lines(manifest):
         click.echo(line)

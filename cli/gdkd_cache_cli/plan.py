@@ -1,39 +1,17 @@
 """`gdkd-cache plan`."""
 
 import json
-from pathlib import Path
-from typing import Any
 
 import click
 
-from gdkd_cache_cli.options import codec_options, codec_request, data_options, machine_options, view_options
+from gdkd_cache.building.options import PlanOptions
+from gdkd_cache_cli.options import DataOptions, TeacherOptions, takes
 
 
 @click.command(short_help="Before a build: what each codec would cost and lose.")
-@data_options
-@view_options
-@codec_options
-@click.option("--batch-size", default=256, show_default=True, help="Images the teacher sees at once.")
-@click.option("--precision", default="auto", show_default=True, help="auto, float32, float16 or bfloat16.")
-@machine_options
+@takes(data=DataOptions, teacher=TeacherOptions, options=PlanOptions)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for machines.")
-def plan(
-    data: str,
-    stream: bool,
-    download: bool,
-    local_copy: Path | None,
-    teacher: str,
-    weights: Path,
-    views: int,
-    recipe: str,
-    seed: int,
-    batch_size: int,
-    precision: str,
-    device: str,
-    workers: int | None,
-    as_json: bool,
-    **codec: Any,
-) -> None:
+def plan(data: DataOptions, teacher: TeacherOptions, options: PlanOptions, as_json: bool) -> None:
     """Run the teacher on a sample and print, before any build, what each codec would cost and lose.
 
     \b
@@ -43,26 +21,14 @@ def plan(
     from rich.console import Console
     from rich.table import Table
 
-    from gdkd_cache import open_source
-    from gdkd_cache.building.build import BuildOptions
     from gdkd_cache.building.plan import plan as run_plan
-    from gdkd_cache.models.network import open_network
 
-    options = BuildOptions(
-        out=Path(),
-        num_views=views,
-        recipe=recipe,
-        seed=seed,
-        request=codec_request(**codec),
-        batch_size=batch_size,
-        num_workers=workers,
-    )
-    source = open_source(data, download=download, stream=stream, local_copy=local_copy)
-    network = open_network(teacher, weights, len(source.classes), device=device, precision=precision)
-    planned = run_plan(options, source, network)
+    source = data.open()
+    planned = run_plan(options, source, teacher.open(source))
     if as_json:
         click.echo(json.dumps(planned.to_json(), indent=1))
         return
+    views = options.num_views
     table = Table("codec", "bytes a view", f"{views} views", "gradient error", "encode rows/s", "objects", "")
     for row in planned.rows:
         errors = "\n".join(f"{error:.3f}  {loss}" for loss, error in row.gradient_error.items()) or "serves none"

@@ -1,31 +1,33 @@
 """`gdkd-cache repair`."""
 
-from pathlib import Path
+from dataclasses import dataclass
 
 import click
 
-from gdkd_cache_cli.options import DATA_HELP, MODEL_HELP, PLACE, WEIGHTS_HELP, machine_options
+from gdkd_cache.building.options import RenderOptions
+from gdkd_cache.fields import option
+from gdkd_cache_cli.options import CacheOptions, KnownDataOptions, KnownTeacherOptions, RecipeOptions, argument, takes
+
+
+@dataclass(frozen=True, kw_only=True)
+class _RepairOptions(RenderOptions):
+    """What to do about damage."""
+
+    drop: bool = option(False, "Keep only the views before the first damaged one; needs no teacher.")
 
 
 @click.command(short_help="Build what is damaged in a cache again, or drop the damaged views.")
-@click.argument("cache", type=PLACE)
-@click.option("--data", default=None, metavar="SPEC", help=f"The images that it was built from. {DATA_HELP}")
-@click.option("--teacher", default=None, metavar="MODEL", help=f"The teacher that it was built with. {MODEL_HELP}")
-@click.option("--weights", default=None, type=click.Path(path_type=Path), help=WEIGHTS_HELP)
-@click.option(
-    "--recipe", default=None, metavar="SPEC", help="The recipe of the cache's views, where it is a compat: one."
+@argument("cache")
+@takes(
+    trust=CacheOptions, options=_RepairOptions, data=KnownDataOptions, recipe=RecipeOptions, teacher=KnownTeacherOptions
 )
-@click.option("--drop", is_flag=True, help="Keep only the views before the first damaged one; needs no teacher.")
-@machine_options
 def repair(
     cache: str,
-    data: str | None,
-    teacher: str | None,
-    weights: Path | None,
-    recipe: str | None,
-    drop: bool,
-    device: str,
-    workers: int | None,
+    trust: CacheOptions,
+    options: _RepairOptions,
+    data: KnownDataOptions,
+    recipe: RecipeOptions,
+    teacher: KnownTeacherOptions,
 ) -> None:
     """Make a damaged cache whole: each damaged object gets the bytes of the manifest's checksum, or is left as it is.
 
@@ -40,21 +42,19 @@ def repair(
       gdkd-cache repair digits.zarr --data digits --teacher cnn-l --weights teacher/best.safetensors
       gdkd-cache repair digits.zarr --drop
     """
-    from gdkd_cache import open_cache, open_source
     from gdkd_cache.building.repair import repair as run_repair
-    from gdkd_cache.data.recipes.presets import open_recipe
-    from gdkd_cache.data.views import image_size
-    from gdkd_cache.models.network import open_network
 
-    if (teacher is None) != (weights is None) or (teacher is not None and data is None):
-        raise click.UsageError("--teacher needs --weights and --data, and --weights needs --teacher")
-    source = open_source(data) if data is not None else None
-    loaded = None
-    if teacher is not None and weights is not None and source is not None:
-        precision = open_cache(cache).manifest.identity.build.get("precision", "auto")
-        loaded = open_network(teacher, weights, len(source.classes), device=device, precision=precision)
-    named = None if recipe is None or source is None else open_recipe(recipe, *image_size(source))
-    result = run_repair(cache, source=source, teacher=loaded, recipe=named, num_workers=workers, drop=drop)
+    teacher.check(data)
+    recipe.check(data)
+    source = data.opened()
+    result = run_repair(
+        cache,
+        source=source,
+        teacher=teacher.opened(trust.open(cache), source),
+        recipe=recipe.opened(source),
+        num_workers=options.num_workers,
+        drop=options.drop,
+    )
     for problem in result.problems:
         click.echo(problem, err=True)
     views = result.manifest.identity.num_views

@@ -1,38 +1,32 @@
 """`gdkd-cache push` and `gdkd-cache pull`: one copy in two directions."""
 
 import re
+from dataclasses import dataclass
 
 import click
 
-from gdkd_cache_cli.options import PLACE, PLACE_HELP, Command
+from gdkd_cache.fields import option
+from gdkd_cache_cli.options import PLACE_HELP, CacheOptions, argument, takes
 
 
-def _options(command: Command) -> Command:
-    for option in reversed(
-        [
-            click.argument("source", type=PLACE),
-            click.argument("destination", type=PLACE),
-            click.option(
-                "--views",
-                default=None,
-                metavar="A-B",
-                help="Copy these views only, such as 0-39: a cache of its own, whose views keep their numbers.",
-            ),
-            click.option("--digest", default=None, metavar="sha256:...", help="Refuse any other source."),
-        ]
-    ):
-        command = option(command)
-    return command
+@dataclass(frozen=True, kw_only=True)
+class _CopyOptions(CacheOptions):
+    """What of a cache is copied."""
+
+    views: str | None = option(
+        None, "Copy these views only, such as 0-39: a cache of its own, whose views keep their numbers.", metavar="A-B"
+    )
 
 
-def _copy(source: str, destination: str, views: str | None, digest: str | None) -> None:
+def _copy(source: str, destination: str, options: _CopyOptions) -> None:
     from gdkd_cache.sharing.copy import copy
 
+    views = options.views
     found = None if views is None else re.fullmatch(r"(\d{1,7})-(\d{1,7})", views)
     if views is not None and found is None:
         raise click.UsageError(f"--views is {views!r}; it must be the first and the last, such as 0-39")
     numbers = None if found is None else range(int(found[1]), int(found[2]) + 1)
-    result = copy(source, destination, views=numbers, digest=digest)
+    result = copy(source, destination, views=numbers, digest=options.digest)
     manifest = result.manifest
     click.echo(
         f"{result.num_sent} of {len(manifest.objects)} objects copied ({result.num_bytes:,} bytes), "
@@ -43,8 +37,10 @@ def _copy(source: str, destination: str, views: str | None, digest: str | None) 
 
 
 @click.command(short_help="Copy a cache to an object store.", epilog=PLACE_HELP)
-@_options
-def push(source: str, destination: str, views: str | None, digest: str | None) -> None:
+@argument("source")
+@argument("destination")
+@takes(options=_CopyOptions)
+def push(source: str, destination: str, options: _CopyOptions) -> None:
     """Copy the cache SOURCE to DESTINATION, an object store (or a folder).
 
     Every byte is checked against the manifest on the way, and the manifest is written last. A copy that was
@@ -55,12 +51,14 @@ def push(source: str, destination: str, views: str | None, digest: str | None) -
       gdkd-cache push digits.zarr s3://bucket/caches/digits.zarr
       gdkd-cache push digits.zarr gs://bucket/small.zarr --views 0-39
     """
-    _copy(source, destination, views, digest)
+    _copy(source, destination, options)
 
 
 @click.command(short_help="Copy a cache from an object store.", epilog=PLACE_HELP)
-@_options
-def pull(source: str, destination: str, views: str | None, digest: str | None) -> None:
+@argument("source")
+@argument("destination")
+@takes(options=_CopyOptions)
+def pull(source: str, destination: str, options: _CopyOptions) -> None:
     """Copy the cache SOURCE, in an object store or on a web server, to the folder DESTINATION.
 
     Every byte is checked against the manifest on the way, and the manifest is written last. A copy that was
@@ -71,4 +69,4 @@ def pull(source: str, destination: str, views: str | None, digest: str | None) -
       gdkd-cache pull s3://bucket/caches/digits.zarr digits.zarr --digest sha256:...
       gdkd-cache pull https://example.org/digits.zarr small.zarr --views 0-39
     """
-    _copy(source, destination, views, digest)
+    _copy(source, destination, options)

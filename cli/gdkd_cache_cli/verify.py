@@ -1,41 +1,43 @@
 """`gdkd-cache verify`."""
 
 import json
-from pathlib import Path
+from dataclasses import dataclass
 
 import click
 
-from gdkd_cache_cli.options import DATA_HELP, MODEL_HELP, PLACE, WEIGHTS_HELP
+from gdkd_cache.fields import check_fields, option
+from gdkd_cache_cli.options import CacheOptions, KnownDataOptions, KnownTeacherOptions, RecipeOptions, argument, takes
+
+
+@dataclass(frozen=True, kw_only=True)
+class _VerifyOptions:
+    """How closely to look."""
+
+    strict_replay: bool = option(False, "Count views that differ by rounding as a problem.")
+    deep: bool = option(False, "Also decode every chunk of every view, and check every value.")
+    rows: int = option(256, "On how many views of an image --teacher is run.", least=16)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @click.command(short_help="Check that a cache is whole and belongs to these images and this teacher.")
-@click.argument("cache", type=PLACE)
-@click.option("--data", default=None, metavar="SPEC", help=f"Also render the probed views again. {DATA_HELP}")
-@click.option("--digest", default=None, metavar="sha256:...", help="Refuse any other cache.")
-@click.option(
-    "--recipe",
-    default=None,
-    metavar="SPEC",
-    help="The recipe of the cache's views, where it is a compat: one; another is refused.",
+@argument("cache")
+@takes(
+    trust=CacheOptions,
+    options=_VerifyOptions,
+    data=KnownDataOptions,
+    recipe=RecipeOptions,
+    teacher=KnownTeacherOptions,
 )
-@click.option("--strict-replay", is_flag=True, help="Count views that differ by rounding as a problem.")
-@click.option("--deep", is_flag=True, help="Also decode every chunk of every view, and check every value.")
-@click.option("--teacher", default=None, metavar="MODEL", help=f"Also run the teacher on some rows. {MODEL_HELP}")
-@click.option("--weights", default=None, type=click.Path(path_type=Path), help=f"{WEIGHTS_HELP} Needed by --teacher.")
-@click.option("--rows", default=256, show_default=True, help="On how many views of an image --teacher is run.")
-@click.option("--device", default="auto", show_default=True, help="For --teacher: auto, cpu, cuda or cuda:N.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for machines.")
 def verify(
     cache: str,
-    data: str | None,
-    digest: str | None,
-    recipe: str | None,
-    strict_replay: bool,
-    deep: bool,
-    teacher: str | None,
-    weights: Path | None,
-    rows: int,
-    device: str,
+    trust: CacheOptions,
+    options: _VerifyOptions,
+    data: KnownDataOptions,
+    recipe: RecipeOptions,
+    teacher: KnownTeacherOptions,
     as_json: bool,
 ) -> None:
     """Compare every object of a cache with its manifest; exit with 1 when something is wrong.
@@ -48,32 +50,22 @@ def verify(
     Examples:
       gdkd-cache verify digits.zarr --data digits
       gdkd-cache verify digits.zarr --deep --data digits --teacher cnn-l --weights teacher/best.safetensors
+      gdkd-cache verify s3://bucket/imagenet.zarr --data wds:s3://bucket/train-{000..127}.tar --stream --local-copy kept
     """
-    from gdkd_cache import open_cache, open_source
     from gdkd_cache.checking.verify import verify as run_verify
-    from gdkd_cache.data.recipes.presets import open_recipe
-    from gdkd_cache.data.views import image_size
-    from gdkd_cache.models.network import open_network
 
-    if (teacher is None) != (weights is None) or (teacher is not None and data is None):
-        raise click.UsageError("--teacher needs --weights and --data, and --weights needs --teacher")
-    if recipe is not None and data is None:
-        raise click.UsageError("--recipe goes with --data")
-    source = open_source(data) if data is not None else None
-    named = None if recipe is None or source is None else open_recipe(recipe, *image_size(source))
-    loaded = None
-    if teacher is not None and weights is not None and source is not None:
-        precision = open_cache(cache, digest=digest).manifest.identity.build.get("precision", "auto")
-        loaded = open_network(teacher, weights, len(source.classes), device=device, precision=precision)
+    teacher.check(data)
+    recipe.check(data)
+    source = data.opened()
     result = run_verify(
         cache,
-        digest=digest,
-        deep=deep,
+        digest=trust.digest,
+        deep=options.deep,
         source=source,
-        recipe=named,
-        strict=strict_replay,
-        teacher=loaded,
-        num_rows=rows,
+        recipe=recipe.opened(source),
+        strict=options.strict_replay,
+        teacher=teacher.opened(trust.open(cache), source),
+        num_rows=options.rows,
     )
     if as_json:
         facts = {"digest": result.digest, "objects": result.num_objects, "problems": list(result.problems)}
@@ -89,7 +81,7 @@ def verify(
         if result.rerun is not None:
             click.echo(result.rerun)
         verdict = f"{len(result.problems)} problems" if result.problems else "whole"
-        decoded = f", {result.views_decoded} views decoded" if deep else ""
+        decoded = f", {result.views_decoded} views decoded" if options.deep else ""
         click.echo(f"{cache}: {result.num_objects} objects checked{decoded}, {verdict}; {result.digest}")
     if result.problems:
         raise SystemExit(1)

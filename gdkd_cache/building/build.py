@@ -54,7 +54,7 @@ def build(options: BuildOptions, source: Source, teacher: Network) -> BuildResul
         OSError: it cannot be written; what is committed stays, and the same build resumes.
     """
     builder = Builder(options, source, teacher)
-    identity = builder.identity()
+    identity = builder.identity(options)
     given = None if options.codec_from is None else open_cache(options.codec_from)
     if given is not None:
         theirs = given.manifest.identity

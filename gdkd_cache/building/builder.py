@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 from gdkd_cache.building.compute import ROWS_AT_ONCE, Commit, Work, compute_shards, finite_logits
-from gdkd_cache.building.options import BuildOptions
-from gdkd_cache.codec.choose import Calibration, calibration_rows
-from gdkd_cache.codec.columns import Codec
+from gdkd_cache.building.options import BuildOptions, PlanOptions
+from gdkd_cache.codec.base import Codec
+from gdkd_cache.codec.calibration import Calibration, calibration_rows
 from gdkd_cache.data.loader import ViewLoader, default_num_workers
 from gdkd_cache.data.probes import probed
 from gdkd_cache.data.recipes.presets import open_recipe
@@ -37,7 +37,7 @@ class Builder:
         renderer: makes them, with the probes of some rows.
     """
 
-    def __init__(self, options: BuildOptions, source: Source, teacher: Network) -> None:
+    def __init__(self, options: PlanOptions, source: Source, teacher: Network) -> None:
         """Check that the three belong together: the teacher is run once, on blank images.
 
         Raises:
@@ -57,9 +57,9 @@ class Builder:
         options.request.check(len(source.classes))
         self._num_workers = default_num_workers(source) if options.num_workers is None else options.num_workers
 
-    def identity(self) -> Identity:
+    def identity(self, options: BuildOptions) -> Identity:
         """The identity of the cache that comes of it, its codec and fidelity left open."""
-        options, source, teacher = self._options, self._source, self._teacher
+        source, teacher = self._source, self._teacher
         return Identity(
             num_rows=len(self.keys),
             num_views=options.num_views,

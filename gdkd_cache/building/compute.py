@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gdkd_cache.codec.columns import Codec
+from gdkd_cache.codec.base import Codec
 from gdkd_cache.codec.fidelity import ENCODE_ROWS
 from gdkd_cache.data.loader import ViewLoader
 from gdkd_cache.data.views import VIEWS_AT_ONCE, ViewBatch, ViewRenderer, ViewRequest, requests_for

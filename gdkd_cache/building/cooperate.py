@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gdkd_cache.codec.columns import Codec
+from gdkd_cache.codec.base import Codec
 from gdkd_cache.store.claims import Claims
 from gdkd_cache.store.manifest import Manifest
 from gdkd_cache.store.writer import CacheWriter

@@ -1,63 +1,142 @@
-"""The options of a build."""
+"""The options of a build; loads no torch, as the command line reads them for help."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from gdkd_cache.codec.choose import CodecRequest
-from gdkd_cache.data.recipes.recipe import Recipe
 from gdkd_cache.errors import UsageError
-from gdkd_cache.store.arrays import SHARD_ROWS
-from gdkd_cache.store.card import make_card
-from gdkd_cache.store.manifest import MOST_VIEWS
+from gdkd_cache.fields import check_fields, option
+from gdkd_cache.limits import MOST_VIEWS, SHARD_ROWS
+
+if TYPE_CHECKING:
+    from gdkd_cache.codec.request import CodecRequest
+    from gdkd_cache.data.recipes.recipe import Recipe
+    from gdkd_cache.losses.base import Loss
 
 
 @dataclass(frozen=True, kw_only=True)
-class BuildOptions:
-    """What to build.
-
-    Attributes:
-        out: the cache folder, or the URL of an object store.
-        num_views: views of each image, at least 1.
-        recipe: a spec such as `crop-flip`, or a recipe.
-        first_view: number of the first view; teams that build 0..19 and 20..39 can merge them.
-        seed: the views' seed.
-        request: the codec, or the gradient error that it shall meet for the declared losses.
-        codec_from: a finished cache, a folder or a URL, of the same data, teacher, recipe and seed, whose
-            codec is taken as it is, instead of `request`.
-        batch_size: rows the teacher sees at once; part of the cache's identity, as it moves a teacher's last bits.
-        num_workers: processes that render; None takes 0 for images in memory, else one a core (at most 8).
-        force: replace another cache in `out`.
-        shard_rows: rows a shard, the unit of commit and resume.
-        license, contact: what you say of the cache, one line each: part of its identity and shown by `inspect`.
+class CodecChoice:
+    """What a cache shall serve, and how closely.
 
     Raises:
-        UsageError: a number out of range, or a license or contact that is no short line.
+        UsageError: a number out of range.
     """
 
-    out: str | Path
-    num_views: int
-    first_view: int = 0
-    recipe: str | Recipe = "crop-flip"
-    seed: int = 0
-    request: CodecRequest = field(default_factory=CodecRequest)
-    codec_from: str | Path | None = None
-    batch_size: int = 256
-    num_workers: int | None = None
-    force: bool = False
-    shard_rows: int = SHARD_ROWS
-    license: str | None = None
-    contact: str | None = None
+    codec: str = option(
+        "auto",
+        "How logits are kept: auto (the smallest that meets --fidelity), transform, topk, dense, each with options as "
+        "in topk:k=16 (`gdkd-cache codecs` lists them), or package.module:name for your own.",
+        metavar="SPEC",
+    )
+    fidelity: float = option(
+        0.1,
+        "The largest gradient error allowed, for each declared loss: ||G_cache - G_full|| / ||G_full||.",
+        above=0,
+    )
+    losses: "tuple[str | Loss, ...]" = option(
+        ("gdkd",),
+        "A loss that the cache shall serve, with settings as in gdkd:w2=8,temperature=1 (`gdkd-cache losses` lists "
+        "them), or package.module:name for your own. May be repeated: all must meet the fidelity.",
+        flag="--for",
+        metavar="LOSS",
+    )
+    num_top: int = 8  # classes kept in exact rank order, where neither the codec nor a loss wants more
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("num_views", 1),
-            ("first_view", 0),
-            ("batch_size", 1),
-            ("num_workers", 0),
-            ("shard_rows", 1),
-        ):
-            if getattr(self, name) is not None and getattr(self, name) < least:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        check_fields(self)
+
+    @property
+    def request(self) -> "CodecRequest":
+        """What is asked of the codec, its losses parsed.
+
+        Raises:
+            UsageError: an unknown loss or setting, or a value out of range.
+        """
+        from gdkd_cache.codec.request import CodecRequest
+        from gdkd_cache.losses.base import parse_loss
+
+        losses = tuple(dict.fromkeys(map(parse_loss, self.losses)))
+        return CodecRequest(spec=self.codec, fidelity=self.fidelity, losses=losses, num_top=self.num_top)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CardOptions:
+    """What the maker of a cache says of it, one line each."""
+
+    license: str | None = option(
+        None,
+        "The license that you give the cache, such as cc-by-4.0; in its digest and its README.md.",
+        metavar="TEXT",
+    )
+    contact: str | None = option(
+        None,
+        "Who to ask about the cache, such as a name and an address; in its digest and its README.md.",
+        metavar="TEXT",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderOptions:
+    """Where views are rendered."""
+
+    num_workers: int | None = option(
+        None,
+        "Processes that render.",
+        least=0,
+        unset="0 for images in memory, else one a core, at most 8",
+        flag="--workers",
+    )
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions(CodecChoice, RenderOptions):
+    """What would be built.
+
+    Raises:
+        UsageError: a number out of range.
+    """
+
+    num_views: int = option(help="Views of each image: training uses one an epoch.", least=1, flag="--views")
+    recipe: "str | Recipe" = option(
+        "crop-flip",
+        "What is done to the images: none, crop-flip, cifar-strong, imagenet, imagenet-randaug, imagenet-eval or "
+        "resize, with options such as crop-flip:size=32,padding=4 or imagenet:size=224,decode_side=448; a .json or "
+        ".toml file of steps; or compat:module:name for a torchvision v2 transform of your own.",
+        metavar="SPEC",
+    )
+    seed: int = option(0, "Seed of the views.")
+    batch_size: int = option(256, "Images the teacher sees at once; part of the digest.", least=1)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions(PlanOptions, CardOptions):
+    """What to build.
+
+    Raises:
+        UsageError: a number out of range.
+    """
+
+    out: str | Path = option(help="The cache: a folder, or a URL: s3://, gs://, az://.")
+    first_view: int = option(
+        0, "Number of the first view: teams that build views 0-19 and 20-39 can merge them.", least=0
+    )
+    codec_from: str | Path | None = option(
+        None,
+        "Take the codec of this cache, of the same data, teacher, recipe and seed, so that both can be merged.",
+        metavar="CACHE",
+    )
+    force: bool = option(False, "Replace another cache there.")
+    shard_rows: int = SHARD_ROWS  # the unit of commit and resume
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.shard_rows < 1:
+            raise UsageError(f"shard_rows is {self.shard_rows}; it must be at least 1")
         if self.first_view + self.num_views > MOST_VIEWS:
             raise UsageError(f"first_view + num_views is {self.first_view + self.num_views}; at most {MOST_VIEWS}")
-        make_card(self.license, self.contact)

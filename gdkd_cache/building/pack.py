@@ -6,20 +6,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gdkd_cache.codec.choose import Calibration, CodecRequest, calibration_rows
+from gdkd_cache.codec.calibration import Calibration, calibration_rows
 from gdkd_cache.codec.fidelity import ENCODE_ROWS, encode_rows
+from gdkd_cache.codec.request import CodecRequest
 from gdkd_cache.data.source import source_digest
 from gdkd_cache.errors import SourceError, UsageError
-from gdkd_cache.losses.settings import LossSettings
+from gdkd_cache.limits import SHARD_ROWS
+from gdkd_cache.losses.base import Loss, parse_loss
 from gdkd_cache.progress import progress
 from gdkd_cache.seeding import hash_keys
-from gdkd_cache.store.arrays import SHARD_ROWS
 from gdkd_cache.store.card import make_card
 from gdkd_cache.store.layout import encode_keys
 from gdkd_cache.store.manifest import Identity, Manifest
@@ -36,7 +36,7 @@ def pack(
     labels: Sequence[int] | np.ndarray | Tensor,
     codec: str = "auto",
     fidelity: float = 0.1,
-    losses: Iterable[dict[str, Any] | LossSettings] = (LossSettings(loss="gdkd"),),
+    losses: Iterable[str | Loss] = ("gdkd",),
     num_top: int = 8,
     classes: Sequence[str] | None = None,
     license: str | None = None,
@@ -54,8 +54,7 @@ def pack(
         labels: class ids [row].
         codec: `auto`, `transform[:...]`, `topk[:...]` or `dense[:...]`.
         fidelity: the largest gradient error allowed for each declared loss.
-        losses: the declared losses, as `LossSettings` or as dicts such as
-            `{"loss": "gdkd", "k": 5, "w0": 1, "w1": 1, "w2": 8, "temperature": 4}`.
+        losses: the declared losses, such as `gdkd:k=5,w2=8,temperature=4`.
         num_top: how many classes are kept in exact rank order.
         classes: class names; numbers where none are given.
         license, contact: what you say of the cache, one line each: part of its identity and shown by `inspect`.
@@ -74,8 +73,7 @@ def pack(
     labels = torch.as_tensor(np.asarray(labels)).long()
     keys = list(keys)
     num_rows, num_classes = _check(views, keys, labels)
-    settings = tuple(loss if isinstance(loss, LossSettings) else LossSettings(**loss) for loss in losses)
-    request = CodecRequest(spec=codec, fidelity=fidelity, losses=settings, num_top=num_top)
+    request = CodecRequest(spec=codec, fidelity=fidelity, losses=tuple(map(parse_loss, losses)), num_top=num_top)
     request.check(num_classes)
     names = [str(i) for i in range(num_classes)] if classes is None else list(classes)
     if len(names) != num_classes:

@@ -7,13 +7,14 @@ from typing import Any
 import torch
 
 from gdkd_cache.building.builder import Builder
-from gdkd_cache.building.options import BuildOptions
-from gdkd_cache.codec.choose import Choice
+from gdkd_cache.building.options import PlanOptions
+from gdkd_cache.codec.calibration import Choice
+from gdkd_cache.codec.registry import CODECS
 from gdkd_cache.data.source import Source
 from gdkd_cache.data.views import image_size
 from gdkd_cache.errors import UsageError
+from gdkd_cache.limits import SHARD_ROWS
 from gdkd_cache.models.network import Network
-from gdkd_cache.store.arrays import SHARD_ROWS
 from gdkd_cache.store.layout import encode_keys
 
 _COARSER = (0.5, 1.7, 2.7)  # times the asked fidelity: what more or fewer bytes would buy
@@ -65,11 +66,11 @@ class Plan:
         return vars(self) | {"rows": [vars(row) for row in self.rows]}
 
 
-def plan(options: BuildOptions, source: Source, teacher: Network) -> Plan:
+def plan(options: PlanOptions, source: Source, teacher: Network) -> Plan:
     """Calibrate on a sample as `build` would, and measure codecs around the asked fidelity.
 
     Args:
-        options: as for `build`; nothing is written to `out`.
+        options: as for `build`; nothing is written.
         source: the images.
         teacher: the teacher.
 
@@ -78,15 +79,21 @@ def plan(options: BuildOptions, source: Source, teacher: Network) -> Plan:
         SourceError, ModelError: as `build`.
     """
     request = options.request
-    if request.spec not in ("auto", "transform"):
+    named = request.codec()
+    if named is not None and not (named[0].searches and named[1] == named[0].Options()):
         raise UsageError(f"plan compares codecs around a fidelity; codec {request.spec!r} leaves nothing to compare")
     builder = Builder(options, source, teacher)
     start = time.monotonic()
     calibration = builder.calibrate()
     teacher_rate = calibration.num_rows / (time.monotonic() - start)
     fidelities = sorted({request.fidelity, *(round(request.fidelity * factor, 4) for factor in _COARSER)})
-    settings = {f"--codec transform --fidelity {f:g}": calibration.transform(f) for f in fidelities}
-    settings |= {"--codec topk": calibration.topk(), "--codec dense": calibration.dense()}
+    settings: dict[str, Choice] = {}
+    for name in CODECS:
+        kind = CODECS.load(name)
+        if kind.searches:
+            settings |= {f"--codec {name} --fidelity {f:g}": calibration.fit(kind, fidelity=f) for f in fidelities}
+        else:
+            settings[f"--codec {name}"] = calibration.fit(kind)
     chosen = calibration.choose()
     total_rows = len(source) * options.num_views
     rows = []

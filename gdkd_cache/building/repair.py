@@ -12,8 +12,8 @@ from gdkd_cache.building.compute import Commit, grouped
 from gdkd_cache.building.options import BuildOptions
 from gdkd_cache.cache.cache import Cache, open_cache
 from gdkd_cache.cache.replay import recipe_of
-from gdkd_cache.codec.choose import CodecRequest
-from gdkd_cache.codec.columns import Codec
+from gdkd_cache.codec.base import Codec
+from gdkd_cache.codec.request import CodecRequest
 from gdkd_cache.data.loader import default_num_workers
 from gdkd_cache.data.probes import probed
 from gdkd_cache.data.recipes.recipe import Recipe
@@ -162,19 +162,23 @@ class _Rebuilder:
         identity, self._path = cache.manifest.identity, cache.reader.path
         if identity.views is None:
             raise CacheError(f"{self._path} was packed from logits computed elsewhere: pack it again with --force")
+        request = CodecRequest.from_json(identity.request)
         options = BuildOptions(
             out=self._path,
             num_views=identity.num_views,
             first_view=identity.view_numbers.start,
             recipe=recipe_of(cache.reader, recipe),
             seed=identity.views["seed"],
-            request=CodecRequest.from_json(identity.request),
+            codec=request.spec,
+            fidelity=request.fidelity,
+            losses=request.losses,
+            num_top=request.num_top,
             batch_size=identity.build.get("batch_size", 1),
             num_workers=num_workers,
             shard_rows=identity.shard_rows,
         )
         self._builder, self._identity = Builder(options, source, teacher), identity
-        differences = differences_between(identity, self._builder.identity(), but=("codec", "fidelity", "card"))
+        differences = differences_between(identity, self._builder.identity(options), but=("codec", "fidelity", "card"))
         self.other = "; ".join(text for text in differences if text.startswith("build."))
         wrong = [text for text in differences if not text.startswith(("build.", "teacher.accuracy"))]
         if wrong:

@@ -7,11 +7,11 @@ import numpy as np
 
 from gdkd_cache.cache.dataset import CachedDataset
 from gdkd_cache.cache.view import View
-from gdkd_cache.codec.columns import Codec
+from gdkd_cache.codec.base import Codec
 from gdkd_cache.data.recipes.recipe import Recipe
 from gdkd_cache.data.source import Source
 from gdkd_cache.errors import MismatchError, NotServedError, UsageError
-from gdkd_cache.losses.settings import LossSettings
+from gdkd_cache.losses.base import Loss
 from gdkd_cache.store.manifest import Manifest
 from gdkd_cache.store.reader import CacheReader
 from gdkd_cache.store.sidecars.reader import open_reader
@@ -112,15 +112,15 @@ class Cache:
             size=size,
         )
 
-    def require(self, settings: LossSettings) -> None:
+    def require(self, loss: Loss) -> None:
         """Refuse a loss that this cache cannot serve.
 
         Raises:
             NotServedError: it says why, and what the cache serves.
         """
-        if reason := self.codec.refusal(settings):
+        if reason := self.codec.refusal(loss):
             name = self.manifest.identity.codec["name"]
-            raise NotServedError(f"{self.reader.path} (codec {name}) cannot serve {settings}: {reason}")
+            raise NotServedError(f"{self.reader.path} (codec {name}) cannot serve {loss}: {reason}")
 
 
 def open_cache(path: str | Path, *, digest: str | None = None, local_copy: str | Path | None = None) -> Cache:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,9 +27,8 @@ Normalization = tuple[tuple[float, ...], tuple[float, ...]]
 _PROBES_AT_START = 512
 
 
-@dataclass(frozen=True)
-class TeacherBatch:
-    """What the teacher said about one batch.
+class TeacherBatch(NamedTuple):
+    """What the teacher said about one batch: a named tuple, which other libraries move, pin and collate as they are.
 
     Attributes:
         logits: float32 [batch, class], reconstructed, up to a constant per row.

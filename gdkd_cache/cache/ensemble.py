@@ -9,7 +9,7 @@ from gdkd_cache.cache.dataset import CachedDataset
 from gdkd_cache.data.recipes.recipe import Recipe
 from gdkd_cache.data.source import Source
 from gdkd_cache.errors import MismatchError, NotServedError, UsageError
-from gdkd_cache.losses.settings import LossSettings
+from gdkd_cache.losses.base import Loss
 from gdkd_cache.store.differences import differences
 from gdkd_cache.store.manifest import canonical_json, parse_json
 
@@ -67,16 +67,16 @@ class Ensemble:
             size=size,
         )
 
-    def require(self, settings: LossSettings) -> None:
+    def require(self, loss: Loss) -> None:
         """Refuse a loss that one of the caches cannot serve, or that the mean cannot.
 
         Raises:
             NotServedError: it says why.
         """
-        if settings.standardize:
-            raise NotServedError(f"{settings} standardizes one teacher's logits; give one cache, or leave it out")
+        if loss.standardize:
+            raise NotServedError(f"{loss} standardizes one teacher's logits; give one cache, or leave it out")
         for cache in self.caches:
-            cache.require(settings)
+            cache.require(loss)
 
 
 def ensemble(caches: Sequence[Cache], weights: Sequence[int | float] | None = None) -> Ensemble:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gdkd_cache.codec.columns import TopK
+from gdkd_cache.codec.base import TopK
 from gdkd_cache.errors import CacheError, UsageError
 from gdkd_cache.store.layout import PROBE
 from gdkd_cache.store.reader import CacheReader

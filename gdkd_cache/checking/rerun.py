@@ -8,14 +8,14 @@ from torch import Tensor
 
 from gdkd_cache.cache.cache import Cache
 from gdkd_cache.cache.replay import recipe_of
-from gdkd_cache.codec.columns import exact_top
+from gdkd_cache.codec.base import exact_top
 from gdkd_cache.codec.fidelity import gradient
 from gdkd_cache.data.loader import ViewLoader
 from gdkd_cache.data.recipes.recipe import Recipe
 from gdkd_cache.data.source import Source
 from gdkd_cache.data.views import ViewRenderer, requests_for
 from gdkd_cache.errors import UsageError
-from gdkd_cache.losses.settings import LossSettings
+from gdkd_cache.losses.base import loss_from_json
 from gdkd_cache.models.network import Network
 from gdkd_cache.seeding import permutation
 
@@ -90,7 +90,7 @@ def rerun(
         for name in ("name", "weights", "mean", "std")
         if teacher.description[name] != identity.teacher.get(name)
     ]
-    losses = [LossSettings.from_json(stored) for stored in identity.request["losses"]]
+    losses = [loss_from_json(stored) for stored in identity.request["losses"]]
     served = [settings for settings in losses if cache.codec.refusal(settings) is None]
     loader = ViewLoader(ViewRenderer(source, recipe_of(cache.reader, recipe), identity.views["seed"]))
     first = cache.view_numbers.start

@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gdkd_cache.codec.columns import (
+from gdkd_cache.codec.base import (
+    Codec,
+    CodecOptions,
     Column,
     TopK,
     check_num_top,
@@ -17,14 +19,25 @@ from gdkd_cache.codec.columns import (
     class_column,
     class_dtype,
     exact_top,
-    refusal_of_k,
 )
 from gdkd_cache.errors import GdkdCacheError, UsageError
-from gdkd_cache.losses.settings import LossSettings
+from gdkd_cache.fields import option
+
+if TYPE_CHECKING:
+    from gdkd_cache.codec.calibration import Calibration
+
+_DTYPES = ("float16", "float32")
 
 
 @dataclass(frozen=True, kw_only=True)
-class DenseCodec:
+class DenseOptions(CodecOptions):
+    """Options of `dense`."""
+
+    dtype: str = option("float16", "type of the logits; float32 keeps the teacher's bits", choices=_DTYPES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseCodec(Codec):
     """Dense codec: float16 logits centred per row, or float32 logits as the teacher gave them.
 
     Attributes:
@@ -33,14 +46,18 @@ class DenseCodec:
         dtype: `float16` or `float32`.
     """
 
-    num_classes: int
-    num_top: int = 8
+    Options = DenseOptions
+
     dtype: str = "float16"
 
     def __post_init__(self) -> None:
         check_num_top(self.num_top, self.num_classes)
-        if self.dtype not in ("float16", "float32"):
+        if self.dtype not in _DTYPES:
             raise UsageError(f"codec dense: dtype is {self.dtype!r}; it must be float16 or float32")
+
+    @classmethod
+    def fit(cls, calibration: "Calibration", options: DenseOptions, fidelity: float) -> "DenseCodec":
+        return cls(num_classes=calibration.num_classes, num_top=calibration.num_top(options), dtype=options.dtype)
 
     def columns(self) -> dict[str, Column]:
         return {
@@ -70,17 +87,3 @@ class DenseCodec:
     def topk(self, columns: Mapping[str, Tensor]) -> TopK:
         classes = columns["classes"].long()
         return TopK(columns["logits"].float().gather(-1, classes), classes)
-
-    def refusal(self, settings: LossSettings) -> str | None:
-        return refusal_of_k(settings, self.num_top)
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "name": "dense",
-            "num_classes": self.num_classes,
-            "num_top": self.num_top,
-            "dtype": self.dtype,
-        }
-
-    def tables_bytes(self) -> np.ndarray:
-        return np.zeros(0, np.uint8)

@@ -7,16 +7,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gdkd_cache.codec.columns import Codec, TopK, exact_top
-from gdkd_cache.losses.kd import standardize
-from gdkd_cache.losses.settings import LossSettings
+from gdkd_cache.codec.base import Codec, TopK, exact_top
+from gdkd_cache.losses.base import Loss
+from gdkd_cache.losses.partition import standardize
 
 ENCODE_ROWS = 2048
 """Rows encoded at once where nothing else cuts them."""
 
 
 def gradient(
-    settings: LossSettings,
+    loss: Loss,
     teacher: Float[Tensor, "row class"],
     labels: Int[Tensor, " row"],
     top: Int[Tensor, "row k"],
@@ -25,16 +25,15 @@ def gradient(
 
     For a standardized loss it is the gradient with respect to the standardized logits.
     """
-    if settings.standardize:
+    if loss.standardize:
         teacher = standardize(teacher)
     student = torch.zeros_like(teacher, requires_grad=True)
-    plain = LossSettings(**{**settings.to_json(), "standardize": False})
-    (gradients,) = torch.autograd.grad(plain(student, teacher, labels, top) * len(teacher), student)
+    (gradients,) = torch.autograd.grad(loss.value(student, teacher, labels, top) * len(teacher), student)
     return gradients
 
 
 def gradient_error(
-    settings: LossSettings,
+    loss: Loss,
     logits: Float[Tensor, "row class"],
     decoded: Float[Tensor, "row class"],
     labels: Int[Tensor, " row"],
@@ -43,7 +42,7 @@ def gradient_error(
     """||G_cache - G_full||_F / ||G_full||_F for a uniform student, with the exact partition.
 
     Args:
-        settings: the loss.
+        loss: the loss.
         logits: what the teacher said, float32.
         decoded: what the cache gives back, float32.
         labels: class ids.
@@ -52,7 +51,7 @@ def gradient_error(
     Returns:
         0 for a perfect cache; 0 also where the full gradient itself vanishes and the cache's does.
     """
-    full, cached = (gradient(settings, z, labels, top).double() for z in (logits, decoded))
+    full, cached = (gradient(loss, z, labels, top).double() for z in (logits, decoded))
     size = float(full.norm())
     return float((cached - full).norm()) / size if size else float(cached.norm())
 
@@ -74,7 +73,7 @@ def decode_rows(
 
 
 def measure(
-    codec: Codec, logits: Tensor, labels: Tensor, losses: Sequence[LossSettings]
+    codec: Codec, logits: Tensor, labels: Tensor, losses: Sequence[Loss]
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Encode rows and say what was lost.
 
@@ -92,13 +91,13 @@ def measure(
     columns = encode_rows(codec, logits, labels)
     exact = exact_top(logits, codec.num_top).classes
     errors, divergences, largest, agreement = {}, {}, 0.0, torch.zeros(0)
-    for settings in losses:
-        if codec.refusal(settings) is not None:
+    for loss in losses:
+        if codec.refusal(loss) is not None:
             continue
-        decoded, top = decode_rows(codec, columns, labels, settings.temperature)
-        errors[str(settings)] = _rounded(gradient_error(settings, logits, decoded, labels, exact))
-        full, ours = ((z / settings.temperature).log_softmax(-1) for z in (logits, decoded))
-        divergences[f"{settings.temperature:g}"] = _rounded(float((full.exp() * (full - ours)).sum(-1).mean()))
+        decoded, top = decode_rows(codec, columns, labels, loss.temperature)
+        errors[str(loss)] = _rounded(gradient_error(loss, logits, decoded, labels, exact))
+        full, ours = ((z / loss.temperature).log_softmax(-1) for z in (logits, decoded))
+        divergences[f"{loss.temperature:g}"] = _rounded(float((full.exp() * (full - ours)).sum(-1).mean()))
         centred = [z - z.mean(-1, keepdim=True) for z in (logits, decoded)]
         largest = max(largest, float((centred[0] - centred[1]).abs().max()))
         agreement = (top.classes == exact).double()

@@ -3,13 +3,15 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gdkd_cache.codec.columns import (
+from gdkd_cache.codec.base import (
+    Codec,
+    CodecOptions,
     Column,
     TopK,
     check_num_top,
@@ -21,14 +23,26 @@ from gdkd_cache.codec.columns import (
     exact_top,
 )
 from gdkd_cache.errors import GdkdCacheError, UsageError
-from gdkd_cache.losses.settings import LossSettings
+from gdkd_cache.fields import option
+from gdkd_cache.losses.base import Loss
+from gdkd_cache.losses.registry import LOSSES
+
+if TYPE_CHECKING:
+    from gdkd_cache.codec.calibration import Calibration
 
 _MAX_STEPS = 2**16 - 2
 _MOST_TEMPERATURE = 2**64  # a tail of float16 times this is finite in float32
 
 
 @dataclass(frozen=True, kw_only=True)
-class TopKCodec:
+class TopKOptions(CodecOptions):
+    """Options of `topk`."""
+
+    step: float = option(1 / 64, "quantisation step of the top logits, in logits", above=0, most=2**64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopKCodec(Codec):
     """Top-k codec.
 
     Per row it keeps the class ids in exact rank order, the logits as whole steps below the one before
@@ -42,8 +56,8 @@ class TopKCodec:
         step: quantisation step of the logits, in logits.
     """
 
-    num_classes: int
-    num_top: int = 8
+    Options = TopKOptions
+
     temperatures: tuple[float, ...] = (4.0,)
     step: float = 1 / 64
 
@@ -54,6 +68,15 @@ class TopKCodec:
                 f"temperatures are {list(self.temperatures)}; declare at least one, each above 0 and at most 2**64"
             )
         check_step(self.step)
+
+    @classmethod
+    def fit(cls, calibration: "Calibration", options: TopKOptions, fidelity: float) -> "TopKCodec":
+        return cls(
+            num_classes=calibration.num_classes,
+            num_top=calibration.num_top(options),
+            temperatures=calibration.request.temperatures,
+            step=options.step,
+        )
 
     def columns(self) -> dict[str, Column]:
         return {
@@ -112,28 +135,20 @@ class TopKCodec:
         below = columns["steps"].long().cumsum(-1) * self.step
         return TopK(torch.nn.functional.pad(-below.float(), (1, 0)), columns["classes"].long())
 
-    def refusal(self, settings: LossSettings) -> str | None:
-        if settings.standardize:
+    def refusal(self, loss: Loss) -> str | None:
+        if loss.standardize:
             reason = "standardized logits need the deviation over all classes"
-        elif settings.temperature not in self.temperatures:
-            reason = f"the tail's mass is not stored at temperature {settings.temperature:g}"
-        elif settings.num_top > self.num_top:
-            reason = (
-                f"{settings.loss} with k={settings.num_top} needs more exact classes than the {self.num_top} stored"
-            )
+        elif loss.needs_tail:
+            reason = f"{loss.name} needs each class of the tail"
+        elif loss.temperature not in self.temperatures:
+            reason = f"the tail's mass is not stored at temperature {loss.temperature:g}"
+        elif loss.num_top > self.num_top:
+            reason = f"{loss.name} with k={loss.num_top} needs more exact classes than the {self.num_top} stored"
         else:
             return None
-        served = ", ".join(f"{t:g}" for t in self.temperatures)
-        return f"{reason}; it serves kd, dkd, gdkd and gdkd3 with k up to {self.num_top} at temperature {served}"
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "name": "topk",
-            "num_classes": self.num_classes,
-            "num_top": self.num_top,
-            "temperatures": list(self.temperatures),
-            "step": self.step,
-        }
-
-    def tables_bytes(self) -> np.ndarray:
-        return np.zeros(0, np.uint8)
+        *names, last = (name for name in LOSSES if not LOSSES.load(name).needs_tail)
+        temperatures = ", ".join(f"{t:g}" for t in self.temperatures)
+        return (
+            f"{reason}; it serves {', '.join(names)} and {last} with k up to {self.num_top} at temperature "
+            f"{temperatures}"
+        )

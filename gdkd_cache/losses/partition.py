@@ -143,3 +143,38 @@ def label_groups(shape: torch.Size, labels: Tensor) -> Tensor:
         raise UsageError(f"labels are {list(labels.shape)}; the logits need {list(shape[:-1])}")
     group = torch.ones(shape, dtype=torch.int64, device=labels.device)
     return group.scatter(-1, labels.long().unsqueeze(-1), 0)
+
+
+def within_groups(
+    teacher: Float[Tensor, "*batch class"],
+    group: Int[Tensor, "*batch class"],
+    *,
+    group_weights: Sequence[float],
+    temperature: float,
+) -> Float[Tensor, "*batch class"]:
+    """How far a two-level KL's gradient moves with each teacher logit: T w_g p(class | group).
+
+    Args:
+        teacher: float32 [..., class].
+        group, group_weights, temperature: as for `partition_loss`.
+    """
+    z = teacher / temperature
+    masses = log_masses(z, group, len(group_weights)).gather(-1, group)
+    weights = torch.tensor(group_weights, dtype=z.dtype, device=z.device)[group]
+    return temperature * weights * (z - masses).exp()
+
+
+def standardize(logits: Float[Tensor, "*batch class"]) -> Float[Tensor, "*batch class"]:
+    """Logit standardization (CVPR 2024): zero mean, unit (n-1) deviation over the classes.
+
+    z -> (z - mean(z)) / (1e-7 + std(z)), in float32 or wider. Apply it to student and teacher alike, then
+    call any of the losses: `kd` gives LSKD, `gdkd` gives LS-GDKD.
+
+    Args:
+        logits: [..., class], at least 2 classes.
+
+    Returns:
+        [..., class].
+    """
+    z = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return (z - z.mean(-1, keepdim=True)) / (1e-7 + z.std(-1, keepdim=True))

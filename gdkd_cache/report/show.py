@@ -2,9 +2,6 @@
 
 import io
 import logging
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,43 +15,11 @@ from gdkd_cache.data.views import ViewBatch, ViewRenderer, ViewRequest
 from gdkd_cache.errors import UsageError
 from gdkd_cache.losses.partition import top_classes
 from gdkd_cache.models.weights import replace_file
+from gdkd_cache.report.options import DEFAULT_VIEWS, ShowOptions
 from gdkd_cache.report.sheet import ShownRow, ShownView, draw_sheet
 
 _LOG = logging.getLogger(__name__)
-_DEFAULT_VIEWS = 4
-_MOST_ROWS = 64
-_MOST_VIEWS = 16
 _TOP = 5
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShowOptions:
-    """What to show.
-
-    Attributes:
-        rows: how many of the source's rows, 1..64, spread evenly.
-        keys: show the rows of these keys instead, in this order.
-        views: numbers of 1..16 views; None is the first four.
-        temperature: of the softmax that makes probabilities of the teacher's logits.
-
-    Raises:
-        UsageError: a number out of range.
-    """
-
-    rows: int = 6
-    keys: Sequence[str] = ()
-    views: Sequence[int] | None = None
-    temperature: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name, count, most in (
-            ("rows", len(self.keys) or self.rows, _MOST_ROWS),
-            ("views", _DEFAULT_VIEWS if self.views is None else len(self.views), _MOST_VIEWS),
-        ):
-            if not 1 <= count <= most:
-                raise UsageError(f"{count} {name} to show; it must be 1..{most}")
-        if not 0 < self.temperature < math.inf:
-            raise UsageError(f"temperature is {self.temperature}; it must be above 0 and finite")
 
 
 def show(options: ShowOptions, cache: Cache, source: Source, *, recipe: Recipe | None = None) -> Image.Image:
@@ -93,7 +58,7 @@ def shown_rows(options: ShowOptions, cache: Cache, source: Source, *, recipe: Re
     views = cache.manifest.identity.views
     assert views is not None
     rows = _find_rows(options, source)
-    numbers = cache.view_numbers[:_DEFAULT_VIEWS] if options.views is None else options.views
+    numbers = cache.view_numbers[:DEFAULT_VIEWS] if options.views is None else options.views
     tops = [_top(cache, number, dataset.cache_rows[rows], options.temperature) for number in numbers]
     batches = ViewRenderer(source, dataset.recipe, views["seed"])[ViewRequest(tuple(numbers), rows)]
     shown = []

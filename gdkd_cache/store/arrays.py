@@ -18,11 +18,11 @@ from zarr.core.array_spec import ArraySpec
 from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.storage import MemoryStore
 
-from gdkd_cache.codec.columns import Column
+from gdkd_cache.codec.base import Column
 from gdkd_cache.errors import CacheError, UsageError
+from gdkd_cache.limits import SHARD_ROWS
 from gdkd_cache.schema import short
 
-SHARD_ROWS = 131072
 CHUNK_ROWS = 16384
 _MOST_SHARD_ROWS = 2**20
 _ZSTD_LEVEL = 19

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from gdkd_cache.codec.columns import Codec, Column, class_column
+from gdkd_cache.codec.base import Codec, Column, class_column
 from gdkd_cache.errors import CacheError
 from gdkd_cache.objects.names import README_NAME
 from gdkd_cache.schema import short

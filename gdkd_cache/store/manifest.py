@@ -9,7 +9,7 @@ from typing import Any
 
 from gdkd_cache.codec.stored import check_codec_json
 from gdkd_cache.errors import CacheError
-from gdkd_cache.losses.settings import LOSS_JSON
+from gdkd_cache.limits import MOST_VIEWS
 from gdkd_cache.objects.record import ObjectRecord
 from gdkd_cache.schema import check_json, short
 from gdkd_cache.store.arrays import shards_fit
@@ -19,7 +19,6 @@ MANIFEST_NAME = "manifest.json"
 BUILD_NAME = "build.json"
 LEDGER_NAME = "ledger"
 CARD = ("license", "contact")
-MOST_VIEWS = 2**20
 MANIFEST_LIMIT = 32 * 2**20
 """Of any JSON in a cache: room for 300,000 objects; what is made of it stays below half a GB."""
 _MOST_VALUES = 2**20
@@ -41,7 +40,7 @@ _IDENTITY = {
         "std?": [float],
         "accuracy?": (None, float),
     },
-    "request": {"spec": str, "fidelity": float, "losses": [LOSS_JSON], "num_top": int},
+    "request": {"spec": str, "fidelity": float, "losses": [object], "num_top": int},
     "codec": {str: object},
     "fidelity": {
         "rows": int,

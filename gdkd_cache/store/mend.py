@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 
-from gdkd_cache.codec.columns import Codec
+from gdkd_cache.codec.base import Codec
 from gdkd_cache.objects.objects import open_objects
 from gdkd_cache.objects.record import ObjectRecord
 from gdkd_cache.store.layout import check_objects, encode_metadata, row_layouts, view_layouts

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gdkd_cache.codec.columns import Codec
+from gdkd_cache.codec.base import Codec
 from gdkd_cache.codec.stored import codec_from_json
 from gdkd_cache.errors import CacheError
 from gdkd_cache.objects.folder import Folder

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from gdkd_cache.codec.columns import Codec
+from gdkd_cache.codec.base import Codec
 from gdkd_cache.codec.stored import codec_from_json
 from gdkd_cache.errors import CacheError, MismatchError
 from gdkd_cache.objects.objects import open_objects

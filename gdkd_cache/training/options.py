@@ -1,81 +1,94 @@
-"""The options of a training."""
+"""The options of a training; loads no torch, as the command line reads them for help."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from gdkd_cache.data.recipes.step import LARGEST_SIDE
 from gdkd_cache.errors import UsageError
-from gdkd_cache.losses.settings import LossSettings
+from gdkd_cache.fields import check_fields, option
+from gdkd_cache.limits import LARGEST_SIDE
+
+if TYPE_CHECKING:
+    from gdkd_cache.losses.base import Loss
+
+CROSS_ENTROPY = "ce"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
     """How to train.
 
-    Attributes:
-        out: folder for `best.safetensors`, `last.safetensors` (each with its `.json`) and `metrics.jsonl`.
-        student: name of the network, as for `build_model`.
-        epochs: passes over the data.
-        distillation: the distillation loss; None trains with cross-entropy alone.
-        ce_weight, distillation_weight: the total is ce_weight * CE + distillation_weight * ramp * distillation.
-        warmup: epochs over which the distillation's ramp rises: min(epoch / warmup, 1), epochs from 1; 0 is none.
-        optimizer: `sgd` (momentum 0.9) or `adamw`.
-        lr, weight_decay: of the optimizer.
-        milestones: epochs after which the learning rate falls to a tenth; none means a cosine to 0 at the end.
-        lr_warmup: epochs over which the learning rate rises linearly; 0 is none.
-        batch_size: images a step, of all ranks together; a multiple of their number.
-        seed: of the initial weights and of the order.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        num_workers: processes that render views; None takes 0 for images in memory, else one a core (at most 8).
-        precision: `float32`, or `bfloat16` autocast.
-        size: side of the student's views in pixels; None takes the recipe's, which is the teacher's.
-        eval_recipe: what makes the inputs of evaluation; None takes `imagenet-eval` where the recipe resamples
-            images, else the images as they are (resized, with `size`).
-        force: replace an earlier training in `out`.
-
     Raises:
         UsageError: a value out of range.
     """
 
-    out: Path
-    student: str
-    epochs: int
-    distillation: LossSettings | None = None
-    ce_weight: float = 1.0
-    distillation_weight: float = 1.0
-    warmup: int = 0
-    optimizer: str = "sgd"
-    lr: float = 0.05
-    weight_decay: float = 5e-4
-    milestones: tuple[int, ...] = ()
-    lr_warmup: int = 0
-    batch_size: int = 64
-    seed: int = 0
-    device: str = "auto"
-    num_workers: int | None = None
-    precision: str = "float32"
-    size: int | None = None
-    eval_recipe: str | None = None
-    force: bool = False
+    loss: "str | Loss" = option(
+        CROSS_ENTROPY,
+        "ce for cross-entropy alone, which needs no cache: it makes teachers; or a distillation loss beside it, with "
+        "settings as in gdkd:k=5,w2=8,temperature=4 (`gdkd-cache losses` lists them), or package.module:name for your "
+        "own.",
+        metavar="LOSS",
+    )
+    student: str = option(help="The network.", metavar="MODEL")
+    epochs: int = option(help="Passes over the images; epoch e uses view e of the cache, in turn.", least=1)
+    out: Path = option(help="Folder for checkpoints and metrics.jsonl.")
+    force: bool = option(False, "Replace an earlier training in that folder.")
+    batch_size: int = option(64, "Images a step, of all ranks.", least=1)
+    optimizer: str = option("sgd", "The optimizer; sgd has momentum 0.9.", choices=("sgd", "adamw"))
+    lr: float = option(0.05, "Learning rate.", above=0)
+    weight_decay: float = option(5e-4, "Weight decay.", least=0)
+    milestones: tuple[int, ...] = option(
+        (),
+        "Epochs after which lr falls to a tenth.",
+        least=1,
+        unset="a cosine to 0 at the end",
+        metavar="E,E,...",
+        joined=True,
+    )
+    lr_warmup: int = option(0, "Epochs over which lr rises linearly.", least=0)
+    ce_weight: float = option(1.0, "Weight of the cross-entropy.", least=0)
+    distillation_weight: float = option(1.0, "Weight of the distillation loss.", least=0)
+    warmup: int = option(
+        0, "Epochs over which the distillation loss ramps up: min(epoch / warmup, 1), epochs from 1.", least=0
+    )
+    size: int | None = option(
+        None,
+        "Side of the student's views, in pixels: the same boxes at another resolution.",
+        least=1,
+        most=LARGEST_SIDE,
+        unset="the teacher's",
+    )
+    eval_recipe: str | None = option(
+        None,
+        "What makes the inputs of evaluation.",
+        unset="imagenet-eval where the recipe resamples images, else none",
+        metavar="SPEC",
+    )
+    seed: int = option(0, "Seed of the initial weights and of the order.")
+    precision: str = option("float32", "Precision of the steps; bfloat16 is autocast.", choices=("float32", "bfloat16"))
+    device: str = option("auto", "auto, cpu, cuda or cuda:N.")
+    num_workers: int | None = option(
+        None,
+        "Processes that render.",
+        least=0,
+        unset="0 for images in memory, else one a core, at most 8",
+        flag="--workers",
+    )
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch_size", 1), ("warmup", 0), ("lr_warmup", 0)):
-            if getattr(self, name) < least:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least {least}")
-        for name in ("ce_weight", "distillation_weight", "weight_decay"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 0 and finite")
-        if self.num_workers is not None and self.num_workers < 0:
-            raise UsageError(f"num_workers is {self.num_workers}; it must be at least 0")
-        if self.size is not None and not 1 <= self.size <= LARGEST_SIDE:
-            raise UsageError(f"size is {self.size}; it must be in 1..{LARGEST_SIDE} pixels")
-        if not 0 < self.lr < float("inf"):
-            raise UsageError(f"lr is {self.lr}; it must be above 0 and finite")
-        for name, allowed in (
-            ("optimizer", ("sgd", "adamw")),
-            ("precision", ("float32", "bfloat16")),
-        ):
-            if getattr(self, name) not in allowed:
-                raise UsageError(f"{name} is {getattr(self, name)!r}; it must be {' or '.join(allowed)}")
-        if list(self.milestones) != sorted({m for m in self.milestones if m > 0}):
+        check_fields(self)
+        if isinstance(self.loss, str) and self.loss.startswith(f"{CROSS_ENTROPY}:"):
+            raise UsageError(f"loss is {self.loss!r}; {CROSS_ENTROPY} takes no settings")
+        if list(self.milestones) != sorted(set(self.milestones)):
             raise UsageError(f"milestones are {list(self.milestones)}; they must be rising epochs above 0")
+
+    @property
+    def distillation(self) -> "Loss | None":
+        """The distillation loss; None trains with cross-entropy alone.
+
+        Raises:
+            UsageError: an unknown loss or setting, or a value out of range.
+        """
+        from gdkd_cache.losses.base import parse_loss
+
+        return None if self.loss == CROSS_ENTROPY else parse_loss(self.loss)

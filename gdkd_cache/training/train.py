@@ -18,13 +18,18 @@ from gdkd_cache.data.source import Source, check_source, labels_of, name_of, nor
 from gdkd_cache.data.views import ViewRenderer, ViewRequest, image_size
 from gdkd_cache.device import choose_device
 from gdkd_cache.errors import MismatchError, UsageError
+from gdkd_cache.losses.base import Loss
+from gdkd_cache.losses.registry import LOSSES
 from gdkd_cache.models.build import build_model
 from gdkd_cache.models.weights import ModelCard
 from gdkd_cache.training.batches import Batches, cached_batches, rendered_batches
 from gdkd_cache.training.distributed import process_group, rank_and_size
 from gdkd_cache.training.evaluate import Evaluator
-from gdkd_cache.training.loop import METRICS_NAME, TrainResult, run_epochs
+from gdkd_cache.training.folder import RunFolder
+from gdkd_cache.training.loop import Training, TrainResult
 from gdkd_cache.training.options import TrainOptions
+from gdkd_cache.training.state import State
+from gdkd_cache.training.task import Task
 
 _LOG = logging.getLogger(__name__)
 
@@ -78,7 +83,8 @@ def train(
         SourceError: an image cannot be read.
         OSError: `out` cannot be written.
     """
-    if (options.distillation is None) != (cache is None and teacher is None):
+    task = Task.of(options)
+    if (task.distillation is None) != (cache is None and teacher is None):
         raise UsageError("a distillation loss needs a cache (or a live teacher), and cross-entropy takes none")
     if (cache is not None and (views is not None or teacher is not None)) or (cache is None and recipe is not None):
         raise UsageError("a cache brings its own views and its teacher; give either a cache or views")
@@ -90,10 +96,7 @@ def train(
             f"evaluation source {name_of(eval_source)} has {len(eval_source.classes)} classes, training source "
             f"{name_of(source)} {len(source.classes)}, or other names; both must be the same"
         )
-    if (options.out / METRICS_NAME).exists() and not options.force:
-        raise MismatchError(
-            f"{options.out} holds an earlier training; name another --out, or add --force to replace it"
-        )
+    folder = RunFolder(options.out, force=options.force)
     device = choose_device(options.device)
     mean, std = normalization_of(source)
     with process_group(device):
@@ -110,9 +113,11 @@ def train(
             device=device,
         )
         if cache is not None:
-            batches, recipe, size = _from_cache(options, source, cache, strict_replay, recipe, loading)
+            batches, recipe, size = _from_cache(
+                options, task.distillation, source, cache, strict_replay, recipe, loading
+            )
         else:
-            batches, recipe, size = _from_views(options, source, views or Views(), teacher, loading)
+            batches, recipe, size = _from_views(options, task.distillation, source, views or Views(), teacher, loading)
         card = ModelCard(
             name=options.student,
             num_classes=len(source.classes),
@@ -135,7 +140,17 @@ def train(
             model = model.to(memory_format=torch.channels_last)
         if rank:
             torch.manual_seed(options.seed + rank)  # the same weights, but dropout of its own
-        return run_epochs(options, model, batches, len(source), evaluator, card, device)
+        training = Training(
+            options=options,
+            task=task,
+            batches=batches,
+            num_images=len(source),
+            evaluator=evaluator,
+            folder=folder,
+            card=card,
+            device=device,
+        )
+        return training.run(State.begin(options, model))
 
 
 class _Loading(TypedDict):
@@ -153,22 +168,23 @@ _Made = tuple[Batches, Recipe, tuple[int, int]]
 
 def _from_cache(
     options: TrainOptions,
+    distillation: Loss | None,
     source: Source,
     cache: Cache | Ensemble,
     strict_replay: bool,
     recipe: Recipe | None,
     loading: _Loading,
 ) -> _Made:
-    assert options.distillation is not None
-    cache.require(options.distillation)
+    assert distillation is not None
+    cache.require(distillation)
     dataset = cache.dataset(
         source,
-        temperature=options.distillation.temperature,
+        temperature=distillation.temperature,
         strict_replay=strict_replay,
         recipe=recipe,
         size=options.size,
     )
-    _refuse_mixed_labels(options, dataset.recipe)
+    _refuse_mixed_labels(distillation, dataset.recipe)
     _LOG.info("%s", dataset.replay)
     if len(dataset) < cache.num_rows:
         _LOG.info("training on %d of the %d cached rows", len(dataset), cache.num_rows)
@@ -177,13 +193,14 @@ def _from_cache(
 
 def _from_views(
     options: TrainOptions,
+    distillation: Loss | None,
     source: Source,
     views: Views,
     teacher: Callable[[Tensor], Tensor] | None,
     loading: _Loading,
 ) -> _Made:
     recipe = views.recipe if isinstance(views.recipe, Recipe) else open_recipe(views.recipe, *image_size(source))
-    _refuse_mixed_labels(options, recipe)
+    _refuse_mixed_labels(distillation, recipe)
     rendered = ViewRenderer(source, recipe, views.seed)[ViewRequest((0,), np.arange(1))][0].pixels.shape
     size = (rendered[2], rendered[3])
     if options.size is not None:
@@ -194,12 +211,15 @@ def _from_views(
         view_seed=views.seed,
         num_views=views.num_views,
         teacher=teacher,
-        num_top=options.distillation.num_top if options.distillation else 0,
+        num_top=distillation.num_top if distillation else 0,
         **loading,
     )
     return batches, recipe, size
 
 
-def _refuse_mixed_labels(options: TrainOptions, recipe: Recipe) -> None:
-    if recipe.mix is not None and options.distillation is not None and options.distillation.loss == "dkd":
-        raise UsageError(f"dkd needs one label an image; recipe {recipe.name} mixes images: use kd, gdkd or gdkd3")
+def _refuse_mixed_labels(distillation: Loss | None, recipe: Recipe) -> None:
+    if recipe.mix is not None and distillation is not None and distillation.needs_labels:
+        others = ", ".join(name for name in LOSSES if not LOSSES.load(name).needs_labels)
+        raise UsageError(
+            f"{distillation.name} needs one label an image; recipe {recipe.name} mixes images: use one of {others}"
+        )

@@ -2,20 +2,24 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gdkd_cache.codec.columns import Column, TopK, check_num_top, check_rows, check_step, exact_top, refusal_of_k
+from gdkd_cache.codec.base import Codec, CodecOptions, Column, TopK, check_num_top, check_rows, check_step, exact_top
 from gdkd_cache.codec.transform.head import decode_head, encode_head
 from gdkd_cache.codec.transform.patterns import ESCAPE, PatternGroup, pack, pattern_groups, unpack
 from gdkd_cache.codec.transform.quantise import quantise, sensitivity
-from gdkd_cache.codec.transform.tables import TransformTables
+from gdkd_cache.codec.transform.tables import TransformTables, tables_from_bytes
 from gdkd_cache.errors import CacheError, GdkdCacheError
-from gdkd_cache.losses.settings import LossSettings
+from gdkd_cache.fields import option
+from gdkd_cache.losses.base import Loss, loss_from_json
 from gdkd_cache.threads import one_thread
+
+if TYPE_CHECKING:
+    from gdkd_cache.codec.calibration import Calibration
 
 QUARTERS = 4
 BASIS_SCALE = 127
@@ -25,8 +29,21 @@ _RANKED_CLASSES = 2048
 _EXPAND_VALUES = 2**22
 
 
+@dataclass(frozen=True, kw_only=True)
+class TransformOptions(CodecOptions):
+    """Options of `transform`."""
+
+    step: float | None = option(
+        None,
+        "quantisation step, in logits",
+        above=0,
+        most=2**64,
+        unset="the coarsest that meets the fidelity",
+    )
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
-class TransformCodec:
+class TransformCodec(Codec):
     """Transform codec.
 
     A row's centred logits are predicted from the means of its top-1 class (and of its label, where that differs);
@@ -44,12 +61,13 @@ class TransformCodec:
         tables: the fitted arrays.
     """
 
-    num_classes: int
-    num_top: int
+    Options = TransformOptions
+    searches = True
+
     step: float
     penalty: float
     weight_scale: float
-    losses: tuple[LossSettings, ...]
+    losses: tuple[Loss, ...]
     tables: TransformTables
     _groups: list[PatternGroup] = field(init=False)
     _order: Tensor | None = field(init=False)
@@ -59,6 +77,12 @@ class TransformCodec:
         check_step(self.step)
         object.__setattr__(self, "_groups", pattern_groups(self.tables.costs, self.tables.groups))
         object.__setattr__(self, "_order", self._top1_order())
+
+    @classmethod
+    def fit(cls, calibration: "Calibration", options: TransformOptions, fidelity: float) -> Codec:
+        from gdkd_cache.codec.transform.search import fit_to  # it makes instances of this class
+
+        return fit_to(calibration, options, fidelity)
 
     @property
     def num_components(self) -> int:
@@ -191,22 +215,32 @@ class TransformCodec:
     def topk(self, columns: Mapping[str, Tensor]) -> TopK:
         return TopK(columns["values"], columns["classes"].long())
 
-    def refusal(self, settings: LossSettings) -> str | None:
-        return refusal_of_k(settings, self.num_top)
-
     def to_json(self) -> dict[str, Any]:
         return {
-            "name": "transform",
+            "name": self.name,
             "num_classes": self.num_classes,
             "num_top": self.num_top,
             "step": self.step,
             "penalty": self.penalty,
             "weight_scale": self.weight_scale,
-            "losses": [settings.to_json() for settings in self.losses],
+            "losses": [loss.to_json() for loss in self.losses],
             "num_components": self.num_components,
             "num_groups": len(self.tables.groups),
             "tables_bytes": self.tables_bytes().size,
         }
+
+    @classmethod
+    def json_kinds(cls) -> dict[str, Any]:
+        numbers = dict.fromkeys(("num_classes", "num_top", "num_components", "num_groups", "tables_bytes"), int)
+        return {**numbers, **dict.fromkeys(("step", "penalty", "weight_scale"), float), "losses": [object]}
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any], tables: np.ndarray) -> "TransformCodec":
+        fields = dict(stored)
+        sizes = {name: fields.pop(name) for name in ("num_components", "num_groups")}
+        sizes |= {name: fields[name] for name in ("num_classes", "num_top")}
+        fields["losses"] = tuple(map(loss_from_json, fields["losses"]))
+        return cls(**fields, tables=tables_from_bytes(tables, **sizes))
 
     def tables_bytes(self) -> np.ndarray:
         return self.tables.to_bytes()

@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gdkd_cache.codec.columns import exact_top
+from gdkd_cache.codec.base import exact_top
 from gdkd_cache.codec.transform.codec import BASIS_SCALE, LABEL_WEIGHT, QUARTERS, TransformCodec
 from gdkd_cache.codec.transform.patterns import column_costs, group_columns
 from gdkd_cache.codec.transform.quantise import sensitivity
 from gdkd_cache.codec.transform.tables import MOST_COMPONENTS, TransformTables
-from gdkd_cache.losses.settings import LossSettings
+from gdkd_cache.losses.base import Loss
 from gdkd_cache.threads import one_thread
 
 _SHRINKAGE = 4.0
@@ -43,7 +43,7 @@ class Statistics:
     logits: Tensor
     labels: Tensor
     num_top: int
-    losses: tuple[LossSettings, ...]
+    losses: tuple[Loss, ...]
     mean: np.ndarray
     seen: np.ndarray
     class_means: np.ndarray
@@ -53,7 +53,7 @@ class Statistics:
 
 
 @one_thread()
-def gather_statistics(logits: Tensor, labels: Tensor, *, num_top: int, losses: Sequence[LossSettings]) -> Statistics:
+def gather_statistics(logits: Tensor, labels: Tensor, *, num_top: int, losses: Sequence[Loss]) -> Statistics:
     """Means, and the Karhunen-Loeve basis of what they leave.
 
     A class seen n times as top-1 has its mean weighed by n / (n + 4), so that classes that calibration never saw are

@@ -13,8 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gdkd_cache.losses.kd import standardize
-from gdkd_cache.losses.settings import LossSettings
+from gdkd_cache.losses.base import Loss
 
 _FLOOR = 0.01
 _POWER = 1.5  # (w p)^2 is the squared Jacobian's diagonal; flattened, it measured 2% better at equal error
@@ -23,16 +22,16 @@ _BLOCK = 16
 _RIDGE = 6.0
 
 
-def sensitivity(losses: Sequence[LossSettings], logits: Tensor, labels: Tensor, top: Tensor) -> Tensor:
+def sensitivity(losses: Sequence[Loss], logits: Tensor, labels: Tensor, top: Tensor) -> Tensor:
     """How much the gradient of the declared losses moves with each logit: float32 [row, class] >= 0.
 
     The diagonal of the gradient's Jacobian, T w_g p(class | group), to the power 1.5; the largest over the losses.
     """
     most = torch.zeros_like(logits)
-    for settings in losses:
-        z, scale = (standardize(logits), logits.std(-1, keepdim=True)) if settings.standardize else (logits, 1.0)
-        weights, probabilities = settings.within_groups(z, labels, top)
-        moved = settings.temperature * weights * probabilities / scale
+    for loss in losses:
+        moved = loss.sensitivity(logits, labels, top)
+        if moved is None:  # nothing is known: plain squared error
+            moved = torch.ones_like(logits)
         most = torch.maximum(most, moved.nan_to_num(0, 0, 0).pow(_POWER))
     return most
 

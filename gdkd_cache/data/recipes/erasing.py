@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from gdkd_cache.data.recipes.geometry import random_boxes
-from gdkd_cache.data.recipes.step import LARGEST_SIDE, Step, chance
+from gdkd_cache.data.recipes.step import Step, chance
+from gdkd_cache.limits import LARGEST_SIDE
 from gdkd_cache.seeding import Words, below
 
 _ATTEMPTS = 10

@@ -9,8 +9,9 @@ from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode, functional
 
-from gdkd_cache.data.recipes.step import LARGEST_SIDE, Step, chance, uniform
+from gdkd_cache.data.recipes.step import Step, chance, uniform
 from gdkd_cache.errors import SourceError, UsageError
+from gdkd_cache.limits import LARGEST_SIDE
 from gdkd_cache.seeding import Words, below
 
 _SIDE = (1, LARGEST_SIDE)

@@ -30,8 +30,9 @@ from gdkd_cache.data.recipes.geometry import (
 )
 from gdkd_cache.data.recipes.mixing import Mix
 from gdkd_cache.data.recipes.policies import AugMix, AutoAugment, RandAugment, TrivialAugmentWide
-from gdkd_cache.data.recipes.step import LARGEST_SIDE, MAX_DRAWS, Step
+from gdkd_cache.data.recipes.step import MAX_DRAWS, Step
 from gdkd_cache.errors import CacheError, MismatchError, UsageError
+from gdkd_cache.limits import LARGEST_SIDE
 from gdkd_cache.seeding import Words, draws
 
 _MOST_STEPS = 32

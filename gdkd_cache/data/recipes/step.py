@@ -13,7 +13,6 @@ from gdkd_cache.seeding import Words
 
 Range = tuple[int | float, int | float]
 MAX_DRAWS = 64
-LARGEST_SIDE = 2048
 
 
 @dataclass(frozen=True)

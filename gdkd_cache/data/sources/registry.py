@@ -5,7 +5,15 @@ from pathlib import Path
 
 from gdkd_cache.data.source import Source, check_source
 from gdkd_cache.errors import UsageError
+from gdkd_cache.registry import Entry, Registry
 
+SOURCES = Registry(
+    "data",
+    {
+        "digits": Entry("gdkd_cache.data.sources.digits:open_digits", "in scikit-learn, no download"),
+        "wds": Entry("gdkd_cache.data.sources.wds:open_wds", "WebDataset shards", "wds:PATTERN"),
+    },
+)
 KINDS = ("digits", "cifar100:PATH", "tiny-imagenet:PATH", "cub200:PATH", "imagefolder:PATH", "wds:PATTERN")
 
 
@@ -62,3 +70,7 @@ def open_source(
         source = opener(Path(path), split)
     check_source(source)
     return source
+
+
+def source_takes(spec: str, option: str) -> bool:
+    return (spec.startswith("wds:")) == (option == "stream")

@@ -4,9 +4,10 @@ Deep Residual Learning (CVPR 2016), section 4.2, with projection shortcuts and, 
 stages of 64, 128, 256 channels, as CRD (ICLR 2020) and its successors use them.
 """
 
+from functools import partial
+
 from torch import Tensor, nn
 
-DEPTHS = (8, 14, 20, 32, 44, 56, 110)
 _NARROW = (16, 16, 32, 64)
 _WIDE = (32, 64, 128, 256)
 
@@ -63,11 +64,12 @@ class CifarResNet(nn.Module):
         return self.head(self.pool(self.features(x)).flatten(1))
 
 
-def cifar_resnet(name: str, num_classes: int) -> nn.Module | None:
-    """Build `resnetD` for D in 8, 14, 20, 32, 44, 56, 110, or `resnet8x4`, `resnet32x4`; None for another name."""
-    for depth in DEPTHS:
-        if name == f"resnet{depth}":
-            return CifarResNet(depth, _NARROW, num_classes)
-        if name == f"resnet{depth}x4" and depth in (8, 32):
-            return CifarResNet(depth, _WIDE, num_classes)
-    return None
+resnet8 = partial(CifarResNet, 8, _NARROW)
+resnet14 = partial(CifarResNet, 14, _NARROW)
+resnet20 = partial(CifarResNet, 20, _NARROW)
+resnet32 = partial(CifarResNet, 32, _NARROW)
+resnet44 = partial(CifarResNet, 44, _NARROW)
+resnet56 = partial(CifarResNet, 56, _NARROW)
+resnet110 = partial(CifarResNet, 110, _NARROW)
+resnet8x4 = partial(CifarResNet, 8, _WIDE)
+resnet32x4 = partial(CifarResNet, 32, _WIDE)

@@ -1,17 +1,24 @@
 """What a codec is: logits [row, class] -> a few compact columns [row, ...] -> logits, losses served or refused."""
 
+import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from gdkd_cache.codec.registry import CODECS
 from gdkd_cache.errors import CacheError, UsageError
+from gdkd_cache.fields import check_fields, json_kinds, option
+from gdkd_cache.losses.base import Loss
 from gdkd_cache.losses.partition import top_classes
-from gdkd_cache.losses.settings import LossSettings
+
+if TYPE_CHECKING:
+    from gdkd_cache.codec.calibration import Calibration
 
 _MOST_TOP = 1024
 
@@ -45,49 +52,121 @@ class TopK(NamedTuple):
     classes: Int[Tensor, "batch k"]
 
 
-@runtime_checkable
-class Codec(Protocol):
-    """Encode and decode one teacher's logits; all that decoding needs is in `to_json` and `tables_bytes`."""
+@dataclass(frozen=True, kw_only=True)
+class CodecOptions:
+    """What a codec's spec may say; a codec with more to say has a subclass of it.
 
-    @property
-    def num_classes(self) -> int: ...
+    Raises:
+        UsageError: a value of another type or out of range; it names it.
+    """
 
-    @property
-    def num_top(self) -> int:
-        """How many classes are kept in exact rank order."""
-        ...
+    k: int | None = option(None, "classes kept in exact rank order", least=1, unset="8, or what the losses need")
 
-    def columns(self) -> dict[str, Column]: ...
+    def __post_init__(self) -> None:
+        check_fields(self)
 
+
+@dataclass(frozen=True, kw_only=True)
+class Codec(ABC):
+    """Encodes and decodes one teacher's logits: [row, class] to a few compact columns [row, ...] and back.
+
+    All that decoding needs is in its fields, which a manifest holds as JSON, and in its tables. A subclass is a frozen,
+    keyword-only dataclass of numbers, texts and tuples of them.
+
+    Attributes:
+        num_classes: C.
+        num_top: how many classes are kept in exact rank order, 1 <= num_top < C.
+    """
+
+    Options: ClassVar[type[CodecOptions]] = CodecOptions
+    """What a user may say of it."""
+    searches: ClassVar[bool] = False
+    """Whether fitting looks for the fewest bytes that meet a gradient error, unless the options fix that."""
+
+    num_classes: int
+    num_top: int = 8
+
+    @classmethod
+    @abstractmethod
+    def fit(cls, calibration: "Calibration", options: Any, fidelity: float) -> "Codec":
+        """Fit it to calibration rows.
+
+        Args:
+            calibration: the rows, and what is asked for.
+            options: an instance of `Options`.
+            fidelity: the gradient error to meet, for one that searches; where it cannot, this is another codec.
+        """
+
+    @abstractmethod
+    def columns(self) -> dict[str, Column]:
+        """Its columns by name."""
+
+    @abstractmethod
     def encode(self, logits: Float[Tensor, "row class"], labels: Int[Tensor, " row"]) -> dict[str, Tensor]:
         """Encode float logits [row, class] on any device; labels int64 [row]. Finite logits only."""
-        ...
 
+    @abstractmethod
     def expand(self, columns: Mapping[str, np.ndarray], labels: np.ndarray) -> dict[str, np.ndarray]:
         """What a view keeps in memory, from its stored columns: once a view, so that a batch decodes fast.
 
         Raises:
             CacheError: values that no encoder writes.
         """
-        ...
 
+    @abstractmethod
     def decode(
         self, columns: Mapping[str, Tensor], labels: Int[Tensor, " row"], temperature: float | None = None
     ) -> Float[Tensor, "row class"]:
         """Reconstruct float32 logits [row, class] of expanded columns, up to a constant per row."""
-        ...
 
-    def topk(self, columns: Mapping[str, Tensor]) -> TopK: ...
+    @abstractmethod
+    def topk(self, columns: Mapping[str, Tensor]) -> TopK:
+        """The exact top classes of expanded columns."""
 
-    def refusal(self, settings: LossSettings) -> str | None:
-        """Why this codec cannot serve a loss, naming what it can serve; None when it can."""
-        ...
+    def refusal(self, loss: Loss) -> str | None:
+        """Why it cannot serve a loss, naming what it can serve; None when it can.
 
-    def to_json(self) -> dict[str, Any]: ...
+        As it is here: it keeps the whole distribution, and lacks only exact classes beyond `num_top`.
+        """
+        if loss.num_top <= self.num_top:
+            return None
+        return (
+            f"{loss.name} with k={loss.num_top} needs more exact classes than the {self.num_top} stored; "
+            f"it serves every loss with k up to {self.num_top} at any temperature"
+        )
+
+    @property
+    def name(self) -> str:
+        """As manifests name it: one of the registry's names, or `package.module:name`."""
+        return CODECS.name_of(type(self))
+
+    def to_json(self) -> dict[str, Any]:
+        """Its name and fields, as manifests hold them, and the size of its tables where it has some."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        stored = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        size = self.tables_bytes().size
+        return {"name": self.name, **stored, **({"tables_bytes": size} if size else {})}
+
+    @classmethod
+    def json_kinds(cls) -> dict[str, Any]:
+        """What its JSON must look like, but for the name and the size of its tables, as `check_json` wants it."""
+        return json_kinds(cls, all_required=True)
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any], tables: np.ndarray) -> "Codec":
+        """Rebuild it from JSON of the right types, without name and size of the tables, and its tables, uint8 [byte].
+
+        Raises:
+            CacheError, UsageError: a value out of range, or tables that are damaged.
+        """
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()
+        }
+        return cls(**fields)
 
     def tables_bytes(self) -> np.ndarray:
-        """The codec's fitted arrays as uint8 [byte]; empty for a codec that has none."""
-        ...
+        """Its fitted arrays as uint8 [byte]; empty for a codec that has none."""
+        return np.zeros(0, np.uint8)
 
 
 def class_dtype(num_classes: int) -> str:
@@ -132,16 +211,6 @@ def check_rows(good: np.ndarray, fault: str) -> None:
     """
     if not good.all():
         raise CacheError(f"row {int(np.argwhere(~good)[0][0])} {fault}: the cache is damaged")
-
-
-def refusal_of_k(settings: LossSettings, num_top: int) -> str | None:
-    """The refusal of a codec that keeps the whole distribution: it lacks only exact classes beyond `num_top`."""
-    if settings.num_top <= num_top:
-        return None
-    return (
-        f"{settings.loss} with k={settings.num_top} needs more exact classes than the {num_top} stored; "
-        f"it serves every loss with k up to {num_top} at any temperature"
-    )
 
 
 def check_num_top(num_top: int, num_classes: int) -> None:

@@ -1,0 +1,25 @@
+"""The networks by name: to add one, write its file in `zoo/` and name it here.
+
+Each is a callable with `num_classes`; where a text follows the name's colon, that comes first.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from gdkd_cache.registry import Entry, Registry
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_ZOO = "gdkd_cache.models.zoo"
+_RESNETS = ("8", "14", "20", "32", "44", "56", "110", "8x4", "32x4")
+
+MODELS: "Registry[Callable[..., nn.Module]]" = Registry(
+    "model",
+    {
+        "cnn-s": Entry(f"{_ZOO}.tiny:cnn_s", "a student for tiny images, 6 thousand parameters"),
+        "cnn-l": Entry(f"{_ZOO}.tiny:cnn_l", "a teacher for tiny images, 1.1 million parameters"),
+        **{f"resnet{d}": Entry(f"{_ZOO}.resnet:resnet{d}", "a ResNet for images of about 32x32") for d in _RESNETS},
+        "torchvision": Entry(f"{_ZOO}.library:torchvision_classifier", "torchvision's classifiers", "torchvision:NAME"),
+    },
+)
