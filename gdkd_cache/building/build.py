@@ -15,7 +15,7 @@ from gdkd_cache.progress import progress
 from gdkd_cache.ranks import this_rank
 from gdkd_cache.store.claims import Claims
 from gdkd_cache.store.manifest import Manifest
-from gdkd_cache.store.place import Begun, Complete, Empty, Place
+from gdkd_cache.store.place import Complete, Found, Place
 from gdkd_cache.store.writer import CacheWriter
 
 _LOG = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ def build(options: BuildOptions, source: Source, teacher: Network) -> BuildResul
     return BuildResult(manifest=done.manifest, rows_computed=computed, seconds=time.monotonic() - start)
 
 
-def _look(place: Place, *, force: bool) -> Complete | Begun | Empty:
+def _look(place: Place, *, force: bool) -> Found:
     """What a place holds; of several ranks the first one alone clears it with `force`, and the others wait for that."""
     rank = this_rank().rank
     while True:

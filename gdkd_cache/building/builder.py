@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gdkd_cache.building.compute import Commit, Encoder, Said, Work
+from gdkd_cache.building.compute import Commit, Encoder, Said, Work, gathered
 from gdkd_cache.building.options import BuildOptions
 from gdkd_cache.cache.cache import open_cache
 from gdkd_cache.codec.choose import Calibration, calibration_rows
@@ -169,7 +169,7 @@ class Builder:
         rendered = self._stream(part for _, batch in ahead for part in requests_for(batch.views, batch.rows, part_size))
         with Encoder(codec, commit) as encoder:
             for shards, batch in cuts:
-                for view, views in _gathered(rendered, batch).items():
+                for view, views in gathered(rendered, batch).items():
                     logits = self._logits(views)
                     assert views.probes is not None
                     encoder.add(view, Said(logits, views.labels, views.probes))
@@ -208,24 +208,3 @@ def probe_sources(source: Source, recipe: Recipe, seed: int, rows: np.ndarray, n
         assert batch.source_probes is not None
         probes[batch.rows] = batch.source_probes
     return probes
-
-
-def _gathered(rendered: Iterator[ViewBatch], wanted: ViewRequest) -> dict[int, ViewBatch]:
-    """One batch a view, put together from the parts that were rendered."""
-    parts: dict[int, list[ViewBatch]] = {view: [] for view in wanted.views}
-    while sum(len(part.rows) for part in parts[wanted.views[-1]]) < len(wanted.rows):
-        batch = next(rendered)
-        parts[batch.view].append(batch)
-    return {view: _joined(own) for view, own in parts.items()}
-
-
-def _joined(parts: list[ViewBatch]) -> ViewBatch:
-    if len(parts) == 1:
-        return parts[0]
-    return replace(
-        parts[0],
-        rows=np.concatenate([part.rows for part in parts]),
-        pixels=torch.cat([part.pixels for part in parts]),
-        labels=torch.cat([part.labels for part in parts]),
-        probes=np.concatenate([part.probes for part in parts if part.probes is not None]),
-    )

@@ -1,9 +1,9 @@
-"""The work of a build: which shards are rendered together, and how logits become committed shards."""
+"""The parts of the work: which shards are rendered together, and how logits become committed shards."""
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gdkd_cache.codec.columns import Codec
 from gdkd_cache.codec.fidelity import ENCODE_ROWS
-from gdkd_cache.data.views import VIEWS_AT_ONCE
+from gdkd_cache.data.views import VIEWS_AT_ONCE, ViewBatch, ViewRequest
 from gdkd_cache.store.layout import PROBE
 
 Unit = tuple[int, int, range]
@@ -46,6 +46,27 @@ def grouped(units: Sequence[Unit], *, in_memory: bool, num_ranks: int = 1) -> li
     for unit in units:
         groups.setdefault((unit[0] // views_at_once, unit[1]), []).append(unit)
     return [Work(tuple(view for view, _, _ in group), group[0][1], group[0][2]) for group in groups.values()]
+
+
+def gathered(rendered: Iterator[ViewBatch], wanted: ViewRequest) -> dict[int, ViewBatch]:
+    """One batch a view, put together from the parts that were rendered."""
+    parts: dict[int, list[ViewBatch]] = {view: [] for view in wanted.views}
+    while sum(len(part.rows) for part in parts[wanted.views[-1]]) < len(wanted.rows):
+        batch = next(rendered)
+        parts[batch.view].append(batch)
+    return {view: _joined(own) for view, own in parts.items()}
+
+
+def _joined(parts: list[ViewBatch]) -> ViewBatch:
+    if len(parts) == 1:
+        return parts[0]
+    return replace(
+        parts[0],
+        rows=np.concatenate([part.rows for part in parts]),
+        pixels=torch.cat([part.pixels for part in parts]),
+        labels=torch.cat([part.labels for part in parts]),
+        probes=np.concatenate([part.probes for part in parts if part.probes is not None]),
+    )
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from gdkd_cache.codec.columns import Codec
 from gdkd_cache.ranks import this_rank
 from gdkd_cache.store.claims import Claims
 from gdkd_cache.store.layout import PROBE
-from gdkd_cache.store.place import Begun, Complete, Empty, Place
+from gdkd_cache.store.place import Complete, Empty, Found, Place
 from gdkd_cache.store.writer import CacheWriter
 
 _LOG = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ _LOOK_SECONDS = 5.0
 
 
 def begin_together(
-    place: Place, found: Begun | Empty, claims: Claims, fit: Callable[[], tuple[Codec, dict[str, Any]]]
+    place: Place, found: Found, claims: Claims, fit: Callable[[], tuple[Codec, dict[str, Any]]]
 ) -> CacheWriter | Complete:
     """Begin with the codec that the build began with; where there is none, one process fits it.
 
@@ -39,15 +39,14 @@ def begin_together(
     Returns:
         What commits shards, or the cache that others have finished meanwhile.
     """
-    now: Complete | Begun | Empty = found
-    while isinstance(now, Empty):
+    while isinstance(found, Empty):
         claimed = claims.take("codec")
         if not claimed:
             time.sleep(POLL_SECONDS)
-        now = place.look()  # also with the claim in hand: whoever had claimed it before may have begun
-        if claimed and isinstance(now, Empty):
+        found = place.look()  # also with the claim in hand: whoever had claimed it before may have begun
+        if claimed and isinstance(found, Empty):
             return place.begin(*fit())
-    return now if isinstance(now, Complete) else place.begin(now.codec, now.fidelity)
+    return found if isinstance(found, Complete) else place.begin(found.codec, found.fidelity)
 
 
 class Share:

@@ -38,6 +38,9 @@ class Empty:
     """The place exists and holds nothing to go on with."""
 
 
+Found = Complete | Begun | Empty
+
+
 class Place:
     """A place for one cache.
 
@@ -60,7 +63,7 @@ class Place:
         self._identity = identity
         self._begun = False
 
-    def look(self, *, force: bool = False) -> Complete | Begun | Empty:
+    def look(self, *, force: bool = False) -> Found:
         """Find out what the place holds by now, and make the folder when it does not exist.
 
         Args:
