@@ -17,7 +17,7 @@ from gdkd_cache.data.source import ArraySource
 from gdkd_cache.models.build import build_model
 from gdkd_cache.models.network import Network, open_network
 from gdkd_cache.models.weights import ModelCard, save_weights
-from gdkd_cache.objects import bucket as bucket_module
+from gdkd_cache.objects import connection
 
 
 @pytest.fixture(scope="session")
@@ -105,7 +105,7 @@ def proxy(server: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]
     for name, value in (settings | {"ENDPOINT_URL": proxy.url, "ALLOW_HTTP": "true", "REGION": "us-east-1"}).items():
         monkeypatch.setenv(f"AWS_{name}", value)
     backoff = {"init_backoff": timedelta(milliseconds=10), "max_backoff": timedelta(milliseconds=20)}
-    monkeypatch.setattr(bucket_module, "_RETRY", {"max_retries": 8, "backoff": backoff})
+    monkeypatch.setattr(connection, "_RETRY", {"max_retries": 8, "backoff": backoff})
     yield proxy
     proxy.close()
 

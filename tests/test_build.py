@@ -21,6 +21,8 @@ from small import build_small, counting, take
 
 from gdkd_cache import open_cache
 from gdkd_cache.building.build import BuildOptions
+from gdkd_cache.building.compute import Encoder, Said
+from gdkd_cache.codec.dense import DenseCodec
 from gdkd_cache.data.source import ArraySource
 from gdkd_cache.errors import CacheError, MismatchError, ModelError, UsageError
 from gdkd_cache.models.network import Network, open_network
@@ -226,6 +228,30 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, digits: ArraySource, teacher:
         open_cache(tmp_path / "a.zarr")
     assert not list(tmp_path.rglob("*.partial"))
     assert build_small(tmp_path / "a.zarr", digits, teacher, **options).manifest == whole
+
+
+def test_what_fails_in_the_writing_thread_surfaces() -> None:
+    """After a few shards at most, while there would be more; and at the end."""
+
+    def commit(view: int, shard: int, columns: dict[str, np.ndarray]) -> None:
+        raise OSError(28, f"shard {shard} of {len(columns['logits'])} rows")
+
+    finished: list[int] = []
+
+    def run(num_shards: int) -> None:
+        said = Said(torch.zeros(5, 3), torch.zeros(5, dtype=torch.int64), np.zeros((5, 20), np.uint8))
+        with Encoder(DenseCodec(num_classes=3, num_top=1), commit) as encoder:
+            for shard in range(num_shards):
+                encoder.add(0, said)
+                encoder.add(0, said)
+                encoder.finish(0, shard)
+                finished.append(shard)
+
+    for num_shards in (1, 100):
+        finished.clear()
+        with pytest.raises(OSError, match="shard 0 of 10 rows"):
+            run(num_shards)
+        assert len(finished) < 5
 
 
 def test_lost_permission_loses_nothing(digits: ArraySource, teacher: Network) -> None:

@@ -155,6 +155,17 @@ def test_there_is_work_for_all_ranks(num_ranks: int, in_memory: bool, num_groups
     assert sorted((view, group.shard, group.rows) for group in groups for view in group.views) == sorted(units, key=str)
 
 
+def test_shards_are_claimed_as_their_rendering_begins(
+    tmp_path: Path, digits: ArraySource, teacher: Network, digest: str
+) -> None:
+    """What a process has not come to is free for others: images in memory are rendered a view at a time."""
+    out = tmp_path / "a.zarr"
+    held: list[int] = []
+    slow = _Slow(teacher.model, lambda: held.append(len(list(out.glob("claims/[0-9]*/*"))) // 4), 256 + _BLANK_ROWS + 1)
+    assert build_small(out, digits, replace(teacher, model=slow), **_SMALL).manifest.digest == digest
+    assert held in ([1], [2])  # of six views: the one that the teacher sees, and the one that is rendered next
+
+
 def test_an_interrupted_build_is_taken_over(tmp_path: Path, digits: ArraySource, teacher: Network, digest: str) -> None:
     """One of two stops in the middle: the other does the rest at once, and nothing that was committed again."""
     out = tmp_path / "a.zarr"
@@ -310,7 +321,7 @@ def test_what_was_committed_meanwhile_is_left(
         build_small(out, digits, counting(teacher, 256 + 64 * 6)[0], **_SMALL)
     committed = len(list(out.glob("ledger/*/*.json")))
     assert 0 < committed < 24
-    recorded, looks = CacheWriter.recorded, iter(range(2))
+    recorded, looks = CacheWriter.recorded, iter(range(1))
     monkeypatch.setattr(
         CacheWriter, "recorded", lambda writer: recorded(writer) if next(looks, None) is None else set()
     )

@@ -33,11 +33,12 @@ from gdkd_cache.errors import CacheError, MismatchError, StoreError, UsageError
 from gdkd_cache.models.network import Network
 from gdkd_cache.objects.bucket import Bucket
 from gdkd_cache.objects.folder import Folder
-from gdkd_cache.objects.objects import Objects, open_objects
+from gdkd_cache.objects.objects import Objects, WritableObjects, open_objects, open_writable
 from gdkd_cache.objects.record import ObjectRecord
+from gdkd_cache.objects.remote import WebServer
 from gdkd_cache.sharing.copy import copy
 from gdkd_cache.store.manifest import BUILD_NAME, MANIFEST_NAME
-from gdkd_cache.store.writer import CacheWriter
+from gdkd_cache.store.place import Complete, Empty, Place
 from gdkd_cache.training.train import TrainOptions, train
 
 _SLOW_DOWN = refuse(503, "SlowDown")
@@ -305,7 +306,7 @@ def test_two_racing_writers(tmp_path: Path, proxy: FaultyProxy, bucket: str, rem
     with ThreadPoolExecutor(6) as executor:
         for turn in range(5):
             name = f"x{turn}"
-            published = list(executor.map(partial(open_objects(place).create, name), data))
+            published = list(executor.map(partial(open_writable(place).create, name), data))
             standing = open_objects(place).read(name, 10)
             assert published == [content == standing for content in data]
 
@@ -317,11 +318,11 @@ def test_two_builds_in_one_place(tmp_path: Path, digits_cache: Path, bucket: str
     identity = cache.manifest.identity
     assert identity.views is not None
     other = replace(identity, views=identity.views | {"seed": 1})
-    first, same, late = (CacheWriter(place, each) for each in (identity, identity, other))
-    for writer in (first, same):
-        writer.begin(cache.codec, identity.fidelity)
+    places = [Place(place, each) for each in (identity, identity, other)]
+    assert [each.look() for each in places] == [Empty()] * 3
+    first, same = (each.begin(cache.codec, identity.fidelity) for each in places[:2])
     with pytest.raises(MismatchError, match="another build began here meanwhile"):
-        late.begin(cache.codec, identity.fidelity)
+        places[2].begin(cache.codec, identity.fidelity)
     for view in (0, 1):
         columns = {name: cache.reader.column(name, view) for name in cache.reader.layouts}
         for writer in (first, same):
@@ -331,7 +332,8 @@ def test_two_builds_in_one_place(tmp_path: Path, digits_cache: Path, bucket: str
     assert same.finish(cache.keys, cache.labels, probes) == published
     with pytest.raises(MismatchError, match="has published another cache here meanwhile"):
         same.finish(cache.keys, cache.labels[::-1], probes)
-    same.clean()
+    assert places[1].look() == Complete(published)
+    places[1].clean()
     assert open_cache(place).manifest == published
     assert verify(place).problems == ()
 
@@ -379,7 +381,7 @@ def test_training_from_a_bucket(
 def test_damage_in_a_bucket(digits_cache: Path, bucket: str) -> None:
     """Flipped, cut, longer, empty, missing, unlisted: `verify` names it, and reading refuses it."""
     copy(digits_cache, f"{bucket}/x")
-    objects, name = open_objects(f"{bucket}/x"), "logits/c/1/0/0"
+    objects, name = open_writable(f"{bucket}/x"), "logits/c/1/0/0"
     whole = objects.read(name, 10**6)
     for damage in (b"?" + whole[1:], whole[:-1], whole + b"?", b"", None):
         objects.delete(name)
@@ -403,7 +405,7 @@ def test_reads_are_bounded(tmp_path: Path, bucket: str) -> None:
         file.truncate(200 * 2**20)
     with web_server(tmp_path) as url:
         tracemalloc.start()
-        assert len(Bucket(url).read("huge", 10)) == 11
+        assert len(WebServer(url).read("huge", 10)) == 11
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert peak < 50 * 2**20
@@ -413,7 +415,7 @@ def test_objects_of_both_kinds(tmp_path: Path, proxy: FaultyProxy, bucket: str) 
     """One protocol, one behaviour."""
     assert proxy.forward("PUT", f"/{bucket.removeprefix('s3://')}/x/", b"", {}).status == 200  # as a console does
     for objects in (Folder(tmp_path / "x"), Bucket(f"{bucket}/x")):
-        assert isinstance(objects, Objects)
+        assert isinstance(objects, WritableObjects)
         assert objects.sizes() == {}
         objects.prepare()
         for name in ("b/c/0", "b/c/1", "bc", "a.json"):
@@ -440,6 +442,12 @@ def test_aweb_server(tmp_path: Path, digits_cache: Path) -> None:
         url = f"{server}/{digits_cache.name}"
         assert torch.equal(open_cache(url).view(1).logits([5]), open_cache(digits_cache).view(1).logits([5]))
         assert verify(url).problems == ()
+        objects = open_objects(url)
+        assert isinstance(objects, Objects)
+        assert not isinstance(objects, WritableObjects)
+        assert open_objects(url.replace("http", "HTTP")).location == objects.location == url
+        with pytest.raises(UsageError, match=rf"^{url}: a web server is read-only; write to a folder, s3://"):
+            open_writable(url)
         copy(url, tmp_path / "back.zarr")
         assert _contents(tmp_path / "back.zarr") == _contents(digits_cache)
         with pytest.raises(UsageError, match="a web server is read-only"):
@@ -501,7 +509,7 @@ def test_no_secret_is_told(
 
 _FORK = """
 import os, sys
-from gdkd_cache.objects.objects import Objects, open_objects
+from gdkd_cache.objects.objects import open_objects
 objects = open_objects("s3://bucket/x")
 if os.fork() == 0:
     try:

@@ -3,18 +3,22 @@
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import zarr
-from small import forge
+from small import build_small, counting, forge
 
 from gdkd_cache import open_cache
+from gdkd_cache.data.source import ArraySource
 from gdkd_cache.errors import CacheError, MismatchError
+from gdkd_cache.models.network import Network
 from gdkd_cache.objects.folder import Folder
-from gdkd_cache.store.manifest import MANIFEST_NAME, Manifest
+from gdkd_cache.store.manifest import BUILD_NAME, MANIFEST_NAME, Manifest
+from gdkd_cache.store.place import Begun, Complete, Empty, Place
 
 
 @pytest.fixture
@@ -167,3 +171,27 @@ def test_manifest_round_trip(digits_cache: Path) -> None:
     manifest = open_cache(digits_cache).manifest
     assert Manifest.from_bytes(manifest.to_bytes()) == manifest
     assert manifest.num_bytes == sum(p.stat().st_size for p in digits_cache.rglob("*") if p.is_file())
+
+
+def test_what_a_place_holds(tmp_path: Path, digits: ArraySource, teacher: Network) -> None:
+    """Nothing, a build that has begun, or the cache; tables that are lost are nothing to go on with."""
+    whole = build_small(tmp_path / "whole.zarr", digits, teacher, codec="transform").manifest
+    identity = replace(whole.identity, codec={}, fidelity={})  # as a build asks, before a codec is fitted
+    assert Place(tmp_path / "new.zarr", identity).look() == Empty()
+    assert not list((tmp_path / "new.zarr").iterdir())
+    with pytest.raises(KeyboardInterrupt):
+        build_small(tmp_path / "a.zarr", digits, counting(teacher, 256 + 200)[0], codec="transform")
+    place = Place(tmp_path / "a.zarr", identity)
+    begun = place.look()
+    assert isinstance(begun, Begun)
+    assert (begun.codec.to_json(), begun.fidelity) == (whole.identity.codec, whole.identity.fidelity)
+    before = (tmp_path / "a.zarr" / BUILD_NAME).read_bytes()
+    shutil.rmtree(tmp_path / "a.zarr" / "tables")
+    assert place.look() == Empty()
+    writer = place.begin(begun.codec, begun.fidelity)  # what stands there is this very build
+    assert (tmp_path / "a.zarr" / BUILD_NAME).read_bytes() == before
+    assert all(writer.committed(*unit) for unit in writer.recorded())
+    assert isinstance(place.look(), Begun)
+    assert Place(tmp_path / "whole.zarr", identity).look() == Complete(whole)
+    assert Place(tmp_path / "whole.zarr", replace(identity, num_views=3)).look(force=True) == Empty()
+    assert not list((tmp_path / "whole.zarr").iterdir())

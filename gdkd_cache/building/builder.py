@@ -1,13 +1,18 @@
 """What building, planning and repairing share: a source's views, shown to a teacher whose logits are kept."""
 
-from collections.abc import Callable, Iterable
+import itertools
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from gdkd_cache.building.compute import ROWS_AT_ONCE, Commit, Work, compute_shards, finite_logits
-from gdkd_cache.building.options import BuildOptions, PlanOptions
+from gdkd_cache.building.compute import Commit, Encoder, Said, Work, gathered
+from gdkd_cache.cache.cache import open_cache
 from gdkd_cache.codec.base import Codec
 from gdkd_cache.codec.calibration import Calibration, calibration_rows
 from gdkd_cache.data.loader import ViewLoader, default_num_workers
@@ -15,15 +20,19 @@ from gdkd_cache.data.probes import probed
 from gdkd_cache.data.recipes.presets import open_recipe
 from gdkd_cache.data.recipes.recipe import Recipe
 from gdkd_cache.data.source import Source, check_source, labels_of, name_of
-from gdkd_cache.data.views import ViewRenderer, ViewRequest, image_size, requests_for
+from gdkd_cache.data.views import ViewBatch, ViewRenderer, ViewRequest, image_size, requests_for
 from gdkd_cache.device import describe
+from gdkd_cache.errors import ModelError
 from gdkd_cache.models.network import Network
 from gdkd_cache.progress import progress
 from gdkd_cache.seeding import hash_keys
 from gdkd_cache.store.card import make_card
+from gdkd_cache.store.differences import check_parts
 from gdkd_cache.store.layout import PROBE_BYTES, encode_keys
 from gdkd_cache.store.manifest import Identity
 
+_LOG = logging.getLogger(__name__)
+_ROWS_AT_ONCE = 64  # a request of images that are decoded: 8 views of 224x224 are 77 MB
 _SOFTWARE = ("gdkd-cache", "numpy", "pillow", "torch", "torchvision", "zarr")
 
 
@@ -37,13 +46,14 @@ class Builder:
         renderer: makes them, with the probes of some rows.
     """
 
-    def __init__(self, options: PlanOptions, source: Source, teacher: Network) -> None:
+    def __init__(self, options: BuildOptions, source: Source, teacher: Network) -> None:
         """Check that the three belong together: the teacher is run once, on blank images.
 
         Raises:
             SourceError: the data cannot be read.
             ModelError: the teacher cannot take such views, or knows other classes.
             UsageError: an unknown recipe, or a codec that cannot hold so many classes.
+            CacheError: `codec_from` is no cache, or is damaged.
         """
         check_source(source)
         self._options, self._source, self._teacher = options, source, teacher
@@ -56,11 +66,16 @@ class Builder:
         teacher.check_classes(len(source.classes), (self._view_size[0], self._view_size[1]))
         options.request.check(len(source.classes))
         self._num_workers = default_num_workers(source) if options.num_workers is None else options.num_workers
+        self._given = None if options.codec_from is None else open_cache(options.codec_from)
 
-    def identity(self, options: BuildOptions) -> Identity:
-        """The identity of the cache that comes of it, its codec and fidelity left open."""
-        source, teacher = self._source, self._teacher
-        return Identity(
+    def identity(self) -> Identity:
+        """The identity of the cache that comes of it; codec and fidelity are open, unless another cache gives them.
+
+        Raises:
+            MismatchError: that one is of another teacher, data, recipe or seed; it says what differs.
+        """
+        options, source, teacher = self._options, self._source, self._teacher
+        identity = Identity(
             num_rows=len(self.keys),
             num_views=options.num_views,
             classes=tuple(source.classes),
@@ -85,6 +100,29 @@ class Builder:
             card=make_card(options.license, options.contact),
         )
 
+        if self._given is None:
+            return identity
+        theirs = self._given.manifest.identity
+        identity = replace(identity, request=theirs.request, codec=theirs.codec, fidelity=theirs.fidelity)
+        check_parts(self._given.reader.path, theirs, "this build", identity)
+        return identity
+
+    def fit(self) -> tuple[Codec, dict[str, Any]]:
+        """The codec, another cache's or the one that calibration chooses, and what it was measured to lose.
+
+        Raises:
+            SourceError, ModelError: as `calibrate`.
+        """
+        if self._given is not None:
+            return self._given.codec, self._given.manifest.identity.fidelity
+        choice, asked = self.calibrate().choose(), self._options.request.fidelity
+        if choice.worst_error > asked:
+            _LOG.info(
+                "codec %s loses more than --fidelity %g: gradient error %.3g, the worst of the declared losses",
+                *(choice.codec.name, asked, choice.worst_error),
+            )
+        return choice.codec, choice.fidelity
+
     def calibrate(self) -> Calibration:
         """Run the teacher on view 0 of the rows that calibration needs: those of the smallest key hashes.
 
@@ -92,25 +130,68 @@ class Builder:
             ModelError: the teacher gives NaN or infinity.
             SourceError: an image cannot be read.
         """
-        options, teacher, hashes = self._options, self._teacher, hash_keys(self.keys)
+        options, hashes = self._options, hash_keys(self.keys)
         wanted = calibration_rows(len(hashes), len(self._source.classes))
         rows = np.sort(np.argsort(hashes, kind="stable")[:wanted])
-        loader = ViewLoader(self.renderer, num_workers=self._num_workers, pin_memory=teacher.device.type == "cuda")
         logits, labels = [], []
         with progress("calibrate", len(rows), "images") as advance:
-            for batch in loader.stream(requests_for(0, rows, options.batch_size)):
-                logits.append(finite_logits(teacher, batch.pixels, batch.rows, self.keys).cpu())
+            for batch in self._stream(requests_for(0, rows, options.batch_size)):
+                logits.append(self._logits(batch).cpu())
                 labels.append(batch.labels)
                 advance(len(batch.rows))
         stored_rows = len(self.keys) * options.num_views
         return Calibration(options.request, torch.cat(logits), torch.cat(labels), stored_rows=stored_rows)
 
     def compute(self, work: Iterable[Work], codec: Codec, commit: Commit, advance: Callable[[int], None]) -> None:
-        """Render, infer, encode and commit shards; arguments and errors as those of `compute_shards`."""
-        options, renderer, teacher = self._options, self.renderer, self._teacher
-        compute_shards(
-            options.batch_size, work, renderer, self._num_workers, teacher, codec, commit, self.keys, advance
+        """Render, infer, encode and commit shards; one thread encodes, compresses and writes meanwhile.
+
+        Args:
+            work: the shards; each is asked for only when its rendering is about to begin.
+            codec: what they are encoded with.
+            commit: takes view, shard and the columns by name, each [row, ...].
+            advance: called with the number of views that were seen by the teacher.
+
+        Raises:
+            SourceError, ModelError, OSError: as `build`.
+        """
+        batch_size, work = self._options.batch_size, iter(work)
+        begun = next(work, None)
+        if begun is None:  # no worker is started
+            return
+        # Batches are cut inside a shard, at places that do not depend on what was committed before.
+        ahead, cuts = itertools.tee(
+            (shards, batch)
+            for shards in itertools.chain([begun], work)
+            for batch in requests_for(shards.views, np.array(shards.rows), batch_size)
         )
+        part_size = batch_size if self.renderer.in_memory else _ROWS_AT_ONCE
+        rendered = self._stream(part for _, batch in ahead for part in requests_for(batch.views, batch.rows, part_size))
+        with Encoder(codec, commit) as encoder:
+            for shards, batch in cuts:
+                for view, views in gathered(rendered, batch).items():
+                    logits = self._logits(views)
+                    assert views.probes is not None
+                    encoder.add(view, Said(logits, views.labels, views.probes))
+                    advance(len(batch.rows))
+                    if batch.rows[-1] == shards.rows[-1]:
+                        encoder.finish(view, shards.shard)
+
+    def _stream(self, requests: Iterable[ViewRequest]) -> Iterator[ViewBatch]:
+        on_gpu = self._teacher.device.type == "cuda"
+        return ViewLoader(self.renderer, num_workers=self._num_workers, pin_memory=on_gpu).stream(requests)
+
+    def _logits(self, batch: ViewBatch) -> Tensor:
+        """The teacher's logits, float32 [n, class] on its device.
+
+        Raises:
+            ModelError: NaN or infinity; it names the key.
+        """
+        logits = self._teacher.logits(batch.pixels)
+        finite = logits.isfinite().all(-1)
+        if not finite.all():
+            key = self.keys[int(batch.rows[int(finite.logical_not().nonzero()[0])])]
+            raise ModelError(f"the teacher gives NaN or infinity for {key!r}; check its weights and precision")
+        return logits
 
     def source_probes(self) -> np.ndarray:
         """Probes of the decoded images: uint8 [row, 20], zeros where not probed."""
@@ -122,7 +203,7 @@ def probe_sources(source: Source, recipe: Recipe, seed: int, rows: np.ndarray, n
     """Probes of the decoded images of some rows: uint8 [row, 20], zeros for the others."""
     renderer = ViewRenderer(source, recipe, seed, probe_rows=np.ones(len(source), bool), probe_sources=True)
     probes = np.zeros((len(source), PROBE_BYTES), np.uint8)
-    for batch in ViewLoader(renderer, num_workers=num_workers).stream(requests_for(0, rows, ROWS_AT_ONCE)):
+    for batch in ViewLoader(renderer, num_workers=num_workers).stream(requests_for(0, rows, _ROWS_AT_ONCE)):
         assert batch.source_probes is not None
         probes[batch.rows] = batch.source_probes
     return probes

@@ -1,10 +1,10 @@
-"""The work of a build: views to the teacher, its logits to columns, columns to committed shards."""
+"""The parts of the work: which shards are rendered together, and how logits become committed shards."""
 
-import itertools
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -13,33 +13,16 @@ from torch import Tensor
 
 from gdkd_cache.codec.base import Codec
 from gdkd_cache.codec.fidelity import ENCODE_ROWS
-from gdkd_cache.data.loader import ViewLoader
-from gdkd_cache.data.views import VIEWS_AT_ONCE, ViewBatch, ViewRenderer, ViewRequest, requests_for
-from gdkd_cache.errors import ModelError
-from gdkd_cache.models.network import Network
+from gdkd_cache.data.views import VIEWS_AT_ONCE, ViewBatch, ViewRequest
 from gdkd_cache.store.layout import PROBE
+
+Unit = tuple[int, int, range]
+"""View, shard and the shard's rows."""
 
 Commit = Callable[[int, int, dict[str, np.ndarray]], None]
 """Takes view, shard and the columns by name, each [row, ...]."""
 
-ROWS_AT_ONCE = 64
-"""Rows a request of images that are decoded: 8 views of 224x224 are 77 MB."""
-
 _MOST_WAITING = 4
-
-
-def finite_logits(teacher: Network, pixels: Tensor, rows: np.ndarray, keys: Sequence[str]) -> Tensor:
-    """The teacher's logits of uint8 views, float32 [n, class] on its device.
-
-    Raises:
-        ModelError: NaN or infinity; it names the key.
-    """
-    logits = teacher.logits(pixels)
-    finite = logits.isfinite().all(-1)
-    if not finite.all():
-        key = keys[int(rows[int(finite.logical_not().nonzero()[0])])]
-        raise ModelError(f"the teacher gives NaN or infinity for {key!r}; check its weights and precision")
-    return logits
 
 
 @dataclass(frozen=True)
@@ -51,92 +34,25 @@ class Work:
     rows: range
 
 
-def grouped(units: Sequence[tuple[int, int, range]], *, in_memory: bool, num_ranks: int = 1) -> list[Work]:
-    """Shards, as (view, shard, rows), in groups that are rendered together, at least two for each of several ranks.
+def grouped(units: Sequence[Unit], *, in_memory: bool, num_ranks: int = 1) -> list[Work]:
+    """Shards in groups that are rendered together, at least two for each of several ranks.
 
     Images in memory are not decoded, and so go one view at a time.
     """
     views_at_once = 1 if in_memory else VIEWS_AT_ONCE
     if num_ranks > 1:
         views_at_once = max(1, min(views_at_once, len(units) // (2 * num_ranks)))
-    groups: dict[tuple[int, int], list[tuple[int, int, range]]] = {}
+    groups: dict[tuple[int, int], list[Unit]] = {}
     for unit in units:
         groups.setdefault((unit[0] // views_at_once, unit[1]), []).append(unit)
     return [Work(tuple(view for view, _, _ in group), group[0][1], group[0][2]) for group in groups.values()]
 
 
-@dataclass(frozen=True)
-class _Said:
-    """What the teacher said about one batch; its pixels are gone."""
-
-    logits: Tensor
-    labels: Tensor
-    probes: np.ndarray
-
-
-def compute_shards(
-    batch_size: int,
-    work: Iterable[Work],
-    renderer: ViewRenderer,
-    num_workers: int,
-    teacher: Network,
-    codec: Codec,
-    commit: Commit,
-    keys: Sequence[str],
-    advance: Callable[[int], None],
-) -> None:
-    """Render, infer, encode and commit shards; one thread encodes, compresses and writes meanwhile.
-
-    Args:
-        batch_size: rows the teacher sees at once.
-        work: the shards; each is asked for only when its rendering is about to begin.
-        renderer, num_workers: what renders them, and in how many processes.
-        teacher, codec: what is kept, and how.
-        commit: takes view, shard and the columns by name, each [row, ...].
-        keys: of the source, for messages.
-        advance: called with the number of views that were seen by the teacher.
-
-    Raises:
-        SourceError, ModelError, OSError: as `build`.
-    """
-    loader = ViewLoader(renderer, num_workers=num_workers, pin_memory=teacher.device.type == "cuda")
-    # Batches are cut inside a shard, at places that do not depend on what was committed before.
-    ahead, cuts = itertools.tee(
-        (unit, batch) for unit in work for batch in requests_for(unit.views, np.array(unit.rows), batch_size)
-    )
-    part_size = batch_size if renderer.in_memory else ROWS_AT_ONCE
-    batches = loader.stream(part for _, batch in ahead for part in requests_for(batch.views, batch.rows, part_size))
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="encode-and-write") as executor:
-        waiting: deque[Future[Any]] = deque()
-
-        def submit(function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-            waiting.append(executor.submit(function, *arguments))
-            while len(waiting) > _MOST_WAITING:  # memory stays bounded, and errors surface
-                waiting.popleft().result()
-            return waiting[-1]
-
-        parts: dict[int, list[Future[dict[str, np.ndarray]]]] = defaultdict(list)
-        said: dict[int, list[_Said]] = defaultdict(list)
-        for unit, batch in cuts:
-            for view, rendered in _gathered(batches, batch).items():
-                logits = finite_logits(teacher, rendered.pixels, batch.rows, keys)
-                assert rendered.probes is not None
-                said[view].append(_Said(logits, rendered.labels, rendered.probes))
-                advance(len(batch.rows))
-                finished = batch.rows[-1] == unit.rows[-1]
-                if finished or sum(len(one.labels) for one in said[view]) >= ENCODE_ROWS:
-                    parts[view].append(submit(_encode, codec, said.pop(view)))
-                if finished:
-                    submit(_commit, commit, view, unit.shard, parts.pop(view))
-        while waiting:
-            waiting.popleft().result()
-
-
-def _gathered(batches: Iterator[ViewBatch], wanted: ViewRequest) -> dict[int, ViewBatch]:
+def gathered(rendered: Iterator[ViewBatch], wanted: ViewRequest) -> dict[int, ViewBatch]:
     """One batch a view, put together from the parts that were rendered."""
     parts: dict[int, list[ViewBatch]] = {view: [] for view in wanted.views}
     while sum(len(part.rows) for part in parts[wanted.views[-1]]) < len(wanted.rows):
-        batch = next(batches)
+        batch = next(rendered)
         parts[batch.view].append(batch)
     return {view: _joined(own) for view, own in parts.items()}
 
@@ -153,14 +69,70 @@ def _joined(parts: list[ViewBatch]) -> ViewBatch:
     )
 
 
-def _encode(codec: Codec, said: list[_Said]) -> dict[str, np.ndarray]:
+@dataclass(frozen=True)
+class Said:
+    """What the teacher said about a batch of one view, whose pixels are gone: logits, labels and probes, [row, ...]."""
+
+    logits: Tensor
+    labels: Tensor
+    probes: np.ndarray
+
+
+class Encoder:
+    """Encodes and commits shards in one thread, while the teacher goes on; a context, at whose end all is committed.
+
+    A few tasks wait at most, so that memory stays bounded; what one of them raises surfaces in `add`, `finish` or at
+    the end.
+    """
+
+    def __init__(self, codec: Codec, commit: Commit) -> None:
+        self._codec, self._commit = codec, commit
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encode-and-write")
+        self._waiting: deque[Future[Any]] = deque()
+        self._said: dict[int, list[Said]] = defaultdict(list)
+        self._parts: dict[int, list[Future[dict[str, np.ndarray]]]] = defaultdict(list)
+
+    def __enter__(self) -> "Encoder":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with self._executor:
+            if error is None:
+                self._wait(0)
+
+    def add(self, view: int, said: Said) -> None:
+        """Take the next batch of a view's current shard."""
+        self._said[view].append(said)
+        if sum(len(one.labels) for one in self._said[view]) >= ENCODE_ROWS:
+            self._encode(view)
+
+    def finish(self, view: int, shard: int) -> None:
+        """Commit a view's current shard: it has all its batches."""
+        if self._said[view]:
+            self._encode(view)
+        self._waiting.append(self._executor.submit(self._join_and_commit, view, shard, self._parts.pop(view)))
+        self._wait(_MOST_WAITING)
+
+    def _encode(self, view: int) -> None:
+        part = self._executor.submit(_columns, self._codec, self._said.pop(view))
+        self._parts[view].append(part)
+        self._waiting.append(part)
+        self._wait(_MOST_WAITING)
+
+    def _join_and_commit(self, view: int, shard: int, parts: Sequence[Future[dict[str, np.ndarray]]]) -> None:
+        pieces = [part.result() for part in parts]
+        self._commit(view, shard, {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]})
+
+    def _wait(self, most: int) -> None:
+        while len(self._waiting) > most:
+            self._waiting.popleft().result()
+
+
+def _columns(codec: Codec, said: Sequence[Said]) -> dict[str, np.ndarray]:
     """The columns of some batches, on the teacher's device until they are small."""
     logits = torch.cat([one.logits for one in said])
     labels = torch.cat([one.labels for one in said]).to(logits.device)
     columns = {name: column.cpu().numpy() for name, column in codec.encode(logits, labels).items()}
     return columns | {PROBE: np.concatenate([one.probes for one in said])}
-
-
-def _commit(commit: Commit, view: int, shard: int, parts: list[Future[dict[str, np.ndarray]]]) -> None:
-    pieces = [part.result() for part in parts]
-    commit(view, shard, {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]})

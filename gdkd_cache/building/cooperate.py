@@ -1,4 +1,4 @@
-"""Build one cache together with whoever else builds it: agree on the codec, share the shards, publish once.
+"""Build one cache together with whoever else builds it: agree on the codec, share the shards.
 
 Nobody talks to anybody: all that processes know of each other are the objects in the cache's place, so that they may
 be ranks, other machines or another run, and come and go.
@@ -6,98 +6,117 @@ be ranks, other machines or another run, and come and go.
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
+from gdkd_cache.building.compute import Unit, Work, grouped
 from gdkd_cache.codec.base import Codec
+from gdkd_cache.ranks import this_rank
 from gdkd_cache.store.claims import Claims
-from gdkd_cache.store.manifest import Manifest
+from gdkd_cache.store.layout import PROBE
+from gdkd_cache.store.place import Complete, Empty, Found, Place
 from gdkd_cache.store.writer import CacheWriter
 
 _LOG = logging.getLogger(__name__)
 POLL_SECONDS = 1.0
 _LOOK_SECONDS = 5.0
 
-Unit = tuple[int, int, range]
-"""View, shard and the shard's rows."""
 
-Fitted = tuple[Codec, dict[str, Any]]
-"""A codec, and what it was measured to lose."""
-
-
-def agree_on_codec(writer: CacheWriter, claims: Claims, fit: Callable[[], Fitted]) -> Fitted:
-    """The codec that this build began with; one process fits it, and begins the build, where there is none."""
-    while writer.fitted is None:
-        if claims.take("codec"):
-            writer.look()  # whoever had claimed it before may have done it
-            fitted = writer.fitted or fit()
-            writer.begin(*fitted)
-            return fitted
-        time.sleep(POLL_SECONDS)
-        writer.look()
-    writer.begin(*writer.fitted)
-    return writer.fitted
-
-
-def share_shards(
-    writer: CacheWriter,
-    claims: Claims,
-    compute: Callable[[Sequence[Unit], Callable[[int, int], bool]], None],
-    publish: Callable[[], Manifest],
-    advance: Callable[[int], None],
-) -> Manifest:
-    """Compute what nobody else does until every shard is committed; then one process publishes the manifest.
+def begin_together(
+    place: Place, found: Found, claims: Claims, fit: Callable[[], tuple[Codec, dict[str, Any]]]
+) -> CacheWriter | Complete:
+    """Begin with the codec that the build began with; where there is none, one process fits it.
 
     Args:
-        writer: where the build has begun.
+        place: where to.
+        found: what it held before.
         claims: of this process.
-        compute: commits some units, those alone for which its second argument, asked right before, says yes.
-        publish: writes what all views share, and the manifest.
-        advance: called with the rows of each shard that another process committed meanwhile.
+        fit: gives a codec, and what it is measured to lose.
 
     Returns:
-        The manifest, whoever has published it.
+        What commits shards, or the cache that others have finished meanwhile.
     """
-    units = list(writer.shards())
-    left = {(view, shard): (view, shard, rows) for view, shard, rows in units}
-    looked = 0.0
+    while isinstance(found, Empty):
+        claimed = claims.take("codec")
+        if not claimed:
+            time.sleep(POLL_SECONDS)
+        found = place.look()  # also with the claim in hand: whoever had claimed it before may have begun
+        if claimed and isinstance(found, Empty):
+            return place.begin(*fit())
+    return found if isinstance(found, Complete) else place.begin(found.codec, found.fidelity)
 
-    def look() -> None:
-        """Strike off what is committed, and count what others did of it."""
-        nonlocal looked
-        for shard in left.keys() & writer.recorded():
-            _, _, rows = left.pop(shard)
-            advance(0 if writer.committed_here(*shard) else len(rows))
-        looked = time.monotonic()
 
-    def take(view: int, shard: int) -> bool:
-        if time.monotonic() - looked > _LOOK_SECONDS:
-            look()
+class Share:
+    """This process's share of the shards that a build has left.
+
+    Attributes:
+        left: rows of the shards without a ledger record, by (view, shard), as of the last `look`.
+        rows_computed: views that this process committed.
+    """
+
+    def __init__(
+        self, writer: CacheWriter, claims: Claims, left: Sequence[Unit], advance: Callable[[int], None]
+    ) -> None:
+        """Take nothing yet.
+
+        Args:
+            writer: commits shards.
+            claims: of this process.
+            left: shards without a ledger record.
+            advance: called with the rows of what other processes commit meanwhile.
+        """
+        self._writer, self._claims, self._advance = writer, claims, advance
+        self.left = {(view, shard): rows for view, shard, rows in left}
+        self.rows_computed = 0
+        self._own: set[tuple[int, int]] = set()
+        self._looked = time.monotonic()
+        self._waited = False
+
+    def take(self, *, in_memory: bool) -> Iterator[Work]:
+        """What nobody else does, each claimed when it is asked for; `in_memory` as for `grouped`."""
+        units = [(view, shard, rows) for (view, shard), rows in self.left.items()]
+        rank = this_rank()
+        groups = grouped(units, in_memory=in_memory, num_ranks=rank.world_size)
+        first = len(groups) * rank.rank // rank.world_size  # each rank begins elsewhere
+        for group in groups[first:] + groups[:first]:
+            if views := tuple(view for view in group.views if self._take(view, group.shard)):
+                yield replace(group, views=views)
+
+    def _take(self, view: int, shard: int) -> bool:
+        if time.monotonic() - self._looked > _LOOK_SECONDS:
+            self.look()
         # Asked again with the claim in hand: an owner that left may have committed the shard before.
         return (
-            (view, shard) in left
-            and writer.wanted(view, shard)
-            and claims.take(f"{view}/{shard}")
-            and writer.wanted(view, shard)
+            (view, shard) in self.left
+            and self._writer.wanted(view, shard)
+            and self._claims.take(f"{view}/{shard}")
+            and self._writer.wanted(view, shard)
         )
 
-    for shard in writer.recorded():
-        del left[shard]
-    waiting = False
-    while not writer.published():
-        compute(list(left.values()), take)
-        look()
-        if not left and claims.take("manifest") and not writer.published():
-            # All that others, or earlier runs, have committed is read again, once.
-            damaged = [unit for unit in units if not writer.committed(unit[0], unit[1])]
-            if damaged:
-                _LOG.info("%d shards are damaged since they were committed: computing them again", len(damaged))
-                compute(damaged, lambda view, shard: True)
-            return publish()
-        if not waiting:
-            waiting = True
-            _LOG.info("waiting for the other processes that build this cache; %d shards are theirs", len(left))
+    def look(self) -> None:
+        """Strike off what is committed, and count what others did of it."""
+        for unit in self.left.keys() & self._writer.recorded():
+            rows = self.left.pop(unit)
+            self._advance(0 if unit in self._own else len(rows))
+        self._looked = time.monotonic()
+
+    def commit(self, view: int, shard: int, columns: dict[str, np.ndarray]) -> None:
+        """Commit a shard, unless this process was taken for dead.
+
+        Raises:
+            StoreError: it was.
+        """
+        self._claims.check()
+        self._own.add((view, shard))
+        self._writer.commit(view, shard, columns)
+        self.rows_computed += len(columns[PROBE])
+
+    def wait(self) -> None:
+        """Leave the others time to go on."""
+        if not self._waited:
+            self._waited = True
+            _LOG.info("waiting for the other processes that build this cache; %d shards are theirs", len(self.left))
         time.sleep(POLL_SECONDS)
-    writer.look()
-    assert writer.manifest is not None
-    return writer.manifest

@@ -23,7 +23,7 @@ from gdkd_cache.seeding import hash_keys
 from gdkd_cache.store.card import make_card
 from gdkd_cache.store.layout import encode_keys
 from gdkd_cache.store.manifest import Identity, Manifest
-from gdkd_cache.store.writer import CacheWriter
+from gdkd_cache.store.place import Begun, Complete, Empty, Place
 
 Logits = np.ndarray | Tensor
 
@@ -99,29 +99,29 @@ def pack(
         shard_rows=SHARD_ROWS,
         card=make_card(license, contact),
     )
-    writer = CacheWriter(path, identity, force=force)
-    if writer.manifest is not None:
-        writer.clean()
-        return writer.manifest
-    if writer.fitted is None:
+    place = Place(path, identity)
+    found = place.look(force=force)
+    if isinstance(found, Complete):
+        place.clean()
+        return found.manifest
+    if isinstance(found, Empty):
         chosen = np.sort(np.argsort(hash_keys(keys), kind="stable")[: calibration_rows(num_rows, num_classes)])
         sample = torch.cat([_rows(views[0], slice(row, row + 1), 0, keys) for row in chosen.tolist()])
         calibration = Calibration(request, sample, labels[torch.from_numpy(chosen)], stored_rows=num_rows * len(views))
         choice = calibration.choose()
-        writer.fitted = choice.codec, choice.fidelity
-    fitted, fidelity_facts = writer.fitted
-    writer.begin(fitted, fidelity_facts)
+        found = Begun(choice.codec, choice.fidelity)
+    writer = place.begin(found.codec, found.fidelity)
     with progress("pack", len(views) * num_rows, "rows") as advance:
         for number, shard, rows in writer.shards():
             if not writer.committed(number, shard):
                 parts = []
                 for some in _slices(rows.stop, rows.start):
-                    parts.append(encode_rows(fitted, _rows(views[number], some, number, keys), labels[some]))
+                    parts.append(encode_rows(found.codec, _rows(views[number], some, number, keys), labels[some]))
                     advance(some.stop - some.start)
                 columns = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
                 writer.commit(number, shard, columns)
     manifest = writer.finish(keys, labels.numpy())
-    writer.clean()
+    place.clean()
     return manifest
 
 

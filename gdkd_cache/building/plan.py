@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from gdkd_cache.building.builder import Builder
-from gdkd_cache.building.options import PlanOptions
+from gdkd_cache.building.options import BuildOptions, PlanOptions
 from gdkd_cache.codec.calibration import Choice
 from gdkd_cache.codec.registry import CODECS
 from gdkd_cache.data.source import Source
@@ -82,7 +82,7 @@ def plan(options: PlanOptions, source: Source, teacher: Network) -> Plan:
     named = request.codec()
     if named is not None and not (named[0].searches and named[1] == named[0].Options()):
         raise UsageError(f"plan compares codecs around a fidelity; codec {request.spec!r} leaves nothing to compare")
-    builder = Builder(options, source, teacher)
+    builder = Builder(BuildOptions(out="", **vars(options)), source, teacher)
     start = time.monotonic()
     calibration = builder.calibrate()
     teacher_rate = calibration.num_rows / (time.monotonic() - start)

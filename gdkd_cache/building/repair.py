@@ -178,7 +178,7 @@ class _Rebuilder:
             shard_rows=identity.shard_rows,
         )
         self._builder, self._identity = Builder(options, source, teacher), identity
-        differences = differences_between(identity, self._builder.identity(options), but=("codec", "fidelity", "card"))
+        differences = differences_between(identity, self._builder.identity(), but=("codec", "fidelity", "card"))
         self.other = "; ".join(text for text in differences if text.startswith("build."))
         wrong = [text for text in differences if not text.startswith(("build.", "teacher.accuracy"))]
         if wrong:

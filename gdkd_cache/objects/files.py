@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import obstore
 
 from gdkd_cache.errors import StoreError, UsageError
-from gdkd_cache.objects.bucket import Bucket
+from gdkd_cache.objects.connection import Connection
 from gdkd_cache.schema import short
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ class Version:
     tag: str
 
 
-class Files(Bucket):
-    """The files under one URL, whatever their names. Lives in the process that made it, as any `Bucket`."""
+class Files(Connection):
+    """The files under one URL, whatever their names. Lives in the process that made it, as any `Connection`."""
 
     @contextmanager
     def _telling(self, name: str) -> Iterator[None]:
@@ -96,14 +96,14 @@ def open_files(urls: Iterable[str]) -> list[tuple[Files, str]]:
     """Where each URL leads: the files of its folder, and its name there. One connection serves a whole folder.
 
     Raises:
-        UsageError, StoreError: as `Bucket`; or a URL that ends in no plain name.
+        UsageError, StoreError: as `Connection`; or a URL that ends in no plain name.
     """
     opened: dict[str, Files] = {}
     places = []
     for url in urls:
         parts = urlsplit(url)
         folder, _, name = parts.path.rpartition("/")
-        where = parts._replace(path=folder).geturl()  # with what Bucket refuses, such as a user
+        where = parts._replace(path=folder).geturl()  # with what Connection refuses, such as a user
         if where not in opened:
             opened[where] = Files(where)
         if not _NAME.fullmatch(name):

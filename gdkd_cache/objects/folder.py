@@ -20,7 +20,7 @@ _PIECE = 2**20
 
 
 class Folder:
-    """`Objects` under one local folder; `name` is always relative, with `/`."""
+    """`WritableObjects` under one local folder; `name` is always relative, with `/`."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -90,7 +90,7 @@ class Folder:
             raise CacheError(f"{self.root}: {name} is missing") from None
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
-            raise CacheError(f"{self.root}: {name} is no plain file; remove it and copy the cache again")
+            raise CacheError(f"{self.root}: {name} is no plain file; remove it and copy the data again")
         return os.fdopen(descriptor, "rb")
 
     def write(self, name: str, data: bytes) -> None:

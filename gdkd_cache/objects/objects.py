@@ -1,19 +1,20 @@
-"""Objects by name, wherever they lie: all that a cache needs of a folder or of an object store."""
+"""Objects by name, wherever they lie: what can be read anywhere, and what can be written in folders and stores."""
 
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from gdkd_cache.errors import UsageError
 from gdkd_cache.objects.folder import Folder
 from gdkd_cache.objects.record import ObjectRecord
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
 @runtime_checkable
 class Objects(Protocol):
-    """Objects with relative names, written whole or not at all.
+    """Objects with relative names, to read.
 
     Every method raises CacheError for a name that is none, and StoreError or OSError where the place cannot be
     reached, read or written.
@@ -22,19 +23,6 @@ class Objects(Protocol):
     @property
     def location(self) -> str:
         """The place as messages tell it: a path, or a URL without credentials."""
-        ...
-
-    def prepare(self) -> None:
-        """Make ready for writing: the place exists.
-
-        Raises:
-            CacheError: a file is in the way.
-            UsageError: the place is read-only.
-        """
-        ...
-
-    def sweep(self) -> None:
-        """Remove what killed writes have left beside the objects, once all that was to be written stands."""
         ...
 
     def size(self, name: str) -> int | None:
@@ -61,6 +49,23 @@ class Objects(Protocol):
         """
         ...
 
+
+@runtime_checkable
+class WritableObjects(Objects, Protocol):
+    """Objects that can be written, whole or not at all."""
+
+    def prepare(self) -> None:
+        """Make ready for writing: the place exists.
+
+        Raises:
+            CacheError: a file is in the way.
+        """
+        ...
+
+    def sweep(self) -> None:
+        """Remove what killed writes have left beside the objects, once all that was to be written stands."""
+        ...
+
     def write(self, name: str, data: bytes) -> None:
         """Write an object so that after a crash it is either whole or absent, and make sure that it holds `data`.
 
@@ -83,14 +88,32 @@ class Objects(Protocol):
 
 
 def open_objects(location: str | Path) -> Objects:
-    """The objects of a folder (a path) or of an object store (`s3://`, `gs://`, `az://`, `https://`).
+    """The objects of a folder (a path), an object store (`s3://`, `gs://`, `az://`) or a web server (`https://`).
 
     Raises:
         UsageError: a URL of another kind, or one with credentials in it.
         StoreError: the environment's settings for the object store are wrong.
     """
-    if isinstance(location, Path) or not _URL.match(location):
+    scheme = None if isinstance(location, Path) else _URL.match(location)
+    if scheme is None:
         return Folder(Path(location))
+    # obstore is imported where it is needed: folders are most of what is opened.
+    if scheme[1].lower() in ("http", "https"):
+        from gdkd_cache.objects.remote import WebServer
+
+        return WebServer(str(location))
     from gdkd_cache.objects.bucket import Bucket
 
-    return Bucket(location)
+    return Bucket(str(location))
+
+
+def open_writable(location: str | Path) -> WritableObjects:
+    """As `open_objects`, to write.
+
+    Raises:
+        UsageError: also a place that is read-only.
+    """
+    objects = open_objects(location)
+    if not isinstance(objects, WritableObjects):
+        raise UsageError(f"{objects.location}: a web server is read-only; write to a folder, s3://, gs:// or az://")
+    return objects

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gdkd_cache.cache.cache import open_cache
 from gdkd_cache.errors import CacheError, MismatchError, UsageError
-from gdkd_cache.objects.objects import Objects, open_objects
+from gdkd_cache.objects.objects import WritableObjects, open_writable
 from gdkd_cache.progress import progress
 from gdkd_cache.sharing.parts import Assembly, assemble, whole_cache
 from gdkd_cache.store.manifest import BUILD_NAME, MANIFEST_LIMIT, MANIFEST_NAME, Manifest
@@ -65,7 +65,7 @@ def copy(
 def publish(assembly: Assembly, destination: str | Path, source_digests: Sequence[str]) -> CopyResult:
     """Write an assembled cache to a place, or go on with it; errors as those of `copy`."""
     manifest = assembly.manifest
-    objects = open_objects(destination)
+    objects = open_writable(destination)
     standing = objects.sizes()
     complete = MANIFEST_NAME in standing
     _claim(objects, manifest, standing)
@@ -94,7 +94,7 @@ def publish(assembly: Assembly, destination: str | Path, source_digests: Sequenc
     return CopyResult(source_digests=tuple(source_digests), manifest=manifest, num_sent=num_sent, num_bytes=num_bytes)
 
 
-def _claim(objects: Objects, manifest: Manifest, standing: dict[str, int]) -> None:
+def _claim(objects: WritableObjects, manifest: Manifest, standing: dict[str, int]) -> None:
     """Make sure that the destination is this copy's alone; until the manifest stands, it reads as unfinished."""
     if MANIFEST_NAME in standing:
         found = Manifest.from_bytes(objects.read(MANIFEST_NAME, MANIFEST_LIMIT)).digest

@@ -16,7 +16,7 @@ from threading import Event, Thread
 from types import TracebackType
 
 from gdkd_cache.errors import CacheError, StoreError
-from gdkd_cache.objects.objects import Objects
+from gdkd_cache.objects.objects import WritableObjects
 from gdkd_cache.schema import check_json
 from gdkd_cache.store.manifest import canonical_json, parse_json
 
@@ -29,7 +29,7 @@ _LIMIT = 1000
 class Claims:
     """The claims of one process in one place; a context, at whose end they all expire at once."""
 
-    def __init__(self, objects: Objects) -> None:
+    def __init__(self, objects: WritableObjects) -> None:
         self._objects, self._owner = objects, uuid.uuid4().hex
         self._claim = canonical_json({"owner": self._owner, "machine": _machine(), "process": os.getpid()})
         self._heard: dict[str, tuple[bytes, float]] = {}

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from gdkd_cache.codec.base import Codec
-from gdkd_cache.objects.objects import open_objects
+from gdkd_cache.objects.objects import open_writable
 from gdkd_cache.objects.record import ObjectRecord
 from gdkd_cache.store.layout import check_objects, encode_metadata, row_layouts, view_layouts
 from gdkd_cache.store.manifest import MANIFEST_NAME, Manifest
@@ -20,7 +20,7 @@ def restore(reader: CacheReader, objects: Mapping[str, bytes]) -> list[str]:
     differing = []
     for name, data in objects.items():
         if reader.manifest.objects[name] == ObjectRecord.of(data):
-            open_objects(reader.path).write(name, data)
+            open_writable(reader.path).write(name, data)
         else:
             differing.append(name)
     return differing
@@ -37,7 +37,7 @@ def keep_views(reader: CacheReader, codec: Codec, num_views: int) -> Manifest:
         codec: its codec.
         num_views: how many views stay, at least 1.
     """
-    objects = open_objects(reader.path)
+    objects = open_writable(reader.path)
     identity = dataclasses.replace(reader.manifest.identity, num_views=num_views)
     metadata = encode_metadata(identity, codec)
     layouts = row_layouts(identity) | view_layouts(identity, codec)
