@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gdkd_cache.building.compute import Commit, Encoder, Said, Work, gathered
+from gdkd_cache.building.options import BuildOptions
 from gdkd_cache.cache.cache import open_cache
 from gdkd_cache.codec.base import Codec
 from gdkd_cache.codec.calibration import Calibration, calibration_rows
