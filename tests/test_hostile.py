@@ -137,7 +137,7 @@ def test_extents_that_lie(
 @pytest.mark.parametrize("codec", CODECS)
 def test_objects_that_expand(caches: dict[str, Path], codec: str) -> None:
     """16 million rows in objects of a hundred bytes each: listed as they must be, and refused."""
-    reader = open_cache(caches[codec]).reader
+    reader = open_cache(caches[codec])
     identity = replace(reader.manifest.identity, num_rows=2**24, shard_rows=2**17)
     layouts = row_layouts(identity) | view_layouts(identity, reader.codec)
     names = ["zarr.json", *(name for layout in layouts.values() for name in layout.all_names())]

@@ -44,15 +44,15 @@ def repair(
     from gdkd_cache.building.repair import repair as run_repair
     from gdkd_cache.data.recipes.presets import open_recipe
     from gdkd_cache.data.views import image_size
-    from gdkd_cache.models.network import open_network
+    from gdkd_cache.models.network import open_teacher
 
     if (teacher is None) != (weights is None) or (teacher is not None and data is None):
         raise click.UsageError("--teacher needs --weights and --data, and --weights needs --teacher")
     source = open_source(data) if data is not None else None
     loaded = None
     if teacher is not None and weights is not None and source is not None:
-        precision = open_cache(cache).manifest.identity.build.get("precision", "auto")
-        loaded = open_network(teacher, weights, len(source.classes), device=device, precision=precision)
+        stated = open_cache(cache).manifest.identity.teacher
+        loaded = open_teacher(stated, teacher, weights, len(source.classes), device=device)
     named = None if recipe is None or source is None else open_recipe(recipe, *image_size(source))
     result = run_repair(cache, source=source, teacher=loaded, recipe=named, num_workers=workers, drop=drop)
     for problem in result.problems:

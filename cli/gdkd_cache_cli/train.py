@@ -238,8 +238,8 @@ def train(
     else:
         cache = opened[0] if len(opened) == 1 else ensemble(opened, cache_weights or None)
         made = opened[0].manifest.identity.views
-        if view_seed is not None and made is not None and view_seed != made["seed"]:
-            raise MismatchError(f"view seed {view_seed} is not the cache's {made['seed']}; leave --view-seed out")
+        if view_seed is not None and made is not None and view_seed != made.seed:
+            raise MismatchError(f"view seed {view_seed} is not the cache's {made.seed}; leave --view-seed out")
         named = None if recipe is None else open_recipe(recipe, *image_size(source))
         result = run_train(options, source, eval_source, cache=cache, strict_replay=strict_replay, recipe=named)
     if this_rank().rank:

@@ -53,7 +53,7 @@ def verify(
     from gdkd_cache.checking.verify import verify as run_verify
     from gdkd_cache.data.recipes.presets import open_recipe
     from gdkd_cache.data.views import image_size
-    from gdkd_cache.models.network import open_network
+    from gdkd_cache.models.network import open_teacher
 
     if (teacher is None) != (weights is None) or (teacher is not None and data is None):
         raise click.UsageError("--teacher needs --weights and --data, and --weights needs --teacher")
@@ -63,8 +63,8 @@ def verify(
     named = None if recipe is None or source is None else open_recipe(recipe, *image_size(source))
     loaded = None
     if teacher is not None and weights is not None and source is not None:
-        precision = open_cache(cache, digest=digest).manifest.identity.build.get("precision", "auto")
-        loaded = open_network(teacher, weights, len(source.classes), device=device, precision=precision)
+        stated = open_cache(cache, digest=digest).manifest.identity.teacher
+        loaded = open_teacher(stated, teacher, weights, len(source.classes), device=device)
     result = run_verify(
         cache,
         digest=digest,

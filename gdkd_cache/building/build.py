@@ -20,6 +20,7 @@ from gdkd_cache.progress import progress
 from gdkd_cache.ranks import Rank, this_rank
 from gdkd_cache.store.claims import Claims
 from gdkd_cache.store.differences import check_parts
+from gdkd_cache.store.facts import Fidelity
 from gdkd_cache.store.layout import PROBE
 from gdkd_cache.store.manifest import Identity, Manifest
 from gdkd_cache.store.writer import CacheWriter
@@ -59,7 +60,7 @@ def build(options: BuildOptions, source: Source, teacher: Network) -> BuildResul
     if given is not None:
         theirs = given.manifest.identity
         identity = replace(identity, request=theirs.request, codec=theirs.codec, fidelity=theirs.fidelity)
-        check_parts(given.reader.path, theirs, "this build", identity)
+        check_parts(given.path, theirs, "this build", identity)
     rank, start, computed = this_rank(), time.monotonic(), 0
     writer = _writer(options, identity, rank)
     if writer.manifest is not None:
@@ -110,7 +111,7 @@ def _fit(builder: Builder, options: BuildOptions) -> Fitted:
             "codec %s loses more than --fidelity %g: gradient error %.3g, the worst of the declared losses",
             *(choice.codec.to_json()["name"], options.request.fidelity, choice.worst_error),
         )
-    return choice.codec, choice.fidelity
+    return choice.codec, Fidelity(**choice.fidelity)
 
 
 def _writer(options: BuildOptions, identity: Identity, rank: Rank) -> CacheWriter:

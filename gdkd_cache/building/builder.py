@@ -19,8 +19,10 @@ from gdkd_cache.data.views import ViewRenderer, ViewRequest, image_size, request
 from gdkd_cache.device import describe
 from gdkd_cache.models.network import Network
 from gdkd_cache.progress import progress
+from gdkd_cache.schema import from_json
 from gdkd_cache.seeding import hash_keys
 from gdkd_cache.store.card import make_card
+from gdkd_cache.store.facts import UNFITTED, UNMEASURED, Build, Data, RecipeFacts, RequestFacts, Views
 from gdkd_cache.store.layout import PROBE_BYTES, encode_keys
 from gdkd_cache.store.manifest import Identity
 
@@ -64,23 +66,23 @@ class Builder:
             num_rows=len(self.keys),
             num_views=options.num_views,
             classes=tuple(source.classes),
-            data={"name": name_of(source), "digest": source.digest, "keys_bytes": len(encode_keys(self.keys))},
-            views={
-                "recipe": self.recipe.to_json(),
-                "seed": options.seed,
-                "size": list(self._view_size),
-                "first": options.first_view,
-            },
+            data=Data(name=name_of(source), digest=source.digest, keys_bytes=len(encode_keys(self.keys))),
+            views=Views(
+                recipe=from_json(RecipeFacts, self.recipe.to_json()),
+                seed=options.seed,
+                size=tuple(self._view_size),
+                first=options.first_view,
+            ),
             teacher=teacher.description,
-            request=options.request.to_json(),
-            codec={},
-            fidelity={},
-            build={
-                "batch_size": options.batch_size,
-                "device": describe(teacher.device),
-                "precision": teacher.precision,
-                "software": {name: version(name) for name in _SOFTWARE},
-            },
+            request=from_json(RequestFacts, options.request.to_json()),
+            codec=UNFITTED,
+            fidelity=UNMEASURED,
+            build=Build(
+                batch_size=options.batch_size,
+                device=describe(teacher.device),
+                precision=teacher.precision,
+                software={name: version(name) for name in _SOFTWARE},
+            ),
             shard_rows=options.shard_rows,
             card=make_card(options.license, options.contact),
         )

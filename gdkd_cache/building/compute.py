@@ -17,6 +17,7 @@ from gdkd_cache.data.loader import ViewLoader
 from gdkd_cache.data.views import VIEWS_AT_ONCE, ViewBatch, ViewRenderer, ViewRequest, requests_for
 from gdkd_cache.errors import ModelError
 from gdkd_cache.models.network import Network
+from gdkd_cache.store.cells import Cells
 from gdkd_cache.store.layout import PROBE
 
 Commit = Callable[[int, int, dict[str, np.ndarray]], None]
@@ -157,7 +158,8 @@ def _encode(codec: Codec, said: list[_Said]) -> dict[str, np.ndarray]:
     """The columns of some batches, on the teacher's device until they are small."""
     logits = torch.cat([one.logits for one in said])
     labels = torch.cat([one.labels for one in said]).to(logits.device)
-    columns = {name: column.cpu().numpy() for name, column in codec.encode(logits, labels).items()}
+    encoded = Cells.of(logits).encode(codec, logits, labels)
+    columns = {name: column.cpu().numpy() for name, column in encoded.items()}
     return columns | {PROBE: np.concatenate([one.probes for one in said])}
 
 

@@ -7,10 +7,10 @@ be ranks, other machines or another run, and come and go.
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from gdkd_cache.codec.columns import Codec
 from gdkd_cache.store.claims import Claims
+from gdkd_cache.store.facts import Fidelity
 from gdkd_cache.store.manifest import Manifest
 from gdkd_cache.store.writer import CacheWriter
 
@@ -21,7 +21,7 @@ _LOOK_SECONDS = 5.0
 Unit = tuple[int, int, range]
 """View, shard and the shard's rows."""
 
-Fitted = tuple[Codec, dict[str, Any]]
+Fitted = tuple[Codec, Fidelity]
 """A codec, and what it was measured to lose."""
 
 

@@ -10,7 +10,6 @@ different builds in one place one is refused; processes of the same build share 
 import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -19,9 +18,10 @@ from gdkd_cache.codec.stored import codec_from_json
 from gdkd_cache.errors import CacheError, MismatchError
 from gdkd_cache.objects.objects import open_objects
 from gdkd_cache.objects.record import ObjectRecord
-from gdkd_cache.schema import check_json
+from gdkd_cache.schema import check_json, from_json, to_json
 from gdkd_cache.store.claims import CLAIMS_NAME
 from gdkd_cache.store.differences import differences_between
+from gdkd_cache.store.facts import NO_CARD, UNFITTED, CodecFacts, Fidelity
 from gdkd_cache.store.layout import (
     TABLES,
     check_objects,
@@ -61,7 +61,7 @@ class CacheWriter:
 
         Args:
             path: the cache folder, or the URL of an object store.
-            identity: what is built; its codec and fidelity are empty where the rest decides them.
+            identity: what is built; its codec is `UNFITTED` where the rest decides it.
             force: remove another cache, another unfinished build or a damaged one in this place first.
 
         Raises:
@@ -79,7 +79,7 @@ class CacheWriter:
         """Find out what the place holds by now: sets `manifest` and `fitted`; errors as those of the constructor."""
         self._sizes = self.objects.sizes()
         self.manifest: Manifest | None = None
-        self.fitted: tuple[Codec, dict[str, Any]] | None = None
+        self.fitted: tuple[Codec, Fidelity] | None = None
         try:
             found = self._found(force)
         except CacheError:
@@ -88,7 +88,10 @@ class CacheWriter:
             return self.look()  # another process has just finished this build, and build.json is gone
         # Without a codec of its own, a build takes what an earlier run of it has fitted; and the card of an unfinished
         # build is that of the run that finishes it.
-        but = (*(() if self._identity.codec else ("codec", "fidelity")), *(() if self.manifest else ("card",)))
+        but = (
+            *(("codec", "fidelity") if self._identity.codec == UNFITTED else ()),
+            *(() if self.manifest else ("card",)),
+        )
         if found is not None and (differing := differences_between(found.identity, self._identity, but=but)):
             if not force:
                 raise MismatchError(
@@ -109,28 +112,29 @@ class CacheWriter:
         self._sizes = {}
         self.manifest = None
 
-    def _read_codec(self, found: Manifest) -> tuple[Codec, dict[str, Any]] | None:
+    def _read_codec(self, found: Manifest) -> tuple[Codec, Fidelity] | None:
         identity = found.identity
         layout = tables_layout(found)
         if layout is None:
-            return codec_from_json(identity.codec), identity.fidelity
+            return codec_from_json(to_json(identity.codec)), identity.fidelity
         try:
             objects = {name: self.objects.read(name, found.objects[name].size) for name in layout.object_names()}
             for name, data in objects.items():
                 found.objects[name].check(name, ObjectRecord.of(data))
         except CacheError:
             return None  # killed between build.json and the tables, or damaged since: calibration gives them again
-        return codec_from_json(identity.codec, layout.decode(objects)), identity.fidelity
+        return codec_from_json(to_json(identity.codec), layout.decode(objects)), identity.fidelity
 
-    def begin(self, codec: Codec, fidelity: dict[str, Any]) -> None:
+    def begin(self, codec: Codec, fidelity: Fidelity) -> None:
         """Write the identity, and the codec's tables, before any shard."""
-        self._identity = dataclasses.replace(self._identity, codec=codec.to_json(), fidelity=fidelity)
+        facts = from_json(CodecFacts, codec.to_json())
+        self._identity = dataclasses.replace(self._identity, codec=facts, fidelity=fidelity)
         self._codec = codec
         self._layouts = view_layouts(self._identity, codec)
         layout = row_layouts(self._identity).get(TABLES)
         self._tables = {} if layout is None else layout.encode(codec.tables_bytes())
         # Without its card, which may change while the build is unfinished.
-        started = dataclasses.replace(self._identity, card={})
+        started = dataclasses.replace(self._identity, card=NO_CARD)
         begun = Manifest(started, {name: ObjectRecord.of(data) for name, data in self._tables.items()})
         self._build = begun.digest
         if self._begun:
