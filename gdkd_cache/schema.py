@@ -75,7 +75,7 @@ def kind_of(form: Any) -> Kind:
         return kind
     arguments = typing.get_args(form)
     if isinstance(form, types.UnionType):
-        return tuple(map(kind_of, arguments))
+        return _either([kind_of(part) for part in arguments])
     origin = typing.get_origin(form)
     if origin is tuple:
         return [kind_of(arguments[0])]
@@ -124,6 +124,12 @@ def _kind_of_field(field: "dataclasses.Field[Any]") -> Kind:
     kinds = [kind_of(part) for part in parts if part is not Absent]
     if field.default is None:
         kinds.remove(None)
+    return _either(kinds)
+
+
+def _either(kinds: list[Kind]) -> Kind:
+    if float in kinds and int in kinds:
+        kinds.remove(int)  # whole numbers are among the finite ones
     return kinds[0] if len(kinds) == 1 else tuple(kinds)
 
 

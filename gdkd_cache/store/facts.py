@@ -5,6 +5,9 @@ from typing import Any
 
 from gdkd_cache.schema import REST, Absent
 
+Number = int | float
+"""Whole numbers of a manifest stay whole, so that its bytes stay as they are."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
@@ -61,9 +64,9 @@ class TeacherFacts:
     name: str
     weights: str | None = None
     logits: str | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    accuracy: float | Absent | None = Absent.ABSENT
+    mean: tuple[Number, ...] | None = None
+    std: tuple[Number, ...] | None = None
+    accuracy: Number | Absent | None = Absent.ABSENT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +74,7 @@ class RequestFacts:
     """What was asked of the codec; `to_json` of it is what `CodecRequest.from_json` reads."""
 
     spec: str
-    fidelity: float
+    fidelity: Number
     losses: tuple[dict[str, object], ...]
     num_top: int
 
@@ -107,11 +110,11 @@ class Fidelity:
     """
 
     rows: int
-    gradient_error: dict[str, float]
-    kl: dict[str, float]
-    top1_agreement: float | None
-    topk_agreement: float | None
-    max_error: float
+    gradient_error: dict[str, Number]
+    kl: dict[str, Number]
+    top1_agreement: Number | None
+    topk_agreement: Number | None
+    max_error: Number
 
 
 @dataclass(frozen=True, kw_only=True)
