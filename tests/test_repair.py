@@ -12,12 +12,13 @@ from click.testing import CliRunner
 from gdkd_cache_cli.main import main
 from small import build_small, counting, take
 
-from gdkd_cache import open_cache, pack
+from gdkd_cache import open_cache, open_source, pack
 from gdkd_cache.building.repair import repair
 from gdkd_cache.checking.verify import verify
 from gdkd_cache.data.source import ArraySource
 from gdkd_cache.errors import CacheError, MismatchError, UsageError
-from gdkd_cache.models.network import Network
+from gdkd_cache.models.network import Network, open_network
+from gdkd_cache.models.normalization import Normalization
 from gdkd_cache.sharing.merge import merge
 
 _OPTIONS: dict[str, Any] = {"codec": "transform", "shard_rows": 70, "num_views": 3}
@@ -213,3 +214,27 @@ def test_the_command(tmp_path: Path, weights: Path) -> None:
     result = run("repair", tmp_path / "a.zarr", "--drop")
     assert result.exit_code == 1
     assert "views 1 to 1 dropped, 1 problems are left" in result.stdout
+
+
+def test_weights_without_a_card(tmp_path: Path, weights: Path) -> None:
+    """The manifest says how the inputs of such a teacher are normalised; a card that says otherwise is believed."""
+    bare = tmp_path / "bare.safetensors"
+    shutil.copy(weights, bare)
+    source = open_source("digits")
+    normalization = Normalization((0.2, 0.3, 0.4), (0.5, 0.6, 0.7))
+    teacher = open_network("cnn-s", bare, 10, normalization=normalization, device="cpu")
+    build_small(tmp_path / "a.zarr", source, teacher, codec="dense")
+    digest = open_cache(tmp_path / "a.zarr").manifest.digest
+    common = ["--data", "digits", "--teacher", "cnn-s", "--weights"]
+
+    def run(command: str, weights: Path) -> Any:
+        return CliRunner().invoke(main, [command, str(tmp_path / "a.zarr"), *common, str(weights)])
+
+    assert run("verify", bare).exit_code == 0
+    result = run("verify", weights)
+    assert result.exit_code == 1
+    assert "the teacher's mean is (0.3, 0.3, 0.3) here and (0.2, 0.3, 0.4) in the manifest" in result.stderr
+    (tmp_path / "a.zarr/logits/c/1/0/0").write_bytes(b"")
+    result = run("repair", bare)
+    assert result.exit_code == 0, result.output
+    assert f"1 objects repaired, whole; {digest}" in result.stdout
