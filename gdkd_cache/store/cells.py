@@ -46,7 +46,10 @@ class Cells:
 
     def column(self, column: Column) -> Column:
         """A column of rows, from one of cells."""
-        return replace(column, shape=(*self.axis, *column.shape))
+        if self == ONE_CELL:
+            return column
+        # Compressed on their own, the components would be a chunk for each cell.
+        return replace(column, shape=(*self.axis, *column.shape), separate=False)
 
     def split(self, rows: Array, *, stored: bool = True) -> Array:
         """Cells [row x cell, ...] of a stored column [row, cell, ...], or of a grid [row, height, width, ...]."""
