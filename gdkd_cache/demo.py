@@ -60,7 +60,7 @@ def run_demo(out: Path) -> None:
     teacher = open_network(_TEACHER, out / "teacher" / "best.safetensors", len(source.classes))
     built = build(BuildOptions(out=out / "digits.zarr", num_views=_NUM_VIEWS, losses=(_LOSS,)), source, teacher)
     bytes_per_view = built.manifest.num_bytes / built.rows_computed
-    codec, errors = built.manifest.identity.codec["name"], built.manifest.identity.fidelity["gradient_error"]
+    codec, errors = built.manifest.identity.codec.name, built.manifest.identity.fidelity.gradient_error
     console.print(
         f"      {built.rows_computed} views at {bytes_per_view:.1f} bytes each (codec {codec}), gradient error "
         f"{max(errors.values()):.3f}; {built.manifest.digest[:23]}..."

@@ -32,6 +32,7 @@ from gdkd_cache.data.views import ViewRenderer, normalize_pixels
 from gdkd_cache.models.build import build_model
 from gdkd_cache.models.network import Network
 from gdkd_cache.sharing.convert import to_sidecars
+from gdkd_cache.store.facts import TeacherFacts
 
 VIEWS = 4
 RECIPE = "crop-flip:size=32,padding=4"
@@ -46,7 +47,11 @@ def make_caches(folder: Path, source: ShardSource) -> tuple[Path, Path]:
             parameter.mul_(10)
     statistics = {"mean": source.mean, "std": source.std}
     teacher = Network(
-        model=model, **statistics, device=torch.device("cpu"), precision="float32", description={"name": "untrained"}
+        model=model,
+        **statistics,
+        device=torch.device("cpu"),
+        precision="float32",
+        description=TeacherFacts(name="untrained"),
     )
     zarr, sidecars = folder / "cache.zarr", folder / "sidecars"
     build(BuildOptions(out=zarr, num_views=VIEWS, recipe=RECIPE, codec="transform:step=1"), source, teacher)

@@ -57,7 +57,7 @@ def main() -> None:
         )
         manifest = build(options, source, teacher).manifest
         size = manifest.num_bytes / (manifest.identity.num_rows * manifest.identity.num_views)
-        facts[name] = size, max(manifest.identity.fidelity["gradient_error"].values())
+        facts[name] = size, max(manifest.identity.fidelity.gradient_error.values())
     accuracies: dict[str, list[float]] = {}
     for seed in range(arguments.seeds):
         for name in ("cross-entropy only", "live teacher", *_CODECS):

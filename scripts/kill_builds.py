@@ -114,7 +114,7 @@ def main() -> None:
                 resumed += (out / "ledger").exists()  # some shards were committed
                 run(context, build_it, [None] * arguments.processes)
                 cache = open_cache(out)
-                damaged = [problem for _, problem in cache.reader.problems() if problem is not None]
+                damaged = [problem for _, problem in cache.problems() if problem is not None]
                 equal += cache.manifest.digest == expected[codec] and not damaged
                 print(f"\r{kills} killed, {equal} digests equal", end="", file=sys.stderr)
             shutil.rmtree(out, ignore_errors=True)

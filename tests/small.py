@@ -79,7 +79,7 @@ def forge_object(path: Path, name: str, data: bytes) -> None:
 
 def layouts_of(path: Path) -> dict[str, ArrayLayout]:
     """The layouts of all arrays of a cache."""
-    reader = open_cache(path).reader
+    reader = open_cache(path)
     return row_layouts(reader.manifest.identity) | reader.layouts
 
 
@@ -111,9 +111,11 @@ class Counting(torch.nn.Module):
     def __init__(self, model: torch.nn.Module, fail_after: int | None = None) -> None:
         super().__init__()
         self.model, self.rows, self.fail_after = model, 0, fail_after
+        self.batches: set[int] = set()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         self.rows += len(images)
+        self.batches.add(len(images))
         if self.fail_after is not None and self.rows > self.fail_after:
             raise KeyboardInterrupt
         return self.model(images)

@@ -146,14 +146,14 @@ def test_what_was_damaged_before_a_resume_is_built_again(
         _flip(out / "tables/c/0")
     else:  # shards and records of another build of the same shape
         other = tmp_path / "other.zarr"
-        description = {**teacher.description, "name": "another"}
+        description = replace(teacher.description, name="another")
         _unfinished(other, digits, replace(teacher, mean=(0.1, 0.1, 0.1), description=description), **options)
         for name in Folder(other).sizes():
             if name.startswith("ledger/") or "/c/0/0" in name:
                 shutil.copy(other / name, out / name)
     result = build_small(out, digits, teacher, **options)
     assert result.manifest == whole
-    assert not [problem for _, problem in open_cache(out).reader.problems() if problem is not None]
+    assert not [problem for _, problem in open_cache(out).problems() if problem is not None]
 
 
 def test_a_terminated_build_says_how_to_go_on(tmp_path: Path, weights: Path) -> None:

@@ -124,6 +124,8 @@ def test_a_chunk_that_expands(tmp_path: Path, caches: dict[str, Path], few: Arra
         ({"num_rows": True}, "num_rows is True; expected a whole number"),
         ({"views": {"recipe": Recipe("x").to_json(), "seed": 0, "size": [8, 8], "y": 1}}, "views.y is not known"),
         ({"classes": ["a"] * 200_000}, "the number of classes is 200000"),
+        ({"cells": {"height": 1024, "width": 1024}}, "objects are not those of its arrays"),
+        ({"cells": {"height": 2**20, "width": 1}}, "cells.height is 1048576"),
     ],
 )
 def test_extents_that_lie(
@@ -137,7 +139,7 @@ def test_extents_that_lie(
 @pytest.mark.parametrize("codec", CODECS)
 def test_objects_that_expand(caches: dict[str, Path], codec: str) -> None:
     """16 million rows in objects of a hundred bytes each: listed as they must be, and refused."""
-    reader = open_cache(caches[codec]).reader
+    reader = open_cache(caches[codec])
     identity = replace(reader.manifest.identity, num_rows=2**24, shard_rows=2**17)
     layouts = row_layouts(identity) | view_layouts(identity, reader.codec)
     names = ["zarr.json", *(name for layout in layouts.values() for name in layout.all_names())]

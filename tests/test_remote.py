@@ -317,17 +317,17 @@ def test_two_builds_in_one_place(tmp_path: Path, digits_cache: Path, bucket: str
     place, cache = f"{bucket}/x" if remote else tmp_path / "x", open_cache(digits_cache)
     identity = cache.manifest.identity
     assert identity.views is not None
-    other = replace(identity, views=identity.views | {"seed": 1})
+    other = replace(identity, views=replace(identity.views, seed=1))
     places = [Place(place, each) for each in (identity, identity, other)]
     assert [each.look() for each in places] == [Empty()] * 3
     first, same = (each.begin(cache.codec, identity.fidelity) for each in places[:2])
     with pytest.raises(MismatchError, match="another build began here meanwhile"):
         places[2].begin(cache.codec, identity.fidelity)
     for view in (0, 1):
-        columns = {name: cache.reader.column(name, view) for name in cache.reader.layouts}
+        columns = {name: cache.column(name, view) for name in cache.layouts}
         for writer in (first, same):
             writer.commit(view, 0, columns)
-    probes = cache.reader.source_probes()
+    probes = cache.source_probes()
     published = first.finish(cache.keys, cache.labels, probes)
     assert same.finish(cache.keys, cache.labels, probes) == published
     with pytest.raises(MismatchError, match="has published another cache here meanwhile"):
@@ -524,6 +524,6 @@ os.wait()
 def test_a_store_stays_in_its_process(digits_cache: Path, bucket: str) -> None:
     copy(digits_cache, f"{bucket}/x")
     with pytest.raises(TypeError, match="stays in its process"):
-        pickle.dumps(open_cache(f"{bucket}/x").reader)
+        pickle.dumps(open_cache(f"{bucket}/x"))
     run = subprocess.run([sys.executable, "-c", _FORK], capture_output=True, text=True, check=True, timeout=60)
     assert run.stdout.startswith("StoreError s3://bucket/x/a: used in a forked process")

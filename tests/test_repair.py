@@ -12,12 +12,14 @@ from click.testing import CliRunner
 from gdkd_cache_cli.main import main
 from small import build_small, counting, take
 
-from gdkd_cache import open_cache, pack
+from gdkd_cache import open_cache, open_source, pack
 from gdkd_cache.building.repair import repair
 from gdkd_cache.checking.verify import verify
 from gdkd_cache.data.source import ArraySource
 from gdkd_cache.errors import CacheError, MismatchError, UsageError
-from gdkd_cache.models.network import Network
+from gdkd_cache.models.network import Network, open_network
+from gdkd_cache.models.normalization import Normalization
+from gdkd_cache.sharing.merge import merge
 
 _OPTIONS: dict[str, Any] = {"codec": "transform", "shard_rows": 70, "num_views": 3}
 
@@ -83,13 +85,56 @@ def test_any_object_comes_back(
     assert _contents(cache) == _contents(whole)
 
 
+@pytest.fixture(scope="module")
+def merged(tmp_path_factory: pytest.TempPathFactory, digits: ArraySource, teacher: Network) -> Path:
+    """Four views that two teams built otherwise: in batches of 64 and 100, the second in bfloat16."""
+    folder = tmp_path_factory.mktemp("merged")
+    common: dict[str, Any] = {**_OPTIONS, "num_views": 2}
+    build_small(folder / "a.zarr", digits, teacher, **common)
+    other: dict[str, Any] = {"first_view": 2, "codec_from": folder / "a.zarr", "batch_size": 100}
+    build_small(folder / "b.zarr", digits, replace(teacher, precision="bfloat16"), **common, **other)
+    merge([folder / "a.zarr", folder / "b.zarr"], folder / "all.zarr")
+    return folder / "all.zarr"
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_parts_that_were_built_otherwise(
+    tmp_path: Path, merged: Path, digits: ArraySource, teacher: Network, precision: str
+) -> None:
+    """Each part of a merged cache is built again as it was built, whatever the teacher's precision is here."""
+    path = Path(shutil.copytree(merged, tmp_path / "a.zarr"))
+    for name in ("packed/c/1/2/0", "packed/c/2/0/0", "escape/c/3/3/0", "tables/c/0"):
+        (path / name).write_bytes(b"x")
+    result = repair(path, source=digits, teacher=replace(teacher, precision=precision))
+    assert (len(result.restored), result.problems) == (4, ())
+    assert _contents(path) == _contents(merged)
+
+
+def test_a_merged_cache_is_verified_as_it_was_built(merged: Path, digits: ArraySource, teacher: Network) -> None:
+    counted, model = counting(teacher)
+    result = verify(merged, source=digits, teacher=counted, num_rows=4 * 200)
+    assert result.problems == ()
+    assert result.rerun is not None
+    assert result.rerun.rows == 800
+    assert model.batches == {64, 100, 200 % 64}
+
+
+def test_views_dropped_of_a_merged_cache(tmp_path: Path, merged: Path, digits: ArraySource, teacher: Network) -> None:
+    """What built the views that stay is still stated, and nothing of those that went."""
+    path = Path(shutil.copytree(merged, tmp_path / "a.zarr"))
+    (path / "packed/c/2/0/0").unlink()
+    assert repair(path, drop=True).dropped_views == 2
+    build_small(tmp_path / "b.zarr", digits, teacher, **{**_OPTIONS, "num_views": 2})
+    assert _contents(path) == _contents(tmp_path / "b.zarr")
+
+
 def test_other_bytes_are_refused(cache: Path, digits: ArraySource, teacher: Network) -> None:
     """Wrong data, a wrong teacher, and one that only claims to be the right one: the cache stays as it was."""
     (cache / "packed/c/1/2/0").unlink()
     before = _contents(cache)
     with pytest.raises(MismatchError, match="was not built from this data"):
         repair(cache, source=take(digits, np.arange(255)), teacher=teacher)
-    changed = replace(teacher, description=teacher.description | {"weights": "sha256:0"})
+    changed = replace(teacher, description=replace(teacher.description, weights="sha256:0"))
     with pytest.raises(MismatchError, match=r"teacher\.weights is"):
         repair(cache, source=digits, teacher=changed)
     with pytest.raises(CacheError, match="1 of 1 damaged objects come out otherwise than the manifest says"):
@@ -169,3 +214,27 @@ def test_the_command(tmp_path: Path, weights: Path) -> None:
     result = run("repair", tmp_path / "a.zarr", "--drop")
     assert result.exit_code == 1
     assert "views 1 to 1 dropped, 1 problems are left" in result.stdout
+
+
+def test_weights_without_a_card(tmp_path: Path, weights: Path) -> None:
+    """The manifest says how the inputs of such a teacher are normalised; a card that says otherwise is believed."""
+    bare = tmp_path / "bare.safetensors"
+    shutil.copy(weights, bare)
+    source = open_source("digits")
+    normalization = Normalization((0.2, 0.3, 0.4), (0.5, 0.6, 0.7))
+    teacher = open_network("cnn-s", bare, 10, normalization=normalization, device="cpu")
+    build_small(tmp_path / "a.zarr", source, teacher, codec="dense")
+    digest = open_cache(tmp_path / "a.zarr").manifest.digest
+    common = ["--data", "digits", "--teacher", "cnn-s", "--weights"]
+
+    def run(command: str, weights: Path) -> Any:
+        return CliRunner().invoke(main, [command, str(tmp_path / "a.zarr"), *common, str(weights)])
+
+    assert run("verify", bare).exit_code == 0
+    result = run("verify", weights)
+    assert result.exit_code == 1
+    assert "the teacher's mean is (0.3, 0.3, 0.3) here and (0.2, 0.3, 0.4) in the manifest" in result.stderr
+    (tmp_path / "a.zarr/logits/c/1/0/0").write_bytes(b"")
+    result = run("repair", bare)
+    assert result.exit_code == 0, result.output
+    assert f"1 objects repaired, whole; {digest}" in result.stdout

@@ -28,6 +28,7 @@ from gdkd_cache.data.source import EncodedSource, Source
 from gdkd_cache.errors import MismatchError, UsageError
 from gdkd_cache.models.network import Network
 from gdkd_cache.seeding import hash_keys
+from gdkd_cache.store.facts import TeacherFacts
 from gdkd_cache.training.train import TrainOptions, train
 
 ROWS = 96
@@ -68,7 +69,7 @@ def linear_teacher() -> Network:
     torch.manual_seed(0)
     model = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 4)).eval()
     half = (0.5, 0.5, 0.5)
-    about: dict[str, Any] = {"name": "linear", "weights": "sha256:0"}
+    about = TeacherFacts(name="linear", weights="sha256:0")
     device = torch.device("cpu")
     return Network(model=model, mean=half, std=half, device=device, precision="float32", description=about)
 

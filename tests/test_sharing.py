@@ -31,6 +31,7 @@ from gdkd_cache.objects.record import ObjectRecord
 from gdkd_cache.sharing.copy import copy
 from gdkd_cache.sharing.merge import merge
 from gdkd_cache.store.card import readme
+from gdkd_cache.store.facts import Card
 from gdkd_cache.store.layout import row_layouts
 from gdkd_cache.store.manifest import Manifest
 
@@ -57,7 +58,7 @@ def test_a_cache_is_a_dataset_repository(tmp_path: Path, digits: ArraySource, te
     card = {"license": "CC-BY-4.0", "contact": "Ada <ada@example.org>"}
     recipe = Recipe("jitter", (RandomCrop(size=8, padding=1), HorizontalFlip(), RandomErasing()))
     manifest = build_small(path, digits, teacher, recipe=recipe, **card).manifest
-    assert manifest.identity.card == card
+    assert manifest.identity.card == Card(**card)
     page = (path / _README).read_text()
     assert _metadata(page) == {
         "pretty_name": "Logits of cnn-s on digits/train",
@@ -75,12 +76,12 @@ def test_a_cache_is_a_dataset_repository(tmp_path: Path, digits: ArraySource, te
     assert manifest.digest not in page
     assert readme(manifest.identity) == readme(open_cache(path).manifest.identity) == page.encode()
     assert str(tmp_path) not in page
-    assert facts["teacher"] == f"cnn-s, 10.00% accuracy on held-out images, weights {teacher.description['weights']}"
+    assert facts["teacher"] == f"cnn-s, 10.00% accuracy on held-out images, weights {teacher.description.weights}"
     assert facts["recipe"].startswith("random_crop (padding 1, size 8), horizontal_flip (probability 0.5), random_er")
     assert (facts["license"], facts["contact"]) == ("CC-BY-4.0", "Ada <ada@example.org>")
     (path / _README).write_text(page.replace("CC-BY-4.0", "CC-BY-3.0"))
-    assert [name for name, problem in open_cache(path).reader.problems() if problem] == [_README]
-    assert copy(tmp_path / "a.zarr", tmp_path / "c.zarr", views=range(1)).manifest.identity.card == card
+    assert [name for name, problem in open_cache(path).problems() if problem] == [_README]
+    assert copy(tmp_path / "a.zarr", tmp_path / "c.zarr", views=range(1)).manifest.identity.card == Card(**card)
 
 
 @pytest.mark.parametrize("rows", [1, 999, 1000, 9999, 50_000, 1_281_167, 10**9, 10**13])
@@ -163,7 +164,7 @@ def test_the_card_of_a_resumed_build(tmp_path: Path) -> None:
     (tmp_path / "a/manifest.json").unlink()
     (tmp_path / "a/build.json").write_bytes(Manifest(first.identity, {}).to_bytes())
     second = gc.pack(tmp_path / "a", logits, contact="Bob", license="mit", **given)
-    assert second.identity.card == {"license": "mit", "contact": "Bob"}
+    assert second.identity.card == Card(license="mit", contact="Bob")
     assert _bytes(tmp_path / "a")[_README].count(b"Bob") == 1
     with pytest.raises(MismatchError, match=r"card.contact is Bob there, Eve asked"):
         gc.pack(tmp_path / "a", logits, contact="Eve", license="mit", **given)
@@ -231,12 +232,12 @@ def test_a_codec_from_another_cache(tmp_path: Path, digits: ArraySource, teacher
         first.identity.codec, first.identity.fidelity, first.identity.request,
     )  # fmt: skip
     joined = merge([tmp_path / "first.zarr", second], tmp_path / "all.zarr").manifest
-    parts = joined.identity.build["parts"]
-    assert [(run["first"], run["num_views"], run["batch_size"]) for run in parts] == [(0, 2, 64), (2, 2, 100)]
+    parts = joined.identity.parts
+    assert [(run.first, run.num_views, run.batch_size) for run in parts] == [(0, 2, 64), (2, 2, 100)]
     assert verify(tmp_path / "all.zarr", source=digits).problems == ()
     assert _run("inspect", tmp_path / "all.zarr").exit_code == 0
-    cut = copy(tmp_path / "all.zarr", tmp_path / "cut.zarr", views=range(1, 3)).manifest.identity.build["parts"]
-    assert [(run["first"], run["num_views"]) for run in cut] == [(1, 1), (2, 1)]
+    cut = copy(tmp_path / "all.zarr", tmp_path / "cut.zarr", views=range(1, 3)).manifest.identity.parts
+    assert [(run.first, run.num_views) for run in cut] == [(1, 1), (2, 1)]
     last = copy(tmp_path / "all.zarr", tmp_path / "last.zarr", views=range(2, 4)).manifest
     assert last.digest == open_cache(second).manifest.digest
     one, two, three = (tmp_path / f"p{i}.zarr" for i in range(3))
@@ -299,14 +300,14 @@ def test_cards_of_parts(tmp_path: Path, digits: ArraySource, teacher: Network) -
         merge([one, two], tmp_path / "c.zarr")
     result = _run("merge", one, two, "--contact", "Ada and Bob", "--out", tmp_path / "c.zarr")
     assert result.exit_code == 0, result.output
-    assert open_cache(tmp_path / "c.zarr").manifest.identity.card == {"license": "mit", "contact": "Ada and Bob"}
+    assert open_cache(tmp_path / "c.zarr").manifest.identity.card == Card(license="mit", contact="Ada and Bob")
 
 
 def test_other_tables_are_refused(tmp_path: Path, digits: ArraySource, whole: Path) -> None:
     """Tables that decode otherwise, under a codec of the same description."""
     copy(whole, tmp_path / "a.zarr", views=range(2))
     copy(whole, tmp_path / "b.zarr", views=range(2, 4))
-    reader = open_cache(tmp_path / "b.zarr").reader
+    reader = open_cache(tmp_path / "b.zarr")
     layout = row_layouts(reader.manifest.identity)["tables"]
     tables = reader.codec.tables_bytes().copy()
     tables[0] ^= 1
@@ -327,7 +328,7 @@ def other(teacher: Network) -> Network:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.3 * parameter.std(correction=0) * torch.randn_like(parameter))
-    return replace(teacher, model=model.eval(), description=teacher.description | {"weights": "sha256:other"})
+    return replace(teacher, model=model.eval(), description=replace(teacher.description, weights="sha256:other"))
 
 
 @pytest.fixture(scope="module")
@@ -424,7 +425,7 @@ def test_what_cannot_be_averaged(tmp_path: Path, digits: ArraySource, other: Net
 def test_every_cache_is_replayed(tmp_path: Path, digits: ArraySource, pair: tuple[Path, Path]) -> None:
     """A second cache whose views are others than it says is refused, although the first one's are right."""
     shutil.copytree(pair[1], tmp_path / "b.zarr")
-    build = open_cache(pair[1]).reader
+    build = open_cache(pair[1])
     layout = build.layouts["probe"]
     (name,) = layout.object_names(0)
     probes = build.column("probe", 0).copy()

@@ -47,7 +47,7 @@ def test_what_is_shown_belongs_together(digits: ArraySource, digits_cache: Path)
 
 
 def _recipe(cache: Cache) -> Recipe:
-    return recipe_of(cache.reader)
+    return recipe_of(cache)
 
 
 def test_defaults_and_keys(digits: ArraySource, digits_cache: Path) -> None:

@@ -63,7 +63,7 @@ def test_every_damage_is_found(cache_copy: Path) -> None:
             path.unlink()
             if damage is not None:
                 path.write_bytes(damage)
-            found = [found for found, problem in open_cache(cache_copy).reader.problems() if problem is not None]
+            found = [found for found, problem in open_cache(cache_copy).problems() if problem is not None]
             assert found == [name]
             path.write_bytes(whole)
     a, b = (cache_copy / f"logits/c/{view}/0/0" for view in (0, 1))
@@ -77,7 +77,7 @@ def test_every_damage_is_found(cache_copy: Path) -> None:
 
 def test_unlisted_objects_are_found(cache_copy: Path) -> None:
     (cache_copy / "logits" / "extra").write_bytes(b"x")
-    problems = [problem for _, problem in open_cache(cache_copy).reader.problems() if problem is not None]
+    problems = [problem for _, problem in open_cache(cache_copy).problems() if problem is not None]
     assert len(problems) == 1
     assert "logits/extra is not listed" in problems[0]
 
@@ -117,7 +117,7 @@ def test_a_forged_manifest_cannot_reach_outside(cache_copy: Path) -> None:
         stored["objects"]["../secret"] = [6, "0" * 64]
 
     forge(cache_copy, escape)
-    problems = [problem for name, problem in open_cache(cache_copy).reader.problems() if name == "../secret"]
+    problems = [problem for name, problem in open_cache(cache_copy).problems() if name == "../secret"]
     assert problems
     assert "is not an object name" in str(problems[0])
 

@@ -196,7 +196,7 @@ def test_pack(tmp_path: Path) -> None:
         assert torch.equal(top.classes, losses.top_classes(views[number], 8))
         assert torch.equal(view.logits([7, 3]).gather(-1, top.classes[[7, 3]]), top.values[[7, 3]])
         assert gradient_error(_GDKD, views[number], view.logits(range(500)), labels, top.classes) < 0.12
-    assert manifest.identity.fidelity["topk_agreement"] == 1.0
+    assert manifest.identity.fidelity.topk_agreement == 1.0
     for loss in ("kd", "dkd", "gdkd", "gdkd3"):
         cache.require(gc.loss(f"{loss}:temperature=1.7,standardize=1"))
     with pytest.raises(CacheError, match="names no recipe"):

@@ -53,7 +53,7 @@ def test_the_teacher_is_known(tmp_path: Path, digits: ArraySource, teacher: Netw
         found = verify(tmp_path / "a.zarr", source=digits, teacher=other, num_rows=64).problems
         assert any("ranks other classes at the top" in problem for problem in found)
         assert any("gradient error against this teacher" in problem for problem in found)
-    description = teacher.description | {"weights": "sha256:0"}
+    description = replace(teacher.description, weights="sha256:0")
     (problem,) = verify(
         tmp_path / "a.zarr", source=digits, teacher=replace(teacher, description=description), num_rows=16
     ).problems

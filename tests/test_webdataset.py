@@ -106,7 +106,7 @@ def test_plain_webdataset_reads_sidecars(sidecars: Path, images: Path, digits_ca
         assert np.array_equal(arrays[0]["rows"], rows)
         assert np.array_equal(arrays[0]["labels"], source.labels[first:end])
         for view in (0, 1):
-            columns = cache.reader.columns(cache.reader.layouts, view)
+            columns = cache.columns(cache.layouts, view)
             assert arrays[view + 1].keys() == columns.keys()
             for name, column in columns.items():
                 assert arrays[view + 1][name].dtype == column.dtype
@@ -131,7 +131,7 @@ def test_streaming_gives_the_same_views(digits: ArraySource, digits_cache: Path,
     orders = []
     for path, workers in ((digits_cache, 2), (sidecars, 0)):
         cache = open_cache(path)
-        assert isinstance(cache.reader, SidecarReader) == (path == sidecars)
+        assert isinstance(cache, SidecarReader) == (path == sidecars)
         found = [_seen(cache, _streamed(images), epoch, num_workers=workers) for epoch in range(2)]
         assert found == expected
         orders.append([list(seen) for seen in found])
@@ -151,7 +151,7 @@ def test_sidecars_in_an_object_store(
     kept = tmp_path / "kept"
     for local_copy in (None, kept, kept):
         proxy.requests.clear()
-        cache = open_cache(url, digest=open_cache(sidecars).reader.digest, local_copy=local_copy)
+        cache = open_cache(url, digest=open_cache(sidecars).digest, local_copy=local_copy)
         assert _seen(cache, source, 0) == expected
     assert not proxy.sent(r"GET .*\.logits\.tar")
     assert verify(url).problems == ()
@@ -433,7 +433,7 @@ def test_repeated_rows_are_refused(tmp_path: Path, sidecars: Path) -> None:
 def test_foreign_columns_do_not_become_the_cache(tmp_path: Path, sidecars: Path) -> None:
     """Forged columns with checksums that agree have another digest, and never convert."""
     folder = _copy(sidecars, tmp_path / "copy")
-    pinned = open_cache(folder).reader.digest
+    pinned = open_cache(folder).digest
     path = folder / "Train-2.logits.tar"
     with tarfile.open(path) as tar:
         start, end = (next(m.offset for m in tar if m.name.startswith(view)) for view in ("00000.", "00001."))
@@ -445,7 +445,7 @@ def test_foreign_columns_do_not_become_the_cache(tmp_path: Path, sidecars: Path)
         stored["sidecars"][path.name]["records"][1] = hashlib.sha256(data[start:end]).hexdigest()
 
     _forge(folder, change)
-    assert open_cache(folder).reader.digest != pinned
+    assert open_cache(folder).digest != pinned
     with pytest.raises(MismatchError, match="not the sha256:"):
         open_cache(folder, digest=pinned)
     with pytest.raises(CacheError, match="is not what the manifest lists"):
@@ -511,7 +511,7 @@ def test_the_command_line(tmp_path: Path, digits_cache: Path, images: Path, weig
     teacher = f"--teacher cnn-s --weights {weights} --views 2 --device cpu --workers 0".split()
     said = run("build", "--data", spec, *teacher, "--out", tmp_path / "c.zarr", "--sidecars", tmp_path / "more")
     assert open_cache(tmp_path / "c.zarr").manifest == open_cache(tmp_path / "more").manifest
-    assert open_cache(tmp_path / "more").reader.digest in said
+    assert open_cache(tmp_path / "more").digest in said
     wrong = CliRunner().invoke(main, ["build", "--data", spec, *teacher, "--out", "x", "--sidecars", "s3://bucket/x"])
     assert (wrong.exit_code, "written to a folder" in wrong.output) == (2, True)
     wrong = CliRunner().invoke(

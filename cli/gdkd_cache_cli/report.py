@@ -8,18 +8,20 @@ if TYPE_CHECKING:
 
 def cache_json(manifest: "Manifest") -> dict[str, Any]:
     """The facts of a cache for `--json`."""
+    from gdkd_cache.schema import to_json
+
     identity = manifest.identity
     return {
         "digest": manifest.digest,
         "views": identity.num_views,
         "rows": identity.num_rows,
         "classes": len(identity.classes),
-        "codec": identity.codec["name"],
+        "codec": identity.codec.name,
         "bytes": manifest.num_bytes,
         "bytes_per_view": manifest.num_bytes / (identity.num_views * identity.num_rows),
         "objects": len(manifest.objects),
-        "fidelity": identity.fidelity,
-        "identity": identity.to_json(),
+        "fidelity": to_json(identity.fidelity),
+        "identity": to_json(identity),
     }
 
 

@@ -96,10 +96,8 @@ class _TeachersOptions:
         ]
         for cache in opened:
             made = cache.manifest.identity.views
-            if self.view_seed is not None and made is not None and self.view_seed != made["seed"]:
-                raise MismatchError(
-                    f"view seed {self.view_seed} is not the cache's {made['seed']}; leave --view-seed out"
-                )
+            if self.view_seed is not None and made is not None and self.view_seed != made.seed:
+                raise MismatchError(f"view seed {self.view_seed} is not the cache's {made.seed}; leave --view-seed out")
         return ensemble(opened, self.cache_weights or None) if len(opened) > 1 else next(iter(opened), None)
 
     def views(self) -> "Views":

@@ -5,7 +5,6 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from importlib.metadata import version
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,9 +25,11 @@ from gdkd_cache.device import describe
 from gdkd_cache.errors import ModelError
 from gdkd_cache.models.network import Network
 from gdkd_cache.progress import progress
+from gdkd_cache.schema import from_json
 from gdkd_cache.seeding import hash_keys
 from gdkd_cache.store.card import make_card
 from gdkd_cache.store.differences import check_parts
+from gdkd_cache.store.facts import UNFITTED, UNMEASURED, Build, Data, Fidelity, RecipeFacts, RequestFacts, Views
 from gdkd_cache.store.layout import PROBE_BYTES, encode_keys
 from gdkd_cache.store.manifest import Identity
 
@@ -80,23 +81,23 @@ class Builder:
             num_rows=len(self.keys),
             num_views=options.num_views,
             classes=tuple(source.classes),
-            data={"name": name_of(source), "digest": source.digest, "keys_bytes": len(encode_keys(self.keys))},
-            views={
-                "recipe": self.recipe.to_json(),
-                "seed": options.seed,
-                "size": list(self._view_size),
-                "first": options.first_view,
-            },
+            data=Data(name=name_of(source), digest=source.digest, keys_bytes=len(encode_keys(self.keys))),
+            views=Views(
+                recipe=from_json(RecipeFacts, self.recipe.to_json()),
+                seed=options.seed,
+                size=tuple(self._view_size),
+                first=options.first_view,
+            ),
             teacher=teacher.description,
-            request=options.request.to_json(),
-            codec={},
-            fidelity={},
-            build={
-                "batch_size": options.batch_size,
-                "device": describe(teacher.device),
-                "precision": teacher.precision,
-                "software": {name: version(name) for name in _SOFTWARE},
-            },
+            request=from_json(RequestFacts, options.request.to_json()),
+            codec=UNFITTED,
+            fidelity=UNMEASURED,
+            build=Build(
+                batch_size=options.batch_size,
+                device=describe(teacher.device),
+                precision=teacher.precision,
+                software={name: version(name) for name in _SOFTWARE},
+            ),
             shard_rows=options.shard_rows,
             card=make_card(options.license, options.contact),
         )
@@ -105,10 +106,10 @@ class Builder:
             return identity
         theirs = self._given.manifest.identity
         identity = replace(identity, request=theirs.request, codec=theirs.codec, fidelity=theirs.fidelity)
-        check_parts(self._given.reader.path, theirs, "this build", identity)
+        check_parts(self._given.path, theirs, "this build", identity)
         return identity
 
-    def fit(self) -> tuple[Codec, dict[str, Any]]:
+    def fit(self) -> tuple[Codec, Fidelity]:
         """The codec, another cache's or the one that calibration chooses, and what it was measured to lose.
 
         Raises:
@@ -122,7 +123,7 @@ class Builder:
                 "codec %s loses more than --fidelity %g: gradient error %.3g, the worst of the declared losses",
                 *(choice.codec.name, asked, choice.worst_error),
             )
-        return choice.codec, choice.fidelity
+        return choice.codec, Fidelity(**choice.fidelity)
 
     def calibrate(self) -> Calibration:
         """Run the teacher on view 0 of the rows that calibration needs: those of the smallest key hashes.

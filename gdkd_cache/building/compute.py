@@ -14,6 +14,7 @@ from torch import Tensor
 from gdkd_cache.codec.base import Codec
 from gdkd_cache.codec.fidelity import ENCODE_ROWS
 from gdkd_cache.data.views import VIEWS_AT_ONCE, ViewBatch, ViewRequest
+from gdkd_cache.store.cells import Cells
 from gdkd_cache.store.layout import PROBE
 
 Unit = tuple[int, int, range]
@@ -134,5 +135,6 @@ def _columns(codec: Codec, said: Sequence[Said]) -> dict[str, np.ndarray]:
     """The columns of some batches, on the teacher's device until they are small."""
     logits = torch.cat([one.logits for one in said])
     labels = torch.cat([one.labels for one in said]).to(logits.device)
-    columns = {name: column.cpu().numpy() for name, column in codec.encode(logits, labels).items()}
+    encoded = Cells.of(logits).encode(codec, logits, labels)
+    columns = {name: column.cpu().numpy() for name, column in encoded.items()}
     return columns | {PROBE: np.concatenate([one.probes for one in said])}

@@ -8,7 +8,6 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from gdkd_cache.building.compute import Unit, Work, grouped
 from gdkd_cache.codec.base import Codec
 from gdkd_cache.ranks import this_rank
 from gdkd_cache.store.claims import Claims
+from gdkd_cache.store.facts import Fidelity
 from gdkd_cache.store.layout import PROBE
 from gdkd_cache.store.place import Complete, Empty, Found, Place
 from gdkd_cache.store.writer import CacheWriter
@@ -26,7 +26,7 @@ _LOOK_SECONDS = 5.0
 
 
 def begin_together(
-    place: Place, found: Found, claims: Claims, fit: Callable[[], tuple[Codec, dict[str, Any]]]
+    place: Place, found: Found, claims: Claims, fit: Callable[[], tuple[Codec, Fidelity]]
 ) -> CacheWriter | Complete:
     """Begin with the codec that the build began with; where there is none, one process fits it.
 

@@ -12,15 +12,17 @@ import torch
 from torch import Tensor
 
 from gdkd_cache.codec.calibration import Calibration, calibration_rows
-from gdkd_cache.codec.fidelity import ENCODE_ROWS, encode_rows
+from gdkd_cache.codec.fidelity import ENCODE_ROWS
 from gdkd_cache.codec.request import CodecRequest
 from gdkd_cache.data.source import source_digest
 from gdkd_cache.errors import SourceError, UsageError
 from gdkd_cache.limits import SHARD_ROWS
 from gdkd_cache.losses.base import Loss, parse_loss
 from gdkd_cache.progress import progress
+from gdkd_cache.schema import from_json
 from gdkd_cache.seeding import hash_keys
 from gdkd_cache.store.card import make_card
+from gdkd_cache.store.facts import UNFITTED, UNMEASURED, Build, Data, Fidelity, RequestFacts, TeacherFacts
 from gdkd_cache.store.layout import encode_keys
 from gdkd_cache.store.manifest import Identity, Manifest
 from gdkd_cache.store.place import Begun, Complete, Empty, Place
@@ -89,13 +91,13 @@ def pack(
         num_rows=num_rows,
         num_views=len(views),
         classes=tuple(names),
-        data={"name": "packed", "digest": digest, "keys_bytes": len(encode_keys(keys))},
+        data=Data(name="packed", digest=digest, keys_bytes=len(encode_keys(keys))),
         views=None,
-        teacher={"name": "logits computed elsewhere", "logits": f"sha256:{content.hexdigest()}"},
-        request=request.to_json(),
-        codec={},
-        fidelity={},
-        build={"software": {name: version(name) for name in ("gdkd-cache", "numpy", "torch", "zarr")}},
+        teacher=TeacherFacts(name="logits computed elsewhere", logits=f"sha256:{content.hexdigest()}"),
+        request=from_json(RequestFacts, request.to_json()),
+        codec=UNFITTED,
+        fidelity=UNMEASURED,
+        build=Build(software={name: version(name) for name in ("gdkd-cache", "numpy", "torch", "zarr")}),
         shard_rows=SHARD_ROWS,
         card=make_card(license, contact),
     )
@@ -109,14 +111,15 @@ def pack(
         sample = torch.cat([_rows(views[0], slice(row, row + 1), 0, keys) for row in chosen.tolist()])
         calibration = Calibration(request, sample, labels[torch.from_numpy(chosen)], stored_rows=num_rows * len(views))
         choice = calibration.choose()
-        found = Begun(choice.codec, choice.fidelity)
+        found = Begun(choice.codec, Fidelity(**choice.fidelity))
     writer = place.begin(found.codec, found.fidelity)
     with progress("pack", len(views) * num_rows, "rows") as advance:
         for number, shard, rows in writer.shards():
             if not writer.committed(number, shard):
                 parts = []
                 for some in _slices(rows.stop, rows.start):
-                    parts.append(encode_rows(found.codec, _rows(views[number], some, number, keys), labels[some]))
+                    logits = _rows(views[number], some, number, keys)
+                    parts.append(identity.cells.encode(found.codec, logits, labels[some]))
                     advance(some.stop - some.start)
                 columns = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
                 writer.commit(number, shard, columns)

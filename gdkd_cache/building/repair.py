@@ -21,8 +21,10 @@ from gdkd_cache.data.source import Source, check_source, labels_of
 from gdkd_cache.errors import CacheError, MismatchError, UsageError
 from gdkd_cache.models.network import Network
 from gdkd_cache.progress import progress
+from gdkd_cache.schema import from_json, to_json
 from gdkd_cache.seeding import hash_keys
 from gdkd_cache.store.differences import differences_between
+from gdkd_cache.store.facts import CodecFacts
 from gdkd_cache.store.layout import (
     encode_metadata,
     encode_rows,
@@ -84,19 +86,18 @@ def repair(
         OSError: the folder cannot be written.
     """
     cache = open_cache(path)
-    manifest, reader = cache.manifest, cache.reader
-    identity = manifest.identity
-    found = {name: problem for name, problem in reader.problems() if problem is not None}
+    manifest, identity = cache.manifest, cache.manifest.identity
+    found = {name: problem for name, problem in cache.problems() if problem is not None}
     damaged = found.keys() & manifest.objects.keys()
     differing: list[str] = []
 
     def put(objects: Mapping[str, bytes]) -> None:
-        differing.extend(restore(reader, {name: data for name, data in objects.items() if name in damaged}))
+        differing.extend(restore(cache, {name: data for name, data in objects.items() if name in damaged}))
 
     builder = None
     if source is not None:
         check_source(source)
-        if source.digest != identity.data["digest"]:
+        if source.digest != identity.data.digest:
             raise MismatchError(f"{path} was not built from this data: keys, labels or classes differ")
     if source is not None and teacher is not None:
         builder = _Rebuilder(cache, source, teacher, recipe, num_workers)
@@ -106,7 +107,7 @@ def repair(
         codec = _given(builder, path, tables, "the data and the teacher").codec()
         put(row_layouts(identity)["tables"].encode(codec.tables_bytes()))
     else:
-        codec = reader.codec
+        codec = cache.codec
     if rows:
         known = _given(source, path, rows, "the data")
         put(
@@ -122,7 +123,7 @@ def repair(
             raise CacheError(
                 f"{path}: view {units[0][0]} is damaged, and no view before it could stay; build the cache again"
             )
-        manifest = keep_views(reader, codec, kept)
+        manifest = keep_views(cache, codec, kept)
     elif units and not drop:
         shards = _given(builder, path, damaged - tables - rows, "the data and the teacher, or dropping views,")
         shards.run(units, codec, lambda view, shard, columns: put(encode_shard(layouts, view, shard, columns)))
@@ -136,7 +137,7 @@ def repair(
         manifest=manifest,
         restored=tuple(sorted(damaged & manifest.objects.keys())),
         dropped_views=identity.num_views - kept,
-        problems=tuple(problem for _, problem in open_cache(path).reader.problems() if problem is not None),
+        problems=tuple(problem for _, problem in open_cache(path).problems() if problem is not None),
     )
 
 
@@ -146,59 +147,68 @@ def _source_probes(cache: Cache, source: Source, recipe: Recipe | None, num_work
         return None
     rows = np.flatnonzero(probed(hash_keys(source.keys)))
     workers = default_num_workers(source) if num_workers is None else num_workers
-    return probe_sources(source, recipe_of(cache.reader, recipe), views["seed"], rows, workers)
+    return probe_sources(source, recipe_of(cache, recipe), views.seed, rows, workers)
 
 
 class _Rebuilder:
-    """What builds parts of a cache again.
+    """What builds parts of a cache again: each run of its views as it was built.
 
     Attributes:
-        other: in what this machine differs from the one that built the cache, in words; empty when in nothing.
+        other: in what this machine differs from those that built the cache, in words; empty when in nothing.
     """
 
     def __init__(
         self, cache: Cache, source: Source, teacher: Network, recipe: Recipe | None, num_workers: int | None
     ) -> None:
-        identity, self._path = cache.manifest.identity, cache.reader.path
-        if identity.views is None:
-            raise CacheError(f"{self._path} was packed from logits computed elsewhere: pack it again with --force")
-        request = CodecRequest.from_json(identity.request)
-        options = BuildOptions(
-            out=self._path,
-            num_views=identity.num_views,
-            first_view=identity.view_numbers.start,
-            recipe=recipe_of(cache.reader, recipe),
-            seed=identity.views["seed"],
-            codec=request.spec,
-            fidelity=request.fidelity,
-            losses=request.losses,
-            num_top=request.num_top,
-            batch_size=identity.build.get("batch_size", 1),
-            num_workers=num_workers,
-            shard_rows=identity.shard_rows,
-        )
-        self._builder, self._identity = Builder(options, source, teacher), identity
-        differences = differences_between(identity, self._builder.identity(), but=("codec", "fidelity", "card"))
-        self.other = "; ".join(text for text in differences if text.startswith("build."))
-        wrong = [text for text in differences if not text.startswith(("build.", "teacher.accuracy"))]
+        self._identity, self._path = cache.manifest.identity, cache.path
+        self._builders: list[tuple[range, Builder]] = []
+        differing: list[str] = []
+        for part in self._identity.parts:
+            own = self._identity.of_views(part.view_numbers)
+            if own.views is None:
+                raise CacheError(f"{self._path} was packed from logits computed elsewhere: pack it again with --force")
+            request = CodecRequest.from_json(to_json(own.request))
+            options = BuildOptions(
+                out=self._path,
+                num_views=own.num_views,
+                first_view=part.first,
+                recipe=recipe_of(cache, recipe),
+                seed=own.views.seed,
+                codec=request.spec,
+                fidelity=request.fidelity,
+                losses=request.losses,
+                num_top=request.num_top,
+                batch_size=part.batch_size or 1,
+                num_workers=num_workers,
+                shard_rows=own.shard_rows,
+            )
+            builder = Builder(options, source, teacher.at_precision(part.precision))
+            self._builders.append((part.view_numbers, builder))
+            differing += differences_between(own, builder.identity(), but=("codec", "fidelity", "card"))
+        differing = list(dict.fromkeys(differing))
+        self.other = "; ".join(text for text in differing if text.startswith("build."))
+        wrong = [text for text in differing if not text.startswith(("build.", "teacher.accuracy"))]
         if wrong:
             raise MismatchError(f"{self._path} is not of this data and teacher: {'; '.join(wrong[:4])}")
 
     def codec(self) -> Codec:
-        """Calibrate again, as the build did."""
-        chosen = self._builder.calibrate().choose().codec
-        if chosen.to_json() != self._identity.codec:
-            raise CacheError(
-                f"{self._path}: calibration gives another codec here than the manifest's, so its tables cannot be "
-                f"repaired ({self.other or 'the same machine and libraries'}); build the cache again"
-            )
-        return chosen
+        """Calibrate again, as the build of one of the parts did."""
+        for _, builder in self._builders:
+            chosen = builder.calibrate().choose().codec
+            if from_json(CodecFacts, chosen.to_json()) == self._identity.codec:
+                return chosen
+        raise CacheError(
+            f"{self._path}: calibration gives another codec here than the manifest's, so its tables cannot be "
+            f"repaired ({self.other or 'the same machine and libraries'}); build the cache again"
+        )
 
     def run(self, units: list[tuple[int, int, range]], codec: Codec, commit: Commit) -> None:
         """Build some (view, shard, rows) again."""
         with progress("repair", sum(len(rows) for _, _, rows in units), "images") as advance:
-            work = grouped(units, in_memory=self._builder.renderer.in_memory)
-            self._builder.compute(work, codec, commit, advance)
+            for numbers, builder in self._builders:
+                own = [unit for unit in units if unit[0] in numbers]
+                if own:
+                    builder.compute(grouped(own, in_memory=builder.renderer.in_memory), codec, commit, advance)
 
 
 Given = TypeVar("Given")

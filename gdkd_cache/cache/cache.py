@@ -1,36 +1,26 @@
 """A cache as its users see it: open it, look at its views, join it with its source."""
 
-from functools import cached_property
 from pathlib import Path
-
-import numpy as np
 
 from gdkd_cache.cache.dataset import CachedDataset
 from gdkd_cache.cache.view import View
-from gdkd_cache.codec.base import Codec
 from gdkd_cache.data.recipes.recipe import Recipe
 from gdkd_cache.data.source import Source
 from gdkd_cache.errors import MismatchError, NotServedError, UsageError
 from gdkd_cache.losses.base import Loss
-from gdkd_cache.store.manifest import Manifest
 from gdkd_cache.store.reader import CacheReader
-from gdkd_cache.store.sidecars.reader import open_reader
+from gdkd_cache.store.sidecars.reader import SidecarReader, holds_sidecars
 
 
-class Cache:
-    """A finished cache, read-only. Made by `open_cache`."""
+class Cache(CacheReader):
+    """A finished cache, read-only. Made by `open_cache`.
 
-    def __init__(self, reader: CacheReader) -> None:
-        self.reader = reader
-
-    @property
-    def manifest(self) -> Manifest:
-        """What the cache is: `identity`, `objects` and `digest`."""
-        return self.reader.manifest
-
-    @property
-    def codec(self) -> Codec:
-        return self.reader.codec
+    Attributes:
+        path: where it is: a folder, or a URL without credentials.
+        manifest: what it is: `identity`, `objects` and `digest`.
+        keys: key strings in row order.
+        labels: class ids, int64 [row].
+    """
 
     @property
     def num_views(self) -> int:
@@ -49,16 +39,6 @@ class Cache:
     def num_classes(self) -> int:
         return len(self.manifest.identity.classes)
 
-    @cached_property
-    def keys(self) -> list[str]:
-        """Key strings in row order."""
-        return self.reader.keys()
-
-    @cached_property
-    def labels(self) -> np.ndarray:
-        """Class ids, int64 [row]."""
-        return self.reader.labels()
-
     def view(self, number: int) -> View:
         """Load one view, every byte checked.
 
@@ -71,10 +51,8 @@ class Cache:
         """
         numbers = self.view_numbers
         if number not in numbers:
-            raise UsageError(
-                f"view {number} does not exist; {self.reader.path} has views {numbers[0]} to {numbers[-1]}"
-            )
-        return View(self.reader, number, self.labels)
+            raise UsageError(f"view {number} does not exist; {self.path} has views {numbers[0]} to {numbers[-1]}")
+        return View(self, number)
 
     def dataset(
         self,
@@ -102,10 +80,8 @@ class Cache:
             UsageError: a size for views that are not square.
         """
         return CachedDataset(
-            [self.reader],
+            [self],
             source,
-            self.keys,
-            self.labels,
             temperature=temperature,
             strict_replay=strict_replay,
             recipe=recipe,
@@ -119,8 +95,12 @@ class Cache:
             NotServedError: it says why, and what the cache serves.
         """
         if reason := self.codec.refusal(loss):
-            name = self.manifest.identity.codec["name"]
-            raise NotServedError(f"{self.reader.path} (codec {name}) cannot serve {loss}: {reason}")
+            name = self.manifest.identity.codec.name
+            raise NotServedError(f"{self.path} (codec {name}) cannot serve {loss}: {reason}")
+
+
+class _SidecarCache(Cache, SidecarReader):
+    """A cache in sidecars."""
 
 
 def open_cache(path: str | Path, *, digest: str | None = None, local_copy: str | Path | None = None) -> Cache:
@@ -137,7 +117,7 @@ def open_cache(path: str | Path, *, digest: str | None = None, local_copy: str |
         MismatchError: another digest.
         StoreError: the object store cannot be reached, or refuses.
     """
-    cache = Cache(open_reader(path, local_copy=local_copy))
-    if digest is not None and digest != cache.reader.digest:
-        raise MismatchError(f"{cache.reader.path} has digest {cache.reader.digest}, not the {digest} asked for")
+    cache = (_SidecarCache if holds_sidecars(path) else Cache)(path, local_copy=local_copy)
+    if digest is not None and digest != cache.digest:
+        raise MismatchError(f"{cache.path} has digest {cache.digest}, not the {digest} asked for")
     return cache

@@ -54,10 +54,8 @@ class CachedDataset:
 
     def __init__(
         self,
-        readers: Sequence[CacheReader],
+        caches: Sequence[CacheReader],
         source: Source,
-        keys: list[str],
-        labels: np.ndarray,
         *,
         weights: Sequence[float] = (1.0,),
         temperature: float | None,
@@ -65,39 +63,38 @@ class CachedDataset:
         recipe: Recipe | None,
         size: int | None,
     ) -> None:
-        reader = readers[0]
-        recipe = recipe_of(reader, recipe)
-        views = reader.manifest.identity.views
+        first = caches[0]
+        recipe = recipe_of(first, recipe)
+        views = first.manifest.identity.views
         assert views is not None
         check_source(source)
-        self.cache_rows = match_rows(reader, source, keys, labels)
-        if recipe.mix is not None and len(source) < len(keys):
+        self.cache_rows = match_rows(first, source)
+        if recipe.mix is not None and len(source) < len(first.keys):
             raise MismatchError(
                 f"recipe {recipe.name} mixes images, and source {name_of(source)} has {len(source)} of the "
-                f"{len(keys)} in {reader.path}: a partner may be any of them; give the whole data"
+                f"{len(first.keys)} in {first.path}: a partner may be any of them; give the whole data"
             )
-        self._numbers = reader.manifest.identity.view_numbers
+        self._numbers = first.manifest.identity.view_numbers
         replays = [
             check_replay(
-                reader,
+                cache,
                 source,
                 self.cache_rows,
-                keys,
                 self._numbers[:1],
                 recipe=recipe,
                 limit=_PROBES_AT_START,
                 strict=strict_replay,
             )
-            for reader in readers
+            for cache in caches
         ]
         self.replay = max(replays, key=lambda replay: replay.worst_rms)
-        self._readers, self._weights = readers, weights
-        self._source, self._labels, self._temperature = source, labels, temperature
-        self._num_classes = len(reader.manifest.identity.classes)
-        height, width = views["size"]
+        self._caches, self._weights = caches, weights
+        self._source, self._temperature = source, temperature
+        self._num_classes = len(first.manifest.identity.classes)
+        height, width = views.size
         self.recipe = recipe if size is None else recipe.at_size((height, width), size)
         self.size = (height, width) if size is None else (size, size)
-        self._seed: int = views["seed"]
+        self._seed = views.seed
         self._loaders: dict[tuple[int, str], ViewLoader] = {}
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch-view")
         self._resident: dict[int, Future[list[View]]] = {}
@@ -107,7 +104,7 @@ class CachedDataset:
 
     def _load(self, number: int) -> Future[list[View]]:
         def load() -> list[View]:
-            return [View(reader, number, self._labels) for reader in self._readers]
+            return [View(cache, number) for cache in self._caches]
 
         if number not in self._resident:
             self._resident[number] = self._executor.submit(load)
@@ -218,32 +215,38 @@ def mean_logits(
     return temperature * torch.stack(log_p).logsumexp(0)
 
 
-def match_rows(reader: CacheReader, source: Source, keys: list[str], labels: np.ndarray) -> np.ndarray:
+def match_rows(cache: CacheReader, source: Source) -> np.ndarray:
     """Find each of the source's rows in the cache by its key: int64 [source row].
 
     Raises:
         MismatchError: another number of classes, a key that the cache lacks, or another label.
     """
-    num_classes = len(reader.manifest.identity.classes)
+    num_classes = len(cache.manifest.identity.classes)
     if len(source.classes) != num_classes:
         raise MismatchError(
-            f"{reader.path} has {num_classes} classes, source {name_of(source)} has {len(source.classes)}; "
+            f"{cache.path} has {num_classes} classes, source {name_of(source)} has {len(source.classes)}; "
             "use the data that the cache was built from"
         )
-    positions = {key: row for row, key in enumerate(keys)}
+    positions = {key: row for row, key in enumerate(cache.keys)}
     rows = np.array([positions.get(key, -1) for key in source.keys], np.int64)
     unknown = np.flatnonzero(rows < 0)
     if len(unknown):
         raise MismatchError(
-            f"key {source.keys[int(unknown[0])]!r} of source {name_of(source)} is not in {reader.path} "
+            f"key {source.keys[int(unknown[0])]!r} of source {name_of(source)} is not in {cache.path} "
             f"({len(unknown)} of {len(rows)} are not); build a cache of this data, or train on the cached part"
         )
     source_labels = labels_of(source)
-    wrong = np.flatnonzero(labels[rows] != source_labels)
+    labels = cache.labels[rows]
+    if labels.shape != source_labels.shape:
+        raise MismatchError(
+            f"{cache.path} has labels {list(labels.shape[1:])} a row, source {name_of(source)} has "
+            f"{list(source_labels.shape[1:])}; use the data that the cache was built from"
+        )
+    wrong = np.flatnonzero(labels != source_labels)
     if len(wrong):
         row = int(wrong[0])
         raise MismatchError(
             f"key {source.keys[row]!r} has label {source_labels[row]} in source {name_of(source)} and "
-            f"{labels[rows[row]]} in {reader.path} ({len(wrong)} labels differ); use the data it was built from"
+            f"{labels[row]} in {cache.path} ({len(wrong)} labels differ); use the data it was built from"
         )
     return rows

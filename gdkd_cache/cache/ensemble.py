@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from gdkd_cache.cache.cache import Cache
@@ -10,8 +11,8 @@ from gdkd_cache.data.recipes.recipe import Recipe
 from gdkd_cache.data.source import Source
 from gdkd_cache.errors import MismatchError, NotServedError, UsageError
 from gdkd_cache.losses.base import Loss
+from gdkd_cache.schema import to_json
 from gdkd_cache.store.differences import differences
-from gdkd_cache.store.manifest import canonical_json, parse_json
 
 
 class Ensemble:
@@ -54,12 +55,9 @@ class Ensemble:
         """
         if not 0 < temperature < math.inf:
             raise UsageError(f"temperature is {temperature}; it must be above 0 and finite")
-        first = self.caches[0]
         return CachedDataset(
-            [cache.reader for cache in self.caches],
+            self.caches,
             source,
-            first.keys,
-            first.labels,
             weights=self.weights,
             temperature=temperature,
             strict_replay=strict_replay,
@@ -100,11 +98,9 @@ def ensemble(caches: Sequence[Cache], weights: Sequence[int | float] | None = No
             raise UsageError(f"a cache's weight is {weight}; it must be above 0 and finite")
     first = caches[0]
     for cache in caches:
-        where = f"{cache.reader.path} and {first.reader.path}"
+        where = f"{cache.path} and {first.path}"
         if cache.manifest.identity.views is None:
-            raise UsageError(
-                f"{cache.reader.path} was packed from logits computed elsewhere, and has no views to average"
-            )
+            raise UsageError(f"{cache.path} was packed from logits computed elsewhere, and has no views to average")
         for name, there, here in differences(_common(cache), _common(first)):
             raise MismatchError(f"{where} cannot be averaged: {name} is {there} there, {here} here; {_SAME}")
         if cache.keys != first.keys:
@@ -119,7 +115,8 @@ _SAME = "build both over the same data, with the same recipe, seed and views"
 
 def _common(cache: Cache) -> dict[str, Any]:
     identity = cache.manifest.identity
-    stored = parse_json("the identity", canonical_json(identity.to_json()))
-    views = stored["views"] | {"first": identity.view_numbers.start}
-    views["recipe"] = views["recipe"] | {"name": None}  # what was typed for it
-    return {name: stored[name] for name in ("num_rows", "num_views", "classes")} | {"views": views}
+    assert identity.views is not None
+    recipe = replace(identity.views.recipe, name="")  # what was typed for it
+    views = replace(identity.views, first=identity.view_numbers.start, recipe=recipe)
+    extent = {"num_rows": identity.num_rows, "num_views": identity.num_views, "classes": identity.classes}
+    return to_json(extent | {"views": views})

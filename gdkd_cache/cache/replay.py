@@ -11,6 +11,7 @@ from gdkd_cache.data.recipes.recipe import Recipe
 from gdkd_cache.data.source import Source
 from gdkd_cache.data.views import VIEWS_AT_ONCE, ViewRenderer, ViewRequest, requests_for
 from gdkd_cache.errors import CacheError, MismatchError
+from gdkd_cache.schema import to_json
 from gdkd_cache.seeding import hash_keys
 from gdkd_cache.store.layout import PROBE
 from gdkd_cache.store.reader import CacheReader
@@ -48,38 +49,37 @@ class Replay:
         )
 
 
-def recipe_of(reader: CacheReader, asked: Recipe | None = None) -> Recipe:
+def recipe_of(cache: CacheReader, asked: Recipe | None = None) -> Recipe:
     """The recipe of a cache's views.
 
     Args:
-        reader: the cache.
+        cache: the cache.
         asked: the recipe that the user named; needed for `compat:` recipes, as a cache must not name code.
 
     Raises:
         CacheError: the cache has no recipe, or one that cannot be read.
         MismatchError: the recipe asked for is another, or none was asked for and the views need the user's code.
     """
-    views = reader.manifest.identity.views
+    views = cache.manifest.identity.views
     if views is None:
         raise CacheError(
-            f"{reader.path} was packed from logits computed elsewhere and names no recipe: "
+            f"{cache.path} was packed from logits computed elsewhere and names no recipe: "
             "replay its views yourself and read them with Cache.view"
         )
     if asked is None:
-        return Recipe.from_json(views["recipe"])
-    if not asked.same_pixels(views["recipe"]):
+        return Recipe.from_json(to_json(views.recipe))
+    if not asked.same_pixels(to_json(views.recipe)):
         raise MismatchError(
-            f"recipe {asked.name} is not the cache's {views['recipe'].get('name')}, or has other settings: "
+            f"recipe {asked.name} is not the cache's {views.recipe.name}, or has other settings: "
             "the teacher saw other views; leave --recipe out"
         )
     return asked
 
 
 def check_replay(
-    reader: CacheReader,
+    cache: CacheReader,
     source: Source,
     cache_rows: np.ndarray,
-    keys: list[str],
     views: Sequence[int],
     *,
     recipe: Recipe | None = None,
@@ -89,10 +89,9 @@ def check_replay(
     """Decode and render the probed rows again and compare.
 
     Args:
-        reader: the cache.
+        cache: the cache.
         source: the images.
         cache_rows: int64 [source row], the cache row of each of the source's rows.
-        keys: the cache's key table.
         views: which views to check.
         recipe: as for `recipe_of`.
         limit: at most so many probed rows a view; None checks all.
@@ -102,16 +101,16 @@ def check_replay(
         MismatchError: an image or a view differs, or differs by rounding under `strict`; it names the first key
             and the stage.
     """
-    recipe = recipe_of(reader, recipe)
-    identity = reader.manifest.identity
-    assert identity.views is not None
-    seed = identity.views["seed"]
-    rows = np.flatnonzero(probed(hash_keys(keys))[cache_rows])[:limit]
+    recipe = recipe_of(cache, recipe)
+    made = cache.manifest.identity.views
+    assert made is not None
+    seed = made.seed
+    rows = np.flatnonzero(probed(hash_keys(cache.keys))[cache_rows])[:limit]
     renderer = ViewRenderer(source, recipe, seed, probe_rows=np.ones(len(source), bool), probe_sources=True)
     many = len(rows) * len(views) > _WORTH_WORKERS
     loader = ViewLoader(renderer, num_workers=default_num_workers(source) if many else 0)
-    sources = reader.source_probes()
-    height, width = identity.views["size"]
+    sources = cache.source_probes()
+    height, width = made.size
     if len(rows) and (found := renderer[ViewRequest((0,), rows[:1])][0].pixels.shape[2:]) != (height, width):
         raise MismatchError(
             f"replay: recipe {recipe.name} renders {source.keys[int(rows[0])]!r} to {found[0]}x{found[1]} pixels, and "
@@ -122,7 +121,7 @@ def check_replay(
     exact, rounding, rounding_sources, worst = 0, 0, 0, 0.0
     for first in range(0, len(views), VIEWS_AT_ONCE):
         group = tuple(views[first : first + VIEWS_AT_ONCE])
-        stored = {view: reader.column(PROBE, view) for view in group}
+        stored = {view: cache.column(PROBE, view) for view in group}
         for batch in loader.stream(requests_for(group, rows, rows_at_once)):
             assert batch.probes is not None
             assert batch.source_probes is not None

@@ -18,19 +18,18 @@ Rows = Sequence[int] | np.ndarray | Tensor
 class View:
     """The teacher's logits for one view of every row. Made by `Cache.view`."""
 
-    def __init__(self, reader: CacheReader, number: int, labels: np.ndarray) -> None:
+    def __init__(self, cache: CacheReader, number: int) -> None:
         self.number = number
-        self._codec = reader.codec
-        self._labels = labels
-        columns = reader.columns(reader.layouts, number)
+        self._codec, self._cells, self._labels = cache.codec, cache.manifest.identity.cells, cache.labels
+        columns = cache.columns(cache.layouts, number)
         for name, column in columns.items():
-            fill = reader.layouts[name].column.fill
-            _check_written(f"{reader.path}: view {number}: {name}", column, fill, name == PROBE)
+            fill = cache.layouts[name].column.fill
+            _check_written(f"{cache.path}: view {number}: {name}", column, fill, name == PROBE)
         columns.pop(PROBE, None)  # checked with the view that it belongs to, and not needed again
         try:
-            self._columns = reader.codec.expand(columns, labels)
+            self._columns = self._cells.expand(self._codec, columns, self._labels)
         except CacheError as error:
-            raise CacheError(f"{reader.path}: view {number}: {error}") from None
+            raise CacheError(f"{cache.path}: view {number}: {error}") from None
 
     def _gather(self, rows: Rows, device: str | torch.device) -> tuple[dict[str, Tensor], Tensor]:
         index = np.asarray(rows, dtype=np.int64)
@@ -44,8 +43,8 @@ class View:
 
     def logits(
         self, rows: Rows, device: str | torch.device = "cpu", *, temperature: float | None = None
-    ) -> Float[Tensor, "batch class"]:
-        """Reconstructed teacher logits, up to a constant per row.
+    ) -> Float[Tensor, "batch *grid class"]:
+        """Reconstructed teacher logits, up to a constant per row (or cell).
 
         Args:
             rows: [batch] cache rows (positions in `Cache.keys`), each in [0, num_rows).
@@ -54,7 +53,7 @@ class View:
                 the first declared.
 
         Returns:
-            float32 [batch, class].
+            float32 [batch, class]; of rows of several cells, [batch, height, width, class].
 
         Raises:
             UsageError: a row out of range, or a temperature that is not declared.
@@ -64,17 +63,20 @@ class View:
     def topk(self, rows: Rows, device: str | torch.device = "cpu") -> TopK:
         """The teacher's largest logits in exact rank order: values float32 and classes int64, [batch, k].
 
+        Of rows of several cells, they are [batch, height, width, k].
+
         Raises:
             UsageError: a row out of range.
         """
-        return self._codec.topk(self._gather(rows, device)[0])
+        return self._cells.topk(self._codec, self._gather(rows, device)[0])
 
     def decode(
         self, rows: Rows, device: str | torch.device = "cpu", *, temperature: float | None = None
-    ) -> tuple[Float[Tensor, "batch class"], TopK]:
+    ) -> tuple[Float[Tensor, "batch *grid class"], TopK]:
         """`logits` and `topk` of the same rows from one gather."""
         columns, labels = self._gather(rows, device)
-        return self._codec.decode(columns, labels, temperature), self._codec.topk(columns)
+        logits = self._cells.decode(self._codec, columns, labels, temperature)
+        return logits, self._cells.topk(self._codec, columns)
 
 
 def _check_written(what: str, column: np.ndarray, fill: int | float, whole_rows: bool) -> None:

@@ -20,6 +20,7 @@ from gdkd_cache.models.network import Network
 from gdkd_cache.seeding import permutation
 
 _LEAST_ROWS = 16
+_BATCH_SIZE = 256  # of a view whose manifest does not say
 _MOST_VIEWS = 8
 # The stated error is itself measured on a sample, other machines round otherwise, and these rows are a sample too.
 _FACTOR, _OFFSET, _STANDARD_ERRORS = 1.25, 0.01, 4.0
@@ -73,7 +74,7 @@ def rerun(
         cache: with views that can be replayed.
         source: the images.
         cache_rows: int64 [source row], the cache row of each of the source's rows.
-        teacher: what is run.
+        teacher: what is run, on each view in the batches and the precision that the view was built with.
         num_rows: how many (view, row) to compare, at least 16.
         recipe: as for `recipe_of`.
 
@@ -86,28 +87,30 @@ def rerun(
     identity = cache.manifest.identity
     assert identity.views is not None
     problems = [
-        f"the teacher's {name} is {teacher.description[name]} here and {identity.teacher.get(name)} in the manifest"
+        f"the teacher's {name} is {getattr(teacher.description, name)} here and "
+        f"{getattr(identity.teacher, name)} in the manifest"
         for name in ("name", "weights", "mean", "std")
-        if teacher.description[name] != identity.teacher.get(name)
+        if getattr(teacher.description, name) != getattr(identity.teacher, name)
     ]
-    losses = [loss_from_json(stored) for stored in identity.request["losses"]]
+    losses = [loss_from_json(stored) for stored in identity.request.losses]
     served = [settings for settings in losses if cache.codec.refusal(settings) is None]
-    loader = ViewLoader(ViewRenderer(source, recipe_of(cache.reader, recipe), identity.views["seed"]))
+    loader = ViewLoader(ViewRenderer(source, recipe_of(cache, recipe), identity.views.seed))
     first = cache.view_numbers.start
     views = (first + np.sort(permutation(0, "verify", 0, cache.num_views)[:_MOST_VIEWS])).tolist()
     squares: dict[str, list[Tensor]] = {str(settings): [] for settings in served}
     agreeing, odd, seen = [], [], 0
     for view, share in zip(views, _shares(num_rows, len(views)), strict=True):
         rows = np.sort(permutation(0, "verify", 1 + view, len(source))[:share])
-        stored = cache.view(view)
-        for batch in loader.stream(requests_for(view, rows, identity.build.get("batch_size", 256))):
-            logits = teacher.logits(batch.pixels).cpu()
+        stored, built = cache.view(view), identity.built(view)
+        network = teacher.at_precision(built.precision)
+        for batch in loader.stream(requests_for(view, rows, built.batch_size or _BATCH_SIZE)):
+            logits = network.logits(batch.pixels).cpu()
             seen += len(logits)
             top = stored.topk(cache_rows[batch.rows]).classes
             exact = exact_top(logits, top.shape[-1])
             agreeing.append((top == exact.classes).double().mean(-1))
             distance = (logits.gather(-1, top) - exact.values).abs().amax(-1)
-            far = distance > _TIE.get(teacher.precision, _FLOAT32_TIE) * logits.std(-1)
+            far = distance > _TIE.get(network.precision, _FLOAT32_TIE) * logits.std(-1)
             odd += [(view, source.keys[row]) for row in batch.rows[far.numpy()].tolist()]
             for settings in served:
                 cached = stored.logits(cache_rows[batch.rows], temperature=settings.temperature)
@@ -125,7 +128,7 @@ def rerun(
         lost, full = torch.cat(parts, -1)
         ratio = float(lost.sum() / full.sum().clamp(min=1e-12))
         standard_error = float((lost - ratio * full).square().sum().sqrt() / full.sum().clamp(min=1e-12))
-        stated = identity.fidelity["gradient_error"].get(name, 0.0)
+        stated = identity.fidelity.gradient_error.get(name, 0.0)
         errors[name] = [ratio**0.5, stated]
         if max(ratio - _STANDARD_ERRORS * standard_error, 0) ** 0.5 > _FACTOR * stated + _OFFSET:
             problems.append(

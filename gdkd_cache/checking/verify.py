@@ -69,7 +69,7 @@ def verify(
     problems: list[str] = []
     views_decoded, replay, said = 0, None, None
     with progress("verify", len(cache.manifest.objects), "objects") as advance:
-        for _, problem in cache.reader.problems():
+        for _, problem in cache.problems():
             advance(1)
             if problem is not None:
                 problems.append(problem)
@@ -86,9 +86,8 @@ def verify(
     if source is not None and not problems:
         try:
             check_source(source)
-            rows = match_rows(cache.reader, source, cache.keys, cache.labels)
-            views = cache.view_numbers
-            replay = check_replay(cache.reader, source, rows, cache.keys, views, recipe=recipe, strict=strict)
+            rows = match_rows(cache, source)
+            replay = check_replay(cache, source, rows, cache.view_numbers, recipe=recipe, strict=strict)
             if teacher is not None:
                 said = rerun(cache, source, rows, teacher, num_rows=num_rows, recipe=recipe)
                 problems += said.problems

@@ -1,8 +1,7 @@
 """A network at work: uint8 views in, logits out, with what it needs to see images rightly."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +10,7 @@ from gdkd_cache.device import autocast, choose_device, choose_precision
 from gdkd_cache.errors import ModelError
 from gdkd_cache.models.normalization import NAMED, Normalization, normalize_pixels
 from gdkd_cache.models.weights import load_card, load_model
+from gdkd_cache.store.facts import TeacherFacts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class Network:
     std: tuple[float, ...]
     device: torch.device
     precision: str
-    description: dict[str, Any]
+    description: TeacherFacts
 
     def logits(self, pixels: Tensor) -> Tensor:
         """Float32 logits [batch, class] of uint8 views [batch, 3, height, width], on the network's device."""
@@ -40,6 +40,14 @@ class Network:
             logits = self.model(images)
         # A copy made outside inference mode may take part in a loss.
         return logits.float().clone()
+
+    def at_precision(self, precision: str | None) -> "Network":
+        """The same network in another precision, as `open_network` takes it; None leaves it as it is.
+
+        Raises:
+            UsageError: an unknown precision.
+        """
+        return self if precision is None else replace(self, precision=choose_precision(precision, self.device))
 
     def check_classes(self, num_classes: int, size: tuple[int, int]) -> None:
         """Run the network once on blank images.
@@ -52,11 +60,11 @@ class Network:
         except (RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise ModelError(
-                f"teacher {self.description['name']} cannot take {size[0]}x{size[1]} images: {reason}"
+                f"teacher {self.description.name} cannot take {size[0]}x{size[1]} images: {reason}"
             ) from None
         if shape != [2, num_classes]:
             raise ModelError(
-                f"teacher {self.description['name']} gives logits {shape} for 2 images; the data has {num_classes} "
+                f"teacher {self.description.name} gives logits {shape} for 2 images; the data has {num_classes} "
                 "classes: the teacher must know the same classes"
             )
 
@@ -112,13 +120,13 @@ def open_network(
     model = model.to(where)
     if where.type == "cuda":
         model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  (torch's stub lacks it)
-    description = {
-        "name": name,
-        "weights": checksum,
-        "mean": list(normalization.mean),
-        "std": list(normalization.std),
-        "accuracy": card.accuracy if card else None,
-    }
+    description = TeacherFacts(
+        name=name,
+        weights=checksum,
+        mean=normalization.mean,
+        std=normalization.std,
+        accuracy=card.accuracy if card else None,
+    )
     return Network(
         model=model,
         mean=normalization.mean,
@@ -127,6 +135,22 @@ def open_network(
         precision=choose_precision(precision, where),
         description=description,
     )
+
+
+def open_teacher(stated: TeacherFacts, name: str, weights: Path, num_classes: int, *, device: str = "auto") -> Network:
+    """Load the teacher of a cache, whose inputs are normalised as the manifest states where its weights have no card.
+
+    Args:
+        stated: what the manifest says of it.
+        name, weights, num_classes, device: as for `open_network`.
+
+    Raises:
+        ModelError, UsageError: as `open_network`.
+    """
+    normalization = None
+    if load_card(weights) is None and stated.mean is not None and stated.std is not None:
+        normalization = Normalization(stated.mean, stated.std)
+    return open_network(name, weights, num_classes, normalization=normalization, device=device)
 
 
 def _stated(model: nn.Module) -> Normalization | None:

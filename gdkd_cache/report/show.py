@@ -41,10 +41,8 @@ def show(options: ShowOptions, cache: Cache, source: Source, *, recipe: Recipe |
     rows = shown_rows(options, cache, source, recipe=recipe)
     assert identity.views is not None
     title = [
-        f"{cache.reader.path}: {name_of(source)}, recipe {identity.views['recipe']['name']}, seed "
-        f"{identity.views['seed']}",
-        f"teacher {identity.teacher.get('name', 'unknown')}: probabilities at temperature {options.temperature:g}; "
-        "the label in green",
+        f"{cache.path}: {name_of(source)}, recipe {identity.views.recipe.name}, seed {identity.views.seed}",
+        f"teacher {identity.teacher.name}: probabilities at temperature {options.temperature:g}; the label in green",
     ]
     if rows[0].views[0].mixed:
         title[-1] += ", the mixed-in image's in orange"
@@ -60,7 +58,7 @@ def shown_rows(options: ShowOptions, cache: Cache, source: Source, *, recipe: Re
     rows = _find_rows(options, source)
     numbers = cache.view_numbers[:DEFAULT_VIEWS] if options.views is None else options.views
     tops = [_top(cache, number, dataset.cache_rows[rows], options.temperature) for number in numbers]
-    batches = ViewRenderer(source, dataset.recipe, views["seed"])[ViewRequest(tuple(numbers), rows)]
+    batches = ViewRenderer(source, dataset.recipe, views.seed)[ViewRequest(tuple(numbers), rows)]
     shown = []
     for position, row in enumerate(map(int, rows)):
         image, label = source[row]

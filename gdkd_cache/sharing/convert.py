@@ -39,11 +39,11 @@ def to_sidecars(path: str | Path, out: str | Path, source: ShardSource, *, diges
     if not isinstance(open_objects(out), Folder):
         raise UsageError(f"{out}: sidecars are written to a folder; copy its files to the store, sidecars.json last")
     cache = open_cache(path, digest=digest)
-    rows = match_rows(cache.reader, source, cache.keys, cache.labels)
+    rows = match_rows(cache, source)
     if len(rows) < cache.num_rows:
         missing = cache.keys[int(np.setdiff1d(np.arange(cache.num_rows), rows)[0])]
         raise MismatchError(
-            f"key {missing!r} of {cache.reader.path} is in no shard ({cache.num_rows - len(rows)} of {cache.num_rows} "
+            f"key {missing!r} of {cache.path} is in no shard ({cache.num_rows - len(rows)} of {cache.num_rows} "
             "are in none); give all shards that the cache was built from"
         )
     shards = dict(zip(map(_sidecar_name, source.shards), np.split(rows, source.shard_starts[1:-1]), strict=True))
@@ -51,7 +51,7 @@ def to_sidecars(path: str | Path, out: str | Path, source: ShardSource, *, diges
         raise MismatchError("two shards have the same file name, so their sidecars would; rename one")
     shards = {name: own for name, own in shards.items() if len(own)}
     with progress("convert", cache.num_rows * cache.num_views, "views") as advance:
-        return write_sidecars(cache.reader, Path(out), shards, advance)
+        return write_sidecars(cache, Path(out), shards, advance)
 
 
 def _sidecar_name(shard: Path) -> str:
@@ -71,6 +71,6 @@ def from_sidecars(folder: str | Path, out: str | Path, *, digest: str | None = N
         CacheError: a sidecar is damaged, or its columns do not encode to what the manifest lists.
         MismatchError, OSError, StoreError: as `copy`.
     """
-    if not isinstance(open_cache(folder).reader, SidecarReader):
+    if not isinstance(open_cache(folder), SidecarReader):
         raise UsageError(f"{folder} is a Zarr cache already; copy it with: gdkd-cache pull, or name shards with --data")
     return copy(folder, out, digest=digest)

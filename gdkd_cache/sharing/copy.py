@@ -50,16 +50,16 @@ def copy(
         MismatchError: another digest, or another cache, build or copy in the destination.
         OSError, StoreError: a place cannot be read or written; the same copy resumes.
     """
-    reader = open_cache(source, digest=digest).reader
-    identity = reader.manifest.identity
+    cache = open_cache(source, digest=digest)
+    identity = cache.manifest.identity
     held = identity.view_numbers
     if views is None or views == held:
-        return publish(whole_cache(reader), destination, [reader.manifest.digest])
+        return publish(whole_cache(cache), destination, [cache.manifest.digest])
     if not (views and held[0] <= views[0] and views[-1] <= held[-1]):
-        raise UsageError(f"{reader.path} has views {held[0]} to {held[-1]}; copy a part of those")
+        raise UsageError(f"{cache.path} has views {held[0]} to {held[-1]}; copy a part of those")
     if identity.views is None and views[0] > 0:
-        raise UsageError(f"{reader.path} was packed, and its views have no numbers; copy the first ones, from 0")
-    return publish(assemble([reader], views, identity.card), destination, [reader.manifest.digest])
+        raise UsageError(f"{cache.path} was packed, and its views have no numbers; copy the first ones, from 0")
+    return publish(assemble([cache], views, identity.card), destination, [cache.manifest.digest])
 
 
 def publish(assembly: Assembly, destination: str | Path, source_digests: Sequence[str]) -> CopyResult:

@@ -1,19 +1,19 @@
 """Join caches of different views of the same rows: every byte checked on the way, the manifest last."""
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gdkd_cache.cache.cache import open_cache
+from gdkd_cache.cache.cache import Cache, open_cache
 from gdkd_cache.errors import MismatchError, UsageError
 from gdkd_cache.sharing.copy import CopyResult, publish
 from gdkd_cache.sharing.parts import assemble
 from gdkd_cache.store.card import make_card
 from gdkd_cache.store.differences import check_parts
-from gdkd_cache.store.reader import CacheReader
+from gdkd_cache.store.facts import Card
 
 
 def merge(
@@ -43,31 +43,29 @@ def merge(
     """
     if len(sources) < 2:
         raise UsageError(f"{len(sources)} cache to merge; give two or more, of different views")
-    readers = sorted(
-        (open_cache(source).reader for source in sources), key=lambda part: part.manifest.identity.view_numbers.start
-    )
-    first = readers[0]
-    for part in readers:
+    caches = sorted(map(open_cache, sources), key=lambda part: part.view_numbers.start)
+    first = caches[0]
+    for part in caches:
         if part.manifest.identity.views is None:
             raise UsageError(f"{part.path} was packed, and its views have no numbers; pack all the logits at once")
         check_parts(part.path, part.manifest.identity, first.path, first.manifest.identity)
-    _check_views(readers)
+    _check_views(caches)
     shared = _shared(first)
-    for part in readers[1:]:
+    for part in caches[1:]:
         for name, value in _shared(part).items():
             if not np.array_equal(value, shared[name]):
                 raise MismatchError(
                     f"{part.path} and {first.path} are not parts of one cache: their {name} differ; build both from "
                     "the same data, and the second with --codec-from the first"
                 )
-    numbers = range(first.manifest.identity.view_numbers.start, readers[-1].manifest.identity.view_numbers.stop)
-    card = _card(readers, make_card(license, contact))
-    return publish(assemble(readers, numbers, card), destination, [part.manifest.digest for part in readers])
+    numbers = range(first.view_numbers.start, caches[-1].view_numbers.stop)
+    card = _card(caches, make_card(license, contact))
+    return publish(assemble(caches, numbers, card), destination, [part.manifest.digest for part in caches])
 
 
-def _check_views(readers: Sequence[CacheReader]) -> None:
-    for one, two in pairwise(readers):
-        end, start = one.manifest.identity.view_numbers.stop, two.manifest.identity.view_numbers.start
+def _check_views(caches: Sequence[Cache]) -> None:
+    for one, two in pairwise(caches):
+        end, start = one.view_numbers.stop, two.view_numbers.start
         if start < end:
             raise MismatchError(f"{one.path} and {two.path} both hold view {start}; pull --views takes a part of one")
         if start > end:
@@ -75,23 +73,28 @@ def _check_views(readers: Sequence[CacheReader]) -> None:
             raise MismatchError(f"{missing} in none of the caches, between {one.path} and {two.path}")
 
 
-def _shared(reader: CacheReader) -> dict[str, Any]:
+def _shared(cache: Cache) -> dict[str, Any]:
     """What all views share, decoded: other library versions may compress it otherwise."""
     return {
-        "keys": reader.keys(),
-        "labels": reader.labels(),
-        "decoded images": reader.source_probes(),
-        "codec tables": reader.codec.tables_bytes(),
+        "keys": cache.keys,
+        "labels": cache.labels,
+        "decoded images": cache.source_probes(),
+        "codec tables": cache.codec.tables_bytes(),
     }
 
 
-def _card(readers: Sequence[CacheReader], given: dict[str, str]) -> dict[str, str]:
-    cards = [part.manifest.identity.card | given for part in readers]
-    for part, card in zip(readers, cards, strict=True):
-        for name in sorted(card.keys() | cards[0].keys()):
-            if card.get(name) != cards[0].get(name):
-                raise MismatchError(
-                    f"{name} is {card.get(name, 'not stated')!r} in {part.path} and "
-                    f"{cards[0].get(name, 'not stated')!r} in {readers[0].path}; say it with --{name}"
-                )
-    return cards[0]
+def _card(caches: Sequence[Cache], given: Card) -> Card:
+    def stated(part: Cache, name: str) -> str | None:
+        own = getattr(given, name)
+        return getattr(part.manifest.identity.card, name) if own is None else own
+
+    first = caches[0]
+    names = ("license", "contact")
+    for part, name in product(caches, names):
+        here, there = stated(part, name), stated(first, name)
+        if here != there:
+            raise MismatchError(
+                f"{name} is {here or 'not stated'!r} in {part.path} and {there or 'not stated'!r} in {first.path}; "
+                f"say it with --{name}"
+            )
+    return Card(**{name: stated(first, name) for name in names})

@@ -6,10 +6,13 @@ string or, behind a label, in a fenced block, and can end neither.
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from gdkd_cache.errors import UsageError
-from gdkd_cache.store.manifest import CARD, Identity, canonical_json, identity_from_json
+from gdkd_cache.schema import from_json, to_json
+from gdkd_cache.store.facts import Card, Fidelity, RecipeFacts
+from gdkd_cache.store.manifest import Identity, canonical_json
 
 _LONGEST = 200
 # Control characters, line ends, what turns or hides text, and what is no character.
@@ -47,38 +50,37 @@ refuses any other cache.
 """
 
 
-def make_card(license: str | None = None, contact: str | None = None) -> dict[str, str]:
-    """What the maker of a cache says of it, without what is None.
+def make_card(license: str | None = None, contact: str | None = None) -> Card:
+    """What the maker of a cache says of it.
 
     Raises:
         UsageError: a text that is empty, longer than 200 characters or not one printable line.
     """
-    card = {name: text for name, text in zip(CARD, (license, contact), strict=True) if text is not None}
-    for name, text in card.items():
-        if text != _line(text) or not text.strip():
+    for name, text in (("license", license), ("contact", contact)):
+        if text is not None and (text != _line(text) or not text.strip()):
             raise UsageError(f"{name} is {text[:60]!r}; it must be one line of 1 to {_LONGEST} printable characters")
-    return card
+    return Card(license=license, contact=contact)
 
 
 def card_facts(identity: Identity) -> dict[str, str]:
     """What a cache is, from its identity alone: one printable line a fact."""
     identity = _as_read(identity)
-    data, teacher, classes = identity.data, identity.teacher, identity.classes
-    said = [teacher.get("name", "unknown")]
-    if teacher.get("accuracy") is not None:
-        said.append(f"{teacher['accuracy']:.2%} accuracy on held-out images")
-    if "weights" in teacher:
-        said.append(f"weights {teacher['weights']}")
-    shown = {name: value for name, value in identity.codec.items() if name in _CODEC_FACTS}
+    data, teacher, classes, card = identity.data, identity.teacher, identity.classes, identity.card
+    said = [teacher.name]
+    if isinstance(teacher.accuracy, int | float):
+        said.append(f"{teacher.accuracy:.2%} accuracy on held-out images")
+    if teacher.weights is not None:
+        said.append(f"weights {teacher.weights}")
+    shown = {name: value for name, value in sorted(to_json(identity.codec).items()) if name in _CODEC_FACTS}
     facts = {
-        "data": f"{data['name']}: {identity.num_rows} rows, {len(classes)} classes ({_some(classes)})",
-        "teacher": ", ".join(map(str, said)),
+        "data": f"{data.name}: {identity.num_rows} rows, {len(classes)} classes ({_some(classes)})",
+        "teacher": ", ".join(said),
         **_views(identity),
-        "codec": f"{identity.codec.get('name')} ({_fields(shown)})",
+        "codec": f"{identity.codec.name} ({_fields(shown)})",
         "serves": _served(identity.fidelity),
-        "license": identity.card.get("license", "not stated"),
-        "contact": identity.card.get("contact", "not stated"),
-        "made with": _software(identity.build),
+        "license": "not stated" if card.license is None else card.license,
+        "contact": "not stated" if card.contact is None else card.contact,
+        "made with": _software(identity),
     }
     return {name: _line(text, 2 * _LONGEST) for name, text in facts.items()}
 
@@ -86,10 +88,10 @@ def card_facts(identity: Identity) -> dict[str, str]:
 def readme(identity: Identity) -> bytes:
     """The README.md of a cache, with metadata as the Hugging Face Hub reads it: a function of the identity alone."""
     facts = card_facts(identity)
-    license = identity.card.get("license")
+    license = identity.card.license
     known = license is not None and license.lower() in _LICENSES
     metadata: dict[str, Any] = {
-        "pretty_name": _line(f"Logits of {identity.teacher.get('name', 'a teacher')} on {identity.data['name']}"),
+        "pretty_name": _line(f"Logits of {identity.teacher.name} on {identity.data.name}"),
         "license": "unknown" if license is None else license.lower() if known else "other",
         "task_categories": ["image-classification"],
         "tags": ["gdkd-cache", "knowledge-distillation", "zarr"],
@@ -106,7 +108,7 @@ def readme(identity: Identity) -> bytes:
 
 def _as_read(identity: Identity) -> Identity:
     """The identity as it is read from a manifest: the page must not know in which order it was made."""
-    return identity_from_json(json.loads(canonical_json(identity.to_json())))
+    return from_json(Identity, json.loads(canonical_json(to_json(identity))))
 
 
 def _line(text: object, longest: int = _LONGEST) -> str:
@@ -118,7 +120,7 @@ def _some(names: tuple[str, ...]) -> str:
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
-def _fields(values: dict[str, Any]) -> str:
+def _fields(values: Mapping[str, object]) -> str:
     return ", ".join(f"{name} {f'{v:.4g}' if isinstance(v, float) else v}" for name, v in values.items())
 
 
@@ -126,29 +128,29 @@ def _views(identity: Identity) -> dict[str, str]:
     views, numbers = identity.views, identity.view_numbers
     if views is None:
         return {"views": f"{len(numbers)}, of logits computed elsewhere"}
-    recipe, (height, width) = views["recipe"], views["size"]
+    height, width = views.size
     part = f" ({numbers[0]} to {numbers[-1]})" if numbers[0] else ""
-    said = f"{len(numbers)}{part} of {height}x{width}, recipe {recipe['name']}, seed {views['seed']}"
-    return {"views": said, "recipe": _steps(recipe)}
+    said = f"{len(numbers)}{part} of {height}x{width}, recipe {views.recipe.name}, seed {views.seed}"
+    return {"views": said, "recipe": _steps(views.recipe)}
 
 
-def _steps(recipe: dict[str, Any]) -> str:
-    steps = [dict(step) for step in recipe["steps"]]
+def _steps(recipe: RecipeFacts) -> str:
+    steps = [dict(step) for step in recipe.steps]
     said = [f"{step.pop('step')} ({_fields(step)})".removesuffix(" ()") for step in steps]
-    if recipe.get("mix") is not None:
-        said.append(f"mix ({_fields(recipe['mix'])})")
+    if recipe.mix is not None:
+        said.append(f"mix ({_fields(recipe.mix)})")
     return ", ".join(said) or "the images as they are"
 
 
-def _served(fidelity: dict[str, Any]) -> str:
-    errors = [f"{loss}: gradient error {error:.3f}" for loss, error in fidelity["gradient_error"].items()]
+def _served(fidelity: Fidelity) -> str:
+    errors = [f"{loss}: gradient error {error:.3f}" for loss, error in fidelity.gradient_error.items()]
     if not errors:
         return "none of the declared losses"
-    return f"{'; '.join(errors)} (on {fidelity['rows']} held-out rows; top classes exact)"
+    return f"{'; '.join(errors)} (on {fidelity.rows} held-out rows; top classes exact)"
 
 
-def _software(build: dict[str, Any]) -> str:
-    made = [part.get("software", {}) for part in build.get("parts", [build])]
+def _software(identity: Identity) -> str:
+    made = (part.software or {} for part in identity.parts)
     return "; ".join(", ".join(f"{name} {number}" for name, number in software.items()) for software in made)
 
 

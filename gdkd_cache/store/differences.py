@@ -1,19 +1,20 @@
 """In what two caches, or a build and a cache, differ."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from gdkd_cache.errors import MismatchError
-from gdkd_cache.schema import short
-from gdkd_cache.store.manifest import BUILD_NAME, Identity, canonical_json, parse_json
+from gdkd_cache.schema import short, to_json
+from gdkd_cache.store.facts import NO_CARD, Build
+from gdkd_cache.store.manifest import Identity
 
-_FREE = ("num_views", "build", "card")
 _FITTED = ("codec", "fidelity")
 
 
 def differences_between(found: Identity, asked: Identity, *, but: Sequence[str]) -> list[str]:
     """One phrase for each field in which two identities differ, but for those named."""
-    there, here = (parse_json(BUILD_NAME, canonical_json(identity.to_json())) for identity in (found, asked))
+    there, here = (to_json(identity) for identity in (found, asked))
     for name in but:
         there.pop(name, None)
         here.pop(name, None)
@@ -48,6 +49,5 @@ def check_parts(what: str, found: Identity, other: str, asked: Identity) -> None
 
 
 def _fixed(identity: Identity) -> dict[str, Any]:
-    stored = parse_json("the identity", canonical_json(identity.to_json()))
-    stored["views"] = stored["views"] and stored["views"] | {"first": 0}
-    return {name: value for name, value in stored.items() if name not in _FREE}
+    views = identity.views and replace(identity.views, first=0)
+    return to_json(replace(identity, views=views, num_views=1, build=Build(), card=NO_CARD))

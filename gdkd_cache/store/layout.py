@@ -30,16 +30,16 @@ _FREE_BYTES = 64 * 2**20
 def row_layouts(identity: Identity) -> dict[str, ArrayLayout]:
     """The arrays that all views share.
 
-    `labels` [row], `keys` [byte] (one a line), the codec's `tables` [byte], and the `source_probe` [row] of decoded
-    images, when views are replayed.
+    `labels` [row, ...], `keys` [byte] (one a line), the codec's `tables` [byte], and the `source_probe` [row] of
+    decoded images, when views are replayed.
     """
     extents = {
-        LABELS: (class_column(len(identity.classes), ()), identity.num_rows),
-        KEYS: (Column(dtype="uint8", shape=(), fill=255), identity.data["keys_bytes"]),  # 255 is not in UTF-8
+        LABELS: (identity.cells.column(class_column(len(identity.classes), ())), identity.num_rows),
+        KEYS: (Column(dtype="uint8", shape=(), fill=255), identity.data.keys_bytes),  # 255 is not in UTF-8
     }
-    if "tables_bytes" in identity.codec:
+    if identity.codec.tables_bytes is not None:
         # What a fitted codec needs to decode; checked by its object's checksum, so it needs no sentinel.
-        extents[TABLES] = (Column(dtype="uint8", shape=(), fill=0), int(identity.codec["tables_bytes"]))
+        extents[TABLES] = (Column(dtype="uint8", shape=(), fill=0), identity.codec.tables_bytes)
     if identity.views is not None:
         extents[SOURCE_PROBE] = (_PROBES, identity.num_rows)
     return {
@@ -50,7 +50,7 @@ def row_layouts(identity: Identity) -> dict[str, ArrayLayout]:
 
 def view_layouts(identity: Identity, codec: Codec) -> dict[str, ArrayLayout]:
     """The arrays `[view, row, ...]`: the codec's columns and, when views are replayed, their probes."""
-    columns = codec.columns()
+    columns = {name: identity.cells.column(column) for name, column in codec.columns().items()}
     if identity.views is not None:
         columns[PROBE] = _PROBES
     return {

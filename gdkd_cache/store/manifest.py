@@ -1,57 +1,42 @@
 """The manifest: what a cache is, and the size and checksum of every object that it consists of."""
 
-import dataclasses
 import hashlib
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from gdkd_cache.codec.stored import check_codec_json
 from gdkd_cache.errors import CacheError
 from gdkd_cache.limits import MOST_VIEWS
 from gdkd_cache.objects.record import ObjectRecord
-from gdkd_cache.schema import check_json, short
+from gdkd_cache.schema import check_json, from_json, kind_of, short, to_json
 from gdkd_cache.store.arrays import shards_fit
+from gdkd_cache.store.cells import ONE_CELL, Cells
+from gdkd_cache.store.facts import (
+    NO_CARD,
+    Build,
+    BuildFacts,
+    Card,
+    CodecFacts,
+    Data,
+    Fidelity,
+    PartFacts,
+    RequestFacts,
+    TeacherFacts,
+    Views,
+)
 
 FORMAT = "gdkd-cache/1"
 MANIFEST_NAME = "manifest.json"
 BUILD_NAME = "build.json"
 LEDGER_NAME = "ledger"
-CARD = ("license", "contact")
 MANIFEST_LIMIT = 32 * 2**20
 """Of any JSON in a cache: room for 300,000 objects; what is made of it stays below half a GB."""
 _MOST_VALUES = 2**20
 _MOST_DEPTH = 32
 _MOST_CLASSES = 2**17
 _SHA256 = re.compile("[0-9a-f]{64}")
-
-_RECIPE = {"name": str, "steps": [{str: object}], "mix": (None, {str: object}), "decode_side": (None, int)}
-_BUILD = {"software?": {str: str}, "batch_size?": int, "device?": str, "precision?": str}
-_IDENTITY = {
-    **dict.fromkeys(("num_rows", "num_views", "shard_rows"), int),
-    "classes": [str],
-    "data": {"name": str, "digest": str, "keys_bytes": int},
-    "views": (None, {"recipe": _RECIPE, "seed": int, "size": [int], "first?": int}),
-    "teacher": {
-        "name": str,
-        **dict.fromkeys(("weights?", "logits?"), str),
-        "mean?": [float],
-        "std?": [float],
-        "accuracy?": (None, float),
-    },
-    "request": {"spec": str, "fidelity": float, "losses": [object], "num_top": int},
-    "codec": {str: object},
-    "fidelity": {
-        "rows": int,
-        "gradient_error": {str: float},
-        "kl": {str: float},
-        **dict.fromkeys(("top1_agreement", "topk_agreement"), (None, float)),
-        "max_error": float,
-    },
-    "build": _BUILD | {"parts?": [_BUILD | {"first": int, "num_views": int}]},
-    "card?": {f"{name}?": str for name in CARD},
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,41 +46,71 @@ class Identity:
     Attributes:
         num_rows, num_views: extent of the cache.
         classes: class names in the order of class ids.
-        data: `name` and `digest` of the source, and `keys_bytes`, the length of its key table.
-        views: `recipe`, `seed` and `size` [height, width] of the views, and `first`, the number of the first one (0
-            where it is not said); None for logits computed elsewhere.
-        teacher: name, checksum of the weights, input size, normalisation, accuracy.
-        request: what was asked of the codec: spec, fidelity, losses.
-        codec: the codec's `to_json`.
-        fidelity: what the codec was measured to lose on held-out calibration rows.
-        build: batch size, precision, device kind and library versions: what moves a teacher's last bits; `parts`
-            has them for each run of views (`first`, `num_views`) where they are not the same for all.
+        data: the source.
+        views: how the views are made; None for logits computed elsewhere.
+        teacher: whose logits they are.
+        request: what was asked of the codec.
+        codec: what encodes them; `UNFITTED` where the build itself decides.
+        fidelity: what the codec was measured to lose on held-out calibration rows; `UNMEASURED` likewise.
+        build: what moves a teacher's last bits.
         shard_rows: rows a shard.
-        card: what its maker says of it, if anything: `license` and `contact`, as `make_card` makes it.
+        cells: how many distributions a row holds.
+        card: what its maker says of it.
     """
 
     num_rows: int
     num_views: int
     classes: tuple[str, ...]
-    data: dict[str, Any]
-    views: dict[str, Any] | None
-    teacher: dict[str, Any]
-    request: dict[str, Any]
-    codec: dict[str, Any]
-    fidelity: dict[str, Any]
-    build: dict[str, Any]
+    data: Data
+    views: Views | None
+    teacher: TeacherFacts
+    request: RequestFacts
+    codec: CodecFacts
+    fidelity: Fidelity
+    build: Build
     shard_rows: int
-    card: dict[str, str] = field(default_factory=dict)
+    cells: Cells = ONE_CELL
+    card: Card = NO_CARD
 
     @property
     def view_numbers(self) -> range:
         """The numbers of the views: their addresses of randomness, which parts of a cache keep."""
-        first = (self.views or {}).get("first", 0)
+        first = 0 if self.views is None else self.views.first or 0
         return range(first, first + self.num_views)
 
-    def to_json(self) -> dict[str, Any]:
-        fields = dataclasses.asdict(self) | {"classes": list(self.classes)}
-        return {name: value for name, value in fields.items() if name != "card" or value}
+    @property
+    def parts(self) -> tuple[PartFacts, ...]:
+        """How each run of views was built: one, where it is the same for all."""
+        return self.build.parts or (_part(self.build, self.view_numbers),)
+
+    def built(self, view: int) -> BuildFacts:
+        """How a view was built; it states nothing where the manifest does not."""
+        return next((part for part in self.parts if view in part.view_numbers), BuildFacts())
+
+    def of_views(self, numbers: range, *others: "Identity") -> "Identity":
+        """The identity of the cache of these views, some of them of others that are parts of one with this."""
+        parts: list[PartFacts] = []
+        stated = (part for identity in (self, *others) for part in identity.parts)
+        for part in sorted(stated, key=lambda part: part.first):
+            held = range(max(part.first, numbers.start), min(part.view_numbers.stop, numbers.stop))
+            if parts and parts[-1] == _part(part, parts[-1].view_numbers):
+                parts[-1] = replace(parts[-1], num_views=parts[-1].num_views + len(held))
+            elif held:
+                parts.append(_part(part, held))
+        return replace(
+            self,
+            num_views=len(numbers),
+            views=self.views and replace(self.views, first=numbers.start),
+            build=Build(**_facts(parts[0])) if len(parts) == 1 else Build(parts=tuple(parts)),
+        )
+
+
+def _facts(build: BuildFacts) -> dict[str, Any]:
+    return {field.name: getattr(build, field.name) for field in fields(BuildFacts)}
+
+
+def _part(build: BuildFacts, numbers: range) -> PartFacts:
+    return PartFacts(**_facts(build), first=numbers.start, num_views=len(numbers))
 
 
 @dataclass(frozen=True)
@@ -107,7 +122,7 @@ class Manifest:
 
     def _body(self) -> dict[str, Any]:
         objects = {name: [record.size, record.sha256] for name, record in self.objects.items()}
-        return {"format": FORMAT, "identity": self.identity.to_json(), "objects": objects}
+        return {"format": FORMAT, "identity": to_json(self.identity), "objects": objects}
 
     @property
     def digest(self) -> str:
@@ -135,8 +150,11 @@ class Manifest:
             raise CacheError(
                 f"the format is {short(stored.get('format'))}; this version of gdkd-cache reads {FORMAT!r}"
             )
-        check_json(name, stored, {"format": str, "identity": _IDENTITY, "objects": {str: [object]}, "digest": str})
-        manifest = cls(identity_from_json(stored["identity"]), objects_from_json(name, stored["objects"]))
+        kind = {"format": str, "identity": kind_of(Identity), "objects": {str: [object]}, "digest": str}
+        check_json(name, stored, kind)
+        identity = from_json(Identity, stored["identity"])
+        _check(identity)
+        manifest = cls(identity, objects_from_json(name, stored["objects"]))
         if stored["digest"] != manifest.digest:
             raise CacheError(f"{name} was changed after the build: its digest is not its own; copy it again")
         return manifest
@@ -157,38 +175,43 @@ def objects_from_json(where: str, stored: dict[str, list[Any]]) -> dict[str, Obj
     return objects
 
 
-def identity_from_json(stored: dict[str, Any]) -> Identity:
-    """Rebuild an identity from JSON of the right types.
+def _check(identity: Identity) -> None:
+    """Refuse an identity, made of JSON of the right types, that no cache has.
 
     Raises:
-        CacheError: a number is out of range.
+        CacheError: a number is out of range, or an unknown codec.
     """
-    identity = Identity(**{**stored, "classes": tuple(stored["classes"])})
-    check_codec_json(identity.codec)
-    size = [] if identity.views is None else identity.views["size"]
+    check_codec_json(to_json(identity.codec))
+    size = () if identity.views is None else identity.views.size
+    tables_bytes = identity.codec.tables_bytes
     ranges = {
         "num_rows": (identity.num_rows, 1, 2**48),
         "num_views": (identity.num_views, 1, MOST_VIEWS),
         "views.first": (identity.view_numbers.start, 0, MOST_VIEWS),
         "the number of classes": (len(identity.classes), 2, _MOST_CLASSES),
-        "data.keys_bytes": (identity.data["keys_bytes"], 1, 2**48),
+        "data.keys_bytes": (identity.data.keys_bytes, 1, 2**48),
         **{f"views.size[{i}]": (extent, 1, 2**16) for i, extent in enumerate(size)},
-        "build.batch_size": (identity.build.get("batch_size", 1), 1, 2**20),
-        "codec.tables_bytes": (identity.codec.get("tables_bytes", 1), 1, 2**48),
+        **{
+            f"build.batch_size of view {part.first}": (part.batch_size, 1, 2**20)
+            for part in identity.parts
+            if part.batch_size is not None
+        },
+        "codec.tables_bytes": (1 if tables_bytes is None else tables_bytes, 1, 2**48),
+        "cells.height": (identity.cells.height, 1, 2**10),
+        "cells.width": (identity.cells.width, 1, 2**10),
     }
     for what, (value, least, most) in ranges.items():
         if not least <= value <= most:
             raise CacheError(f"{MANIFEST_NAME}: {what} is {value}; it must be {least} to {most}")
-    if identity.codec["num_classes"] != len(identity.classes):
+    if identity.codec.num_classes != len(identity.classes):
         raise CacheError(
-            f"{MANIFEST_NAME}: the codec has {identity.codec['num_classes']} classes, the manifest names "
+            f"{MANIFEST_NAME}: the codec has {identity.codec.num_classes} classes, the manifest names "
             f"{len(identity.classes)}"
         )
     if not shards_fit(identity.shard_rows):
         raise CacheError(f"{MANIFEST_NAME}: shard_rows is {identity.shard_rows}, which no cache has")
     if identity.views is not None and len(size) != 2:
         raise CacheError(f"{MANIFEST_NAME}: views.size has {len(size)} numbers; it must have a height and a width")
-    return identity
 
 
 def canonical_json(value: dict[str, Any]) -> bytes:

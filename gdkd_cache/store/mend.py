@@ -1,6 +1,5 @@
 """Put back what a cache has lost, byte for byte, or give up the views that lost it."""
 
-import dataclasses
 from collections.abc import Mapping
 
 from gdkd_cache.codec.base import Codec
@@ -38,7 +37,8 @@ def keep_views(reader: CacheReader, codec: Codec, num_views: int) -> Manifest:
         num_views: how many views stay, at least 1.
     """
     objects = open_writable(reader.path)
-    identity = dataclasses.replace(reader.manifest.identity, num_views=num_views)
+    identity = reader.manifest.identity
+    identity = identity.of_views(identity.view_numbers[:num_views])
     metadata = encode_metadata(identity, codec)
     layouts = row_layouts(identity) | view_layouts(identity, codec)
     names = [name for layout in layouts.values() for name in layout.all_names() if name not in metadata]

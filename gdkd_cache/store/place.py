@@ -4,15 +4,16 @@ import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from gdkd_cache.codec.base import Codec
 from gdkd_cache.codec.stored import codec_from_json
 from gdkd_cache.errors import CacheError, MismatchError
 from gdkd_cache.objects.objects import open_writable
 from gdkd_cache.objects.record import ObjectRecord
+from gdkd_cache.schema import from_json, to_json
 from gdkd_cache.store.claims import CLAIMS_NAME
 from gdkd_cache.store.differences import differences_between
+from gdkd_cache.store.facts import NO_CARD, UNFITTED, CodecFacts, Fidelity
 from gdkd_cache.store.layout import TABLES, row_layouts, tables_layout
 from gdkd_cache.store.manifest import BUILD_NAME, LEDGER_NAME, MANIFEST_LIMIT, MANIFEST_NAME, Identity, Manifest
 from gdkd_cache.store.writer import CacheWriter
@@ -30,7 +31,7 @@ class Begun:
     """The very build has begun: its codec, and what that was measured to lose."""
 
     codec: Codec
-    fidelity: dict[str, Any]
+    fidelity: Fidelity
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Place:
 
         Args:
             path: the cache folder, or the URL of an object store.
-            identity: what is built; its codec and fidelity are empty where the rest decides them.
+            identity: what is built; its codec is `UNFITTED` where the rest decides them.
 
         Raises:
             UsageError: no place that can be written.
@@ -84,7 +85,7 @@ class Place:
         complete = MANIFEST_NAME in names
         # Without a codec of its own, a build takes what an earlier run of it has fitted; and the card of an unfinished
         # build is that of the run that finishes it.
-        but = (*(() if self._identity.codec else ("codec", "fidelity")), *(() if complete else ("card",)))
+        but = (*(("codec", "fidelity") if self._identity.codec == UNFITTED else ()), *(() if complete else ("card",)))
         if found is not None and (differing := differences_between(found.identity, self._identity, but=but)):
             if not force:
                 raise MismatchError(
@@ -124,28 +125,28 @@ class Place:
         identity = found.identity
         layout = tables_layout(found)
         if layout is None:
-            return Begun(codec_from_json(identity.codec), identity.fidelity)
+            return Begun(codec_from_json(to_json(identity.codec)), identity.fidelity)
         try:
             objects = {name: self.objects.read(name, found.objects[name].size) for name in layout.object_names()}
             for name, data in objects.items():
                 found.objects[name].check(name, ObjectRecord.of(data))
         except CacheError:
             return Empty()  # killed between build.json and the tables, or damaged since: calibration gives them again
-        return Begun(codec_from_json(identity.codec, layout.decode(objects)), identity.fidelity)
+        return Begun(codec_from_json(to_json(identity.codec), layout.decode(objects)), identity.fidelity)
 
-    def begin(self, codec: Codec, fidelity: dict[str, Any]) -> CacheWriter:
+    def begin(self, codec: Codec, fidelity: Fidelity) -> CacheWriter:
         """Write the identity, and the codec's tables, before any shard; what it gives commits those.
 
         Raises:
             MismatchError: where the last look found nothing, another build has begun meanwhile.
             OSError, StoreError: the place cannot be written.
         """
-        identity = dataclasses.replace(self._identity, codec=codec.to_json(), fidelity=fidelity)
+        identity = dataclasses.replace(self._identity, codec=from_json(CodecFacts, codec.to_json()), fidelity=fidelity)
         layout = row_layouts(identity).get(TABLES)
         tables = {} if layout is None else layout.encode(codec.tables_bytes())
         records = {name: ObjectRecord.of(data) for name, data in tables.items()}
         # Without its card, which may change while the build is unfinished.
-        begun = Manifest(dataclasses.replace(identity, card={}), records)
+        begun = Manifest(dataclasses.replace(identity, card=NO_CARD), records)
         if self._begun:
             self.objects.write(BUILD_NAME, begun.to_bytes())
         elif not self.objects.create(BUILD_NAME, begun.to_bytes()):

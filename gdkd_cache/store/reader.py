@@ -13,6 +13,7 @@ from gdkd_cache.errors import CacheError
 from gdkd_cache.objects.folder import Folder
 from gdkd_cache.objects.objects import open_objects
 from gdkd_cache.objects.record import ObjectRecord
+from gdkd_cache.schema import to_json
 from gdkd_cache.store.arrays import ArrayLayout
 from gdkd_cache.store.claims import CLAIMS_NAME
 from gdkd_cache.store.layout import (
@@ -72,7 +73,7 @@ class CacheReader:
     def codec(self) -> Codec:
         """The codec that the manifest names, with its tables."""
         layout = tables_layout(self.manifest)
-        return codec_from_json(self.manifest.identity.codec, None if layout is None else self._array(layout))
+        return codec_from_json(to_json(self.manifest.identity.codec), None if layout is None else self._array(layout))
 
     @cached_property
     def layouts(self) -> dict[str, ArrayLayout]:
@@ -143,8 +144,9 @@ class CacheReader:
         _ = self.layouts  # whose check bounds what is decoded here
         return self._array(row_layouts(self.manifest.identity)[name])
 
+    @cached_property
     def labels(self) -> np.ndarray:
-        """Class ids as int64 [row].
+        """Class ids as int64 [row], or [row, cell].
 
         Raises:
             CacheError: the object is missing or damaged, or holds an id that is no class.
@@ -154,6 +156,7 @@ class CacheReader:
             raise CacheError(f"{self.path}: the labels hold a class id of {labels.max()}, which is no class")
         return labels
 
+    @cached_property
     def keys(self) -> list[str]:
         """Key strings in row order.
 

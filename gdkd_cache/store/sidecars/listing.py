@@ -133,7 +133,7 @@ class SidecarSet:
                 raise CacheError(f"{SIDECARS_NAME}: {name} has not one record for each of {identity.num_views} views")
         for what, counts, expected in (
             ("rows", [sidecar.num_rows for sidecar in self.sidecars.values()], identity.num_rows),
-            ("bytes of keys", [sidecar.keys_bytes for sidecar in self.sidecars.values()], identity.data["keys_bytes"]),
+            ("bytes of keys", [sidecar.keys_bytes for sidecar in self.sidecars.values()], identity.data.keys_bytes),
         ):
             if sum(counts) != expected:
                 raise CacheError(f"{SIDECARS_NAME}: the sidecars have {sum(counts)} {what}, the cache {expected}")

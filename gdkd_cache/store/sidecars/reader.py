@@ -151,7 +151,8 @@ class SidecarReader(CacheReader):
             raise CacheError(f"{self.path}: the manifest does not list {name}; copy the sidecars again")
         data = self._encoded(name)
         if data is None or ObjectRecord.of(data) != record:
-            zarr = self.manifest.identity.build.get("software", {}).get("zarr", "of the build")
+            made = (part.software or {} for part in self.manifest.identity.parts)
+            zarr = " or ".join(sorted({software.get("zarr", "of the build") for software in made}))
             raise CacheError(
                 f"{self.path}: {name}, made from the sidecars, is not what the manifest lists: "
                 f"they are damaged, or zarr {zarr} and its zstd are needed to encode it as in the build"
@@ -215,12 +216,11 @@ def _open_files(objects: Objects) -> "_LocalFiles | Files":
     return Files(objects.location)
 
 
-def open_reader(path: str | Path, *, local_copy: str | Path | None = None) -> CacheReader:
-    """Open a cache, whichever form it has: Zarr or sidecars, in a folder or in an object store.
+def holds_sidecars(path: str | Path) -> bool:
+    """Whether a place, a folder or a URL, holds sidecars, and no Zarr cache.
 
     Raises:
-        CacheError, StoreError: as `CacheReader` and `SidecarReader`.
+        StoreError: the object store cannot be reached, or refuses.
     """
     objects = open_objects(path)
-    sidecars = objects.size(SIDECARS_NAME) is not None and objects.size(MANIFEST_NAME) is None
-    return (SidecarReader if sidecars else CacheReader)(path, local_copy=local_copy)
+    return objects.size(SIDECARS_NAME) is not None and objects.size(MANIFEST_NAME) is None

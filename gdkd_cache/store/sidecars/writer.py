@@ -58,7 +58,7 @@ def write_sidecars(
         found = SidecarSet.from_bytes(objects.read(SIDECARS_NAME, MANIFEST_LIMIT))
         if found.manifest.digest != reader.manifest.digest or found.sidecars.keys() != shards.keys():
             raise MismatchError(f"{folder} holds sidecars of another cache, or of other shards; name another folder")
-    keys, shared = reader.keys(), {LABELS: reader.labels()}
+    shared = {LABELS: reader.labels}
     if SOURCE_PROBE in row_layouts(identity):
         shared[SOURCE_PROBE] = reader.source_probes()
     records: dict[str, list[str]] = {name: [] for name in shards}
@@ -74,7 +74,7 @@ def write_sidecars(
         for name, rows in shards.items():
             _partial(folder, name).unlink(missing_ok=True)
             arrays = {column: data[rows] for column, data in shared.items()}
-            arrays |= {ROWS: rows, KEYS: encode_keys([keys[row] for row in rows.tolist()])}
+            arrays |= {ROWS: rows, KEYS: encode_keys([reader.keys[row] for row in rows.tolist()])}
             keys_bytes[name] = len(arrays[KEYS])
             data = encode_record(SHARED, shared_members(identity, len(rows), keys_bytes[name]), arrays)
             append(name, data)

@@ -1,0 +1,93 @@
+"""How many distributions a row holds: one for an image's class, or one a cell of a grid over the image.
+
+A codec knows nothing of this: it sees a cell in the place of a row. What is stored of a row of several cells has an
+axis for them; that of a single cell has none, so that classification is the case of one.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from gdkd_cache.codec.base import Codec, Column, TopK
+
+Array = TypeVar("Array", np.ndarray, Tensor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cells:
+    """The grid of a row's cells.
+
+    Attributes:
+        height, width: at least 1.
+    """
+
+    height: int = 1
+    width: int = 1
+
+    @classmethod
+    def of(cls, logits: Float[Tensor, "row *grid class"]) -> "Cells":
+        """The cells of rows of such logits."""
+        grid = logits.shape[1:-1]
+        return cls(height=grid[0], width=grid[1]) if grid else cls()
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """The axes of a row's cells in logits and labels: none for a single cell."""
+        return () if self == ONE_CELL else (self.height, self.width)
+
+    @property
+    def axis(self) -> tuple[int, ...]:
+        """The axis of a row's cells in what is stored: none for a single cell."""
+        return () if self == ONE_CELL else (self.height * self.width,)
+
+    def column(self, column: Column) -> Column:
+        """A column of rows, from one of cells."""
+        if self == ONE_CELL:
+            return column
+        # Compressed on their own, the components would be a chunk for each cell.
+        return replace(column, shape=(*self.axis, *column.shape), separate=False)
+
+    def split(self, rows: Array, *, stored: bool = True) -> Array:
+        """Cells [row x cell, ...] of a stored column [row, cell, ...], or of a grid [row, height, width, ...]."""
+        axes = self.axis if stored else self.grid
+        return rows.reshape(len(rows) * self.height * self.width, *rows.shape[1 + len(axes) :])
+
+    def join(self, cells: Array, *, stored: bool = True) -> Array:
+        """What `split` was given, of what it gave."""
+        axes = self.axis if stored else self.grid
+        return cells.reshape(len(cells) // (self.height * self.width), *axes, *cells.shape[1:])
+
+    def encode(
+        self, codec: Codec, logits: Float[Tensor, "row *grid class"], labels: Int[Tensor, "row *grid"]
+    ) -> dict[str, Tensor]:
+        """The stored columns, each [row, ...] or [row, cell, ...], of float logits on any device."""
+        columns = codec.encode(self.split(logits, stored=False), self.split(labels, stored=False))
+        return {name: self.join(column) for name, column in columns.items()}
+
+    def expand(self, codec: Codec, columns: Mapping[str, np.ndarray], labels: np.ndarray) -> dict[str, np.ndarray]:
+        """What a view keeps in memory, from its stored columns, labels stored likewise.
+
+        Raises:
+            CacheError: values that no encoder writes.
+        """
+        cells = {name: self.split(column) for name, column in columns.items()}
+        return {name: self.join(column) for name, column in codec.expand(cells, self.split(labels)).items()}
+
+    def decode(
+        self, codec: Codec, columns: Mapping[str, Tensor], labels: Tensor, temperature: float | None = None
+    ) -> Float[Tensor, "row *grid class"]:
+        """Float32 logits of some rows of expanded columns, up to a constant per cell."""
+        cells = {name: self.split(column) for name, column in columns.items()}
+        return self.join(codec.decode(cells, self.split(labels), temperature), stored=False)
+
+    def topk(self, codec: Codec, columns: Mapping[str, Tensor]) -> TopK:
+        """The largest logits of some rows of expanded columns: values and classes [row, *grid, k]."""
+        values, classes = codec.topk({name: self.split(column) for name, column in columns.items()})
+        return TopK(self.join(values, stored=False), self.join(classes, stored=False))
+
+
+ONE_CELL = Cells()

@@ -1,0 +1,175 @@
+"""What a manifest says of a cache, as frozen dataclasses: `schema.py` reads and writes their JSON."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from gdkd_cache.schema import REST, Absent
+
+Number = int | float
+"""Whole numbers of a manifest stay whole, so that its bytes stay as they are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """The source.
+
+    Attributes:
+        name, digest: of the source.
+        keys_bytes: length of its key table.
+    """
+
+    name: str
+    digest: str
+    keys_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeFacts:
+    """A recipe as the manifest holds it; `to_json` of it is what `Recipe.from_json` reads."""
+
+    name: str
+    steps: tuple[dict[str, object], ...]
+    mix: dict[str, object] | None
+    decode_side: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Views:
+    """How the views are made.
+
+    Attributes:
+        recipe, seed: what they are made with.
+        size: height and width, in pixels.
+        first: the number of the first view; None, in some old caches, for 0.
+    """
+
+    recipe: RecipeFacts
+    seed: int
+    size: tuple[int, ...]
+    first: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherFacts:
+    """The teacher.
+
+    Attributes:
+        name: of the model; packed logits have a name too.
+        weights: checksum of its weights; None for packed logits.
+        logits: checksum of packed logits.
+        mean, std: channel statistics of its inputs, for pixels in [0, 1].
+        accuracy: on held-out images, in [0, 1]; None where its weights do not say.
+    """
+
+    name: str
+    weights: str | None = None
+    logits: str | None = None
+    mean: tuple[Number, ...] | None = None
+    std: tuple[Number, ...] | None = None
+    accuracy: Number | Absent | None = Absent.ABSENT
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequestFacts:
+    """What was asked of the codec; `to_json` of it is what `CodecRequest.from_json` reads."""
+
+    spec: str
+    fidelity: Number
+    losses: tuple[dict[str, object], ...]
+    num_top: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodecFacts:
+    """The codec: `to_json` of it is what the codec itself wrote, and reads.
+
+    Attributes:
+        name: of its class.
+        num_classes, num_top: C, and how many classes are kept in exact rank order.
+        tables_bytes: length of its fitted tables; None for a codec that has none.
+        rest: its other fields.
+    """
+
+    name: str
+    num_classes: int
+    num_top: int
+    tables_bytes: int | None = None
+    rest: dict[str, Any] = field(default_factory=dict, metadata=REST)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fidelity:
+    """What the codec was measured to lose on held-out rows: what `measure` says.
+
+    Attributes:
+        rows: how many.
+        gradient_error: of each declared loss that it serves, by the loss's text.
+        kl: mean KL(full || decoded), by the temperature's text.
+        top1_agreement, topk_agreement: in [0, 1]; 1 for an exact codec.
+        max_error: the largest absolute error of a centred logit.
+    """
+
+    rows: int
+    gradient_error: dict[str, Number]
+    kl: dict[str, Number]
+    top1_agreement: Number | None
+    topk_agreement: Number | None
+    max_error: Number
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildFacts:
+    """What moves a teacher's last bits; None for what is not stated.
+
+    Attributes:
+        batch_size: rows that it saw at once.
+        device: its kind.
+        precision: `float32`, `float16` or `bfloat16`.
+        software: versions by name.
+    """
+
+    batch_size: int | None = None
+    device: str | None = None
+    precision: str | None = None
+    software: dict[str, str] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartFacts(BuildFacts):
+    """How a run of views was built.
+
+    Attributes:
+        first, num_views: which views.
+    """
+
+    first: int
+    num_views: int
+
+    @property
+    def view_numbers(self) -> range:
+        return range(self.first, self.first + self.num_views)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Build(BuildFacts):
+    """How all views were built, or, where that is not the same for all, each run of them.
+
+    Attributes:
+        parts: in the order of the views; empty where one statement holds for all.
+    """
+
+    parts: tuple[PartFacts, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What its maker says of a cache, as `make_card` makes it; None for nothing."""
+
+    license: str | None = None
+    contact: str | None = None
+
+
+NO_CARD = Card()
+UNFITTED = CodecFacts(name="", num_classes=0, num_top=0)
+UNMEASURED = Fidelity(rows=0, gradient_error={}, kl={}, top1_agreement=None, topk_agreement=None, max_error=0.0)
+"""Of an identity whose codec the build itself decides."""

@@ -1,0 +1,116 @@
+"""Rows of several cells: a codec sees each cell as a row, and classification is the case of one."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from gdkd_cache import open_cache
+from gdkd_cache.building.options import CodecChoice
+from gdkd_cache.cache.dataset import match_rows
+from gdkd_cache.codec.base import Codec
+from gdkd_cache.codec.calibration import Calibration
+from gdkd_cache.codec.fidelity import decode_rows
+from gdkd_cache.data.source import ArraySource
+from gdkd_cache.errors import MismatchError
+from gdkd_cache.objects.record import ObjectRecord
+from gdkd_cache.schema import from_json
+from gdkd_cache.store.cells import ONE_CELL, Cells
+from gdkd_cache.store.facts import CodecFacts
+from gdkd_cache.store.layout import encode_metadata, encode_rows, encode_shard, row_layouts, view_layouts
+from gdkd_cache.store.manifest import MANIFEST_NAME, Identity, Manifest
+
+_ROWS, _CLASSES = 40, 10
+_CODECS = ("topk", "dense", "dense:dtype=float32", "transform:step=0.3")
+_GRIDS = (ONE_CELL, Cells(height=2, width=3), Cells(height=1, width=4))
+
+
+def _logits(cells: Cells) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits [row, *grid, class] and labels [row, *grid]."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn((_ROWS, *cells.grid, _CLASSES), generator=generator)
+    return logits, torch.randint(_CLASSES, (_ROWS, *cells.grid), generator=generator)
+
+
+def _codec(spec: str, logits: torch.Tensor, labels: torch.Tensor) -> Codec:
+    return Calibration(CodecChoice(codec=spec).request, logits, labels, stored_rows=len(logits)).choose().codec
+
+
+def _write(path: Path, identity: Identity, codec: Codec, labels: torch.Tensor, logits: torch.Tensor) -> None:
+    """A cache of one view, without probes."""
+    cells = identity.cells
+    keys = [str(row) for row in range(_ROWS)]
+    columns = {name: column.numpy() for name, column in cells.encode(codec, logits, labels).items()}
+    stored_labels = cells.join(cells.split(labels, stored=False)).numpy()
+    objects = encode_metadata(identity, codec) | encode_rows(identity, keys, stored_labels, None)
+    objects |= encode_shard(view_layouts(identity, codec), 0, 0, columns)
+    if "tables" in row_layouts(identity):
+        objects |= row_layouts(identity)["tables"].encode(codec.tables_bytes())
+    for name, data in objects.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(data)
+    manifest = Manifest(identity, {name: ObjectRecord.of(data) for name, data in objects.items()})
+    (path / MANIFEST_NAME).write_bytes(manifest.to_bytes())
+
+
+@pytest.mark.parametrize("cells", _GRIDS, ids=str)
+@pytest.mark.parametrize("spec", _CODECS)
+def test_a_cache_of_cells(tmp_path: Path, digits_cache: Path, spec: str, cells: Cells) -> None:
+    """Through columns, arrays and a view: what comes back is what the codec gives of the cells as rows."""
+    logits, labels = _logits(cells)
+    assert Cells.of(logits) == cells
+    flat, flat_labels = logits.reshape(-1, _CLASSES), labels.reshape(-1)
+    codec = _codec(spec, flat, flat_labels)
+    identity = replace(
+        open_cache(digits_cache).manifest.identity,
+        num_rows=_ROWS,
+        num_views=1,
+        views=None,
+        codec=from_json(CodecFacts, codec.to_json()),
+        cells=cells,
+    )
+    identity = replace(identity, data=replace(identity.data, keys_bytes=sum(len(f"{row}\n") for row in range(_ROWS))))
+    _write(tmp_path, identity, codec, labels, logits)
+    cache = open_cache(tmp_path)
+    assert [problem for _, problem in cache.problems() if problem is not None] == []
+    assert cache.manifest.identity == identity
+    assert (b'"cells"' in (tmp_path / MANIFEST_NAME).read_bytes()) == (cells != ONE_CELL)
+    assert cache.labels.shape == (_ROWS, *cells.axis)
+    wanted, top = decode_rows(codec, codec.encode(flat, flat_labels), flat_labels)
+    rows = [7, 0, 39]
+    view = cache.view(0)
+    found = view.logits(rows)
+    assert found.shape == (3, *cells.grid, _CLASSES)
+    assert torch.equal(found, wanted.reshape(_ROWS, *cells.grid, _CLASSES)[rows])
+    for ours, theirs in zip(view.topk(rows), top, strict=True):
+        assert torch.equal(ours, theirs.reshape(_ROWS, *cells.grid, -1)[rows])
+    assert view.logits([]).shape == (0, *cells.grid, _CLASSES)
+    if spec == "dense:dtype=float32":
+        assert torch.equal(found, logits[rows])
+
+
+@pytest.mark.parametrize("cells", _GRIDS, ids=str)
+def test_split_and_join(cells: Cells) -> None:
+    """Each undoes the other, of arrays and tensors, also where a column is empty."""
+    for shape in ((), (5,), (0,)):
+        column = np.random.default_rng(0).normal(size=(_ROWS, *cells.axis, *shape))
+        split = cells.split(column)
+        assert split.shape == (_ROWS * cells.height * cells.width, *shape)
+        assert np.array_equal(cells.join(split), column)
+        assert torch.equal(cells.join(cells.split(torch.from_numpy(column))), torch.from_numpy(column))
+
+
+def test_labels_of_cells_are_no_classes(tmp_path: Path, digits_cache: Path, few: ArraySource) -> None:
+    """A source with one label an image does not fit a cache of several cells a row."""
+    cells = Cells(height=2, width=3)
+    logits, labels = _logits(cells)
+    codec = _codec("dense", logits.reshape(-1, _CLASSES), labels.reshape(-1))
+    identity = replace(open_cache(digits_cache).manifest.identity, num_rows=_ROWS, num_views=1, views=None, cells=cells)
+    identity = replace(identity, data=replace(identity.data, keys_bytes=110))
+    _write(tmp_path, identity, codec, labels, logits)
+    cache = open_cache(tmp_path)
+    source = replace(few, keys=cache.keys)
+    with pytest.raises(MismatchError, match=r"has labels \[6\] a row, source .* has \[\]"):
+        match_rows(cache, source)
