@@ -101,6 +101,7 @@ def build(
     from gdkd_cache.building.build import BuildOptions
     from gdkd_cache.building.build import build as run_build
     from gdkd_cache.data.shards.source import ShardSource
+    from gdkd_cache.data.sources.registry import takes
     from gdkd_cache.models.network import open_network
     from gdkd_cache.ranks import this_rank
     from gdkd_cache_cli.convert import write_sidecars
@@ -109,7 +110,7 @@ def build(
     given = click.get_current_context().get_parameter_source
     if codec_from is not None and any(given(name) is not ParameterSource.DEFAULT for name in codec):
         raise click.UsageError("--codec-from brings its codec and its losses; leave out what else asks for them")
-    if sidecars is not None and not data.startswith("wds:"):
+    if sidecars is not None and not takes(data, "stream"):
         raise click.UsageError("--sidecars lie beside the shards of --data wds:PATTERN; leave it out")
     if sidecars is not None and "://" in sidecars:
         raise click.UsageError(f"--sidecars is {sidecars}; they are written to a folder, which you can copy to a store")

@@ -15,7 +15,8 @@ DATA_HELP = (
     "The images: digits (in scikit-learn, no download), cifar100:PATH, tiny-imagenet:PATH (the folder "
     "tiny-imagenet-200), cub200:PATH (the folder CUB_200_2011), imagefolder:PATH (PATH/train and PATH/val or "
     "PATH/test, one folder a class, as for ImageNet) or wds:PATTERN (WebDataset shards, such as "
-    "wds:data/train-{000..009}.tar or wds:s3://BUCKET/train-{000..009}.tar)."
+    "wds:data/train-{000..009}.tar or wds:s3://BUCKET/train-{000..009}.tar); or "
+    "package.module:callable[:ARGUMENT] for a source of your own."
 )
 MODEL_HELP = (
     "cnn-s, cnn-l, resnet8x4, resnet32x4, resnet{8,14,20,32,44,56,110}, torchvision:NAME, or "
@@ -62,7 +63,9 @@ def data_options(command: Command) -> Command:
 
 def is_remote(data: str) -> bool:
     """Whether `--data` names images in an object store or on a web server."""
-    return data.startswith("wds:") and "://" in data
+    from gdkd_cache.data.sources.registry import takes
+
+    return "://" in data and takes(data, "local_copy")
 
 
 def machine_options(command: Command) -> Command:

@@ -175,6 +175,8 @@ def train(
         raise click.UsageError(f"--loss {loss} needs --cache; build one with: gdkd-cache build")
     if not caches and (digests or strict_replay):
         raise click.UsageError("--digest and --strict-replay go with --cache")
+    from gdkd_cache.data.sources.registry import takes
+
     evaluated = eval_data or data
     remote = [spec for spec in (data, evaluated) if is_remote(spec)]
     if local_copy is not None and not caches and not remote:
@@ -184,8 +186,8 @@ def train(
             raise click.UsageError(
                 f"{option} is given {len(given_for)} times, --cache {len(caches)} times; give as many"
             )
-    if eval_data is None and data.startswith("wds:"):
-        raise click.UsageError("wds shards have no test split: name some with --eval-data wds:PATTERN")
+    if eval_data is None and not takes(data, "split"):
+        raise click.UsageError(f"{data} has no test split: name what to evaluate on with --eval-data")
     try:
         milestone_epochs = tuple(int(text) for text in milestones.split(",") if text)
     except ValueError:
@@ -228,7 +230,7 @@ def train(
     ]
     copies = dict.fromkeys(remote, local_copy)
     source = open_source(data, download=download, stream=stream, local_copy=copies.get(data))
-    fetched, streamed = download and eval_data is None, stream and evaluated.startswith("wds:")
+    fetched, streamed = download and eval_data is None, stream and takes(evaluated, "stream")
     eval_source = open_source(
         evaluated, split="test", download=fetched, stream=streamed, local_copy=copies.get(evaluated)
     )

@@ -14,6 +14,7 @@ from torch import Tensor
 from gdkd_cache.codec.columns import Codec
 from gdkd_cache.codec.fidelity import ENCODE_ROWS
 from gdkd_cache.data.loader import ViewLoader
+from gdkd_cache.data.targets import ClassTargets
 from gdkd_cache.data.views import VIEWS_AT_ONCE, ViewBatch, ViewRenderer, ViewRequest, requests_for
 from gdkd_cache.errors import ModelError
 from gdkd_cache.models.network import Network
@@ -121,7 +122,7 @@ def compute_shards(
             for view, rendered in _gathered(batches, batch).items():
                 logits = finite_logits(teacher, rendered.pixels, batch.rows, keys)
                 assert rendered.probes is not None
-                said[view].append(_Said(logits, rendered.labels, rendered.probes))
+                said[view].append(_Said(logits, rendered.targets.labels, rendered.probes))
                 advance(len(batch.rows))
                 finished = batch.rows[-1] == unit.rows[-1]
                 if finished or sum(len(one.labels) for one in said[view]) >= ENCODE_ROWS:
@@ -148,7 +149,7 @@ def _joined(parts: list[ViewBatch]) -> ViewBatch:
         parts[0],
         rows=np.concatenate([part.rows for part in parts]),
         pixels=torch.cat([part.pixels for part in parts]),
-        labels=torch.cat([part.labels for part in parts]),
+        targets=ClassTargets.joined([part.targets for part in parts]),
         probes=np.concatenate([part.probes for part in parts if part.probes is not None]),
     )
 

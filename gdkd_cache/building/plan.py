@@ -9,7 +9,7 @@ import torch
 from gdkd_cache.building.builder import Builder
 from gdkd_cache.building.options import BuildOptions
 from gdkd_cache.codec.choose import Choice
-from gdkd_cache.data.source import Source
+from gdkd_cache.data.source import FullSource, Source, settle
 from gdkd_cache.data.views import image_size
 from gdkd_cache.errors import UsageError
 from gdkd_cache.models.network import Network
@@ -80,6 +80,7 @@ def plan(options: BuildOptions, source: Source, teacher: Network) -> Plan:
     request = options.request
     if request.spec not in ("auto", "transform"):
         raise UsageError(f"plan compares codecs around a fidelity; codec {request.spec!r} leaves nothing to compare")
+    source = settle(source)
     builder = Builder(options, source, teacher)
     start = time.monotonic()
     calibration = builder.calibrate()
@@ -114,7 +115,7 @@ def plan(options: BuildOptions, source: Source, teacher: Network) -> Plan:
     )
 
 
-def _num_objects(choice: Choice, source: Source, num_views: int) -> int:
+def _num_objects(choice: Choice, source: FullSource, num_views: int) -> int:
     """Files of the cache: metadata and shards of every array, the group's metadata, the README.md and the manifest."""
     columns = len(choice.codec.columns()) + 1  # and the probes
     rows = len(source)

@@ -9,7 +9,7 @@ from gdkd_cache.cache.dataset import CachedDataset
 from gdkd_cache.cache.view import View
 from gdkd_cache.codec.columns import Codec
 from gdkd_cache.data.recipes.recipe import Recipe
-from gdkd_cache.data.source import Source
+from gdkd_cache.data.source import Source, settle
 from gdkd_cache.errors import MismatchError, NotServedError, UsageError
 from gdkd_cache.losses.settings import LossSettings
 from gdkd_cache.store.manifest import Manifest
@@ -103,7 +103,7 @@ class Cache:
         """
         return CachedDataset(
             [self.reader],
-            source,
+            settle(source),
             self.keys,
             self.labels,
             temperature=temperature,

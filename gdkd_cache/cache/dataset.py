@@ -13,9 +13,9 @@ from torch import Tensor
 from gdkd_cache.cache.replay import check_replay, recipe_of
 from gdkd_cache.cache.view import View
 from gdkd_cache.data.loader import ViewLoader
+from gdkd_cache.data.order import epoch_requests
 from gdkd_cache.data.recipes.recipe import Recipe
-from gdkd_cache.data.shards.source import epoch_requests
-from gdkd_cache.data.source import Source, check_source, labels_of, name_of, normalization_of
+from gdkd_cache.data.source import FullSource
 from gdkd_cache.data.views import ViewRenderer
 from gdkd_cache.errors import MismatchError, UsageError
 from gdkd_cache.losses.partition import top_classes
@@ -56,7 +56,7 @@ class CachedDataset:
     def __init__(
         self,
         readers: Sequence[CacheReader],
-        source: Source,
+        source: FullSource,
         keys: list[str],
         labels: np.ndarray,
         *,
@@ -70,11 +70,10 @@ class CachedDataset:
         recipe = recipe_of(reader, recipe)
         views = reader.manifest.identity.views
         assert views is not None
-        check_source(source)
         self.cache_rows = match_rows(reader, source, keys, labels)
         if recipe.mix is not None and len(source) < len(keys):
             raise MismatchError(
-                f"recipe {recipe.name} mixes images, and source {name_of(source)} has {len(source)} of the "
+                f"recipe {recipe.name} mixes images, and source {source.name} has {len(source)} of the "
                 f"{len(keys)} in {reader.path}: a partner may be any of them; give the whole data"
             )
         self._numbers = reader.manifest.identity.view_numbers
@@ -182,7 +181,7 @@ class CachedDataset:
         if isinstance(normalize, str):
             if normalize != "source":
                 raise UsageError(f"normalize is {normalize!r}; give (mean, std), 'source' or None")
-            normalize = normalization_of(self._source)
+            normalize = self._source.mean, self._source.std
         number = self._number(epoch)
         requests = epoch_requests(
             self._source,
@@ -201,7 +200,7 @@ class CachedDataset:
             images = pixels if normalize is None else normalize_pixels(pixels, *normalize)
             logits, top = self._decode(views, rows, device)
             teacher = TeacherBatch(logits, top, torch.from_numpy(rows), number)
-            targets = batch.targets(self._num_classes)
+            targets = batch.targets.for_cross_entropy(self._num_classes)
             yield images, targets.to(device, non_blocking=True), teacher
 
 
@@ -219,7 +218,7 @@ def mean_logits(
     return temperature * torch.stack(log_p).logsumexp(0)
 
 
-def match_rows(reader: CacheReader, source: Source, keys: list[str], labels: np.ndarray) -> np.ndarray:
+def match_rows(reader: CacheReader, source: FullSource, keys: list[str], labels: np.ndarray) -> np.ndarray:
     """Find each of the source's rows in the cache by its key: int64 [source row].
 
     Raises:
@@ -228,7 +227,7 @@ def match_rows(reader: CacheReader, source: Source, keys: list[str], labels: np.
     num_classes = len(reader.manifest.identity.classes)
     if len(source.classes) != num_classes:
         raise MismatchError(
-            f"{reader.path} has {num_classes} classes, source {name_of(source)} has {len(source.classes)}; "
+            f"{reader.path} has {num_classes} classes, source {source.name} has {len(source.classes)}; "
             "use the data that the cache was built from"
         )
     positions = {key: row for row, key in enumerate(keys)}
@@ -236,15 +235,14 @@ def match_rows(reader: CacheReader, source: Source, keys: list[str], labels: np.
     unknown = np.flatnonzero(rows < 0)
     if len(unknown):
         raise MismatchError(
-            f"key {source.keys[int(unknown[0])]!r} of source {name_of(source)} is not in {reader.path} "
+            f"key {source.keys[int(unknown[0])]!r} of source {source.name} is not in {reader.path} "
             f"({len(unknown)} of {len(rows)} are not); build a cache of this data, or train on the cached part"
         )
-    source_labels = labels_of(source)
-    wrong = np.flatnonzero(labels[rows] != source_labels)
+    wrong = np.flatnonzero(labels[rows] != source.labels)
     if len(wrong):
         row = int(wrong[0])
         raise MismatchError(
-            f"key {source.keys[row]!r} has label {source_labels[row]} in source {name_of(source)} and "
+            f"key {source.keys[row]!r} has label {source.labels[row]} in source {source.name} and "
             f"{labels[rows[row]]} in {reader.path} ({len(wrong)} labels differ); use the data it was built from"
         )
     return rows

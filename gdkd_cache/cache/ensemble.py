@@ -7,7 +7,7 @@ from typing import Any
 from gdkd_cache.cache.cache import Cache
 from gdkd_cache.cache.dataset import CachedDataset
 from gdkd_cache.data.recipes.recipe import Recipe
-from gdkd_cache.data.source import Source
+from gdkd_cache.data.source import Source, settle
 from gdkd_cache.errors import MismatchError, NotServedError, UsageError
 from gdkd_cache.losses.settings import LossSettings
 from gdkd_cache.store.differences import differences
@@ -57,7 +57,7 @@ class Ensemble:
         first = self.caches[0]
         return CachedDataset(
             [cache.reader for cache in self.caches],
-            source,
+            settle(source),
             first.keys,
             first.labels,
             weights=self.weights,
