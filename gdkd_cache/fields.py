@@ -91,34 +91,49 @@ def check_fields(made: Any, what: str = "") -> None:
         kind, may_be_none = kind_of(field)
         if value is None and may_be_none:
             continue
+        count = _item_count(field) if kind is tuple else None
+        if kind is tuple and not (isinstance(value, tuple) and count in (None, len(value))):
+            wanted = "a list" if count is None else f"a list of {count}"
+            raise UsageError(f"{what}{': ' if what else ''}{field.name} is {value!r}; it must be {wanted}")
         for one in value if isinstance(value, tuple) else (value,):
             fault = _fault(one, _item_kind(field) if kind is tuple else kind, stated)
             if fault:
                 raise UsageError(f"{what}{': ' if what else ''}{field.name} is {one!r}; it must be {fault}")
 
 
-def _item_kind(field: "dataclasses.Field[Any]") -> type:
+def _item_kinds(field: "dataclasses.Field[Any]") -> tuple[Any, ...]:
+    """What stands in the brackets of a field's tuple."""
     parts = typing.get_args(field.type) if isinstance(field.type, types.UnionType) else (field.type,)
-    (kind, *_) = (part for part in parts if typing.get_origin(part) is tuple)
-    item = typing.get_args(kind)[0]
+    return typing.get_args(next(part for part in parts if typing.get_origin(part) is tuple))
+
+
+def _item_kind(field: "dataclasses.Field[Any]") -> type:
+    item = _item_kinds(field)[0]
     return item if isinstance(item, type) else object
+
+
+def _item_count(field: "dataclasses.Field[Any]") -> int | None:
+    """How many items a tuple must have; None for any number."""
+    kinds = _item_kinds(field)
+    return None if Ellipsis in kinds else len(kinds)
 
 
 def _fault(value: Any, kind: type, stated: Option) -> str | None:
     """What a value must be and is not; None when it is."""
-    if kind is float and type(value) is int:
-        kind = int
-    if kind in (int, float, str, bool) and type(value) is not kind:
+    whole = kind is float and type(value) is int
+    if kind in (int, float, str, bool) and type(value) is not kind and not whole:
         return {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}[kind]
     if stated.choices and value not in stated.choices:
         return stated.range
     if isinstance(value, int | float) and not isinstance(value, bool):
-        inside = math.isfinite(value)
+        finite = -math.inf < value < math.inf  # math.isfinite fails on whole numbers beyond the largest float
+        inside = finite
         inside &= stated.least is None or value >= stated.least
         inside &= stated.most is None or value <= stated.most
         inside &= stated.above is None or value > stated.above
         if not inside:
-            return stated.range + ("" if math.isfinite(value) else f"{' and' * bool(stated.range)} finite")
+            allowed = f"{kind.__name__} {stated.range}" if stated.range.startswith("in ") else stated.range
+            return allowed + ("" if finite else f"{' and' * bool(allowed)} finite")
     return None
 
 

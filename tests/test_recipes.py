@@ -29,8 +29,9 @@ from gdkd_cache.data.recipes.geometry import HorizontalFlip, RandomCrop, RandomR
 from gdkd_cache.data.recipes.mixing import Mix
 from gdkd_cache.data.recipes.operations import operate
 from gdkd_cache.data.recipes.policies import AugMix, AutoAugment, RandAugment, TrivialAugmentWide, policy
-from gdkd_cache.data.recipes.presets import RECIPES, open_recipe
+from gdkd_cache.data.recipes.presets import open_recipe
 from gdkd_cache.data.recipes.recipe import Recipe
+from gdkd_cache.data.recipes.registry import RECIPES
 from gdkd_cache.data.recipes.step import Step
 from gdkd_cache.errors import CacheError, UsageError
 from gdkd_cache.seeding import Words, draws, streams
@@ -97,7 +98,7 @@ def test_json(step: Step) -> None:
     assert not recipe.same_pixels(stored | {"decode_side": 65})
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", list(RECIPES))
 def test_presets(name: str) -> None:
     recipe = open_recipe(name, 32, 32)
     assert Recipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe

@@ -15,8 +15,9 @@ from torch.utils.data import DataLoader, Dataset
 from gdkd_cache.data.loader import ViewLoader
 from gdkd_cache.data.recipes.geometry import HorizontalFlip, RandomResizedCrop
 from gdkd_cache.data.recipes.mixing import Mix, partners
-from gdkd_cache.data.recipes.presets import RECIPES, open_recipe
+from gdkd_cache.data.recipes.presets import open_recipe
 from gdkd_cache.data.recipes.recipe import Recipe
+from gdkd_cache.data.recipes.registry import RECIPES
 from gdkd_cache.data.source import ArraySource, EncodedSource
 from gdkd_cache.data.views import ViewBatch, ViewRenderer, ViewRequest, requests_for
 from gdkd_cache.errors import SourceError, UsageError

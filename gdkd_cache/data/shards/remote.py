@@ -8,7 +8,6 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from copyreg import __newobj__  # pyright: ignore[reportAttributeAccessIssue]
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -167,4 +166,4 @@ class RemoteShardSource(ShardSource):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Of nothing in this module, so that workers do not load obstore.
-        return __newobj__, (ShardSource,), vars(self) | {"remote": None}
+        return object.__new__, (ShardSource,), vars(self) | {"remote": None}
