@@ -165,7 +165,7 @@ class _Own(FullSource):
         return self.scaled(row, side)
 
 
-def settle(source: Source) -> FullSource:
+def settle(source: object) -> FullSource:
     """Any source with all that it may offer: ours as they are, and a user's own, read once for its labels.
 
     Raises:
@@ -173,9 +173,9 @@ def settle(source: Source) -> FullSource:
     """
     if isinstance(source, FullSource):
         return source
-    lacking = [name for name in ("keys", "classes", "digest", "__len__", "__getitem__") if not hasattr(source, name)]
-    if lacking:
-        raise SourceError(f"what was given as data, {type(source).__name__}, is no source: it has no {lacking[0]}")
+    if not isinstance(source, Source):
+        kind = type(source).__name__
+        raise SourceError(f"{kind} given as data is no source: it must have keys, classes, a digest, a length and rows")
     labels = getattr(source, "labels", None)
     return _Own(
         name=str(getattr(source, "name", type(source).__name__)),

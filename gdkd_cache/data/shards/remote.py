@@ -166,4 +166,4 @@ class RemoteShardSource(ShardSource):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Of nothing in this module, so that workers do not load obstore.
-        return object.__new__, (ShardSource,), vars(self) | {"remote": None}
+        return object.__new__, (ShardSource,), {name: value for name, value in vars(self).items() if name != "remote"}
