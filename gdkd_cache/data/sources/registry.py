@@ -11,28 +11,24 @@ from gdkd_cache.registry import Entry, Registry
 if TYPE_CHECKING:
     import gdkd_cache.data.source
 
+_HERE = "gdkd_cache.data.sources"
+
 SOURCES: Registry[Callable[..., Any]] = Registry(
     "data",
     {
-        "digits": Entry(
-            "gdkd_cache.data.sources.digits:open_digits", "scikit-learn's handwritten digits, no download", "digits"
-        ),
-        "cifar100": Entry(
-            "gdkd_cache.data.sources.cifar100:open_cifar100", "CIFAR-100 in its python format", "cifar100:PATH"
-        ),
+        "digits": Entry(f"{_HERE}.digits:open_digits", "scikit-learn's handwritten digits, no download", "digits"),
+        "cifar100": Entry(f"{_HERE}.cifar100:open_cifar100", "CIFAR-100 in its python format", "cifar100:PATH"),
         "tiny-imagenet": Entry(
-            "gdkd_cache.data.sources.tiny_imagenet:open_tiny_imagenet",
-            "the folder tiny-imagenet-200",
-            "tiny-imagenet:PATH",
+            f"{_HERE}.tiny_imagenet:open_tiny_imagenet", "the folder tiny-imagenet-200", "tiny-imagenet:PATH"
         ),
-        "cub200": Entry("gdkd_cache.data.sources.cub200:open_cub200", "the folder CUB_200_2011", "cub200:PATH"),
+        "cub200": Entry(f"{_HERE}.cub200:open_cub200", "the folder CUB_200_2011", "cub200:PATH"),
         "imagefolder": Entry(
-            "gdkd_cache.data.sources.imagefolder:open_imagefolder",
+            f"{_HERE}.imagefolder:open_imagefolder",
             "PATH/train and PATH/val or PATH/test, one folder a class, as for ImageNet",
             "imagefolder:PATH",
         ),
         "wds": Entry(
-            "gdkd_cache.data.sources.wds:open_wds",
+            f"{_HERE}.wds:open_wds",
             "WebDataset shards, such as wds:data/train-{000..009}.tar or wds:s3://BUCKET/train-{000..009}.tar",
             "wds:PATTERN",
         ),
