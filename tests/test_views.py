@@ -19,6 +19,7 @@ from gdkd_cache.data.recipes.presets import open_recipe
 from gdkd_cache.data.recipes.recipe import Recipe
 from gdkd_cache.data.recipes.registry import RECIPES
 from gdkd_cache.data.source import ArraySource, EncodedSource
+from gdkd_cache.data.targets import ClassTargets
 from gdkd_cache.data.views import ViewBatch, ViewRenderer, ViewRequest, requests_for
 from gdkd_cache.errors import SourceError, UsageError
 from gdkd_cache.seeding import draw, hash_keys, streams
@@ -209,6 +210,16 @@ def test_labels_are_mixed_as_the_pixels_are(in_memory: ArraySource, method: str)
         wanted[batch.targets.labels[row]] += batch.targets.shares[row]
         wanted[batch.targets.partner_labels[row]] += 1 - batch.targets.shares[row]
         np.testing.assert_allclose(targets[row], wanted, atol=1e-6)
+
+
+def test_targets_are_cut_and_joined_whole(in_memory: ArraySource) -> None:
+    mixed, plain = _mixed(in_memory, Mix(mixup_alpha=1.0)).targets, ClassTargets(torch.arange(COUNT))
+    for targets in (mixed, plain):
+        again = ClassTargets.joined([targets[:7], targets[7:]])
+        assert len(targets[:7]) == 7
+        assert torch.equal(again.for_cross_entropy(COUNT), targets.for_cross_entropy(COUNT))
+    back = torch.arange(COUNT).flip(0)
+    assert torch.equal(mixed[back].for_cross_entropy(3), mixed.for_cross_entropy(3).flip(0))
 
 
 # Decoding
