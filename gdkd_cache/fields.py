@@ -137,6 +137,9 @@ def check_fields(made: Any, what: str = "") -> None:
         value: Any = getattr(made, field.name)
         if stated is None or (value is None and kind.optional):
             continue
+        if kind.plain is tuple and not (isinstance(value, tuple) and kind.length in (0, len(value))):
+            wanted = f"a list of {kind.length}" if kind.length else "a list"
+            raise UsageError(f"{what}{': ' if what else ''}{field.name} is {value!r}; it must be {wanted}")
         expected = kind.items if kind.plain is tuple else kind.plain if kind.single else object
         for one in typing.cast("tuple[Any, ...]", value) if kind.plain is tuple else (value,):
             if fault := _fault(one, expected, stated):
@@ -145,19 +148,19 @@ def check_fields(made: Any, what: str = "") -> None:
 
 def _fault(value: Any, kind: type, stated: Option) -> str | None:
     """What a value must be and is not; None when it is."""
-    if kind is float and type(value) is int:
-        kind = int
-    if kind in (int, float, str, bool) and type(value) is not kind:
+    whole = kind is float and type(value) is int
+    if kind in (int, float, str, bool) and type(value) is not kind and not whole:
         return {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}[kind]
     if stated.choices and value not in stated.choices:
         return stated.range
     if isinstance(value, int | float) and not isinstance(value, bool):
-        inside = math.isfinite(value)
+        finite = -math.inf < value < math.inf  # math.isfinite fails on whole numbers beyond the largest float
+        inside = finite
         inside &= stated.least is None or value >= stated.least
         inside &= stated.most is None or value <= stated.most
         inside &= stated.above is None or value > stated.above
         if not inside:
-            return " and ".join(filter(None, (stated.range, "" if math.isfinite(value) else "finite")))
+            return " and ".join(filter(None, (stated.range, "" if finite else "finite")))
     return None
 
 

@@ -26,8 +26,9 @@ from gdkd_cache import open_cache, open_source
 from gdkd_cache.building.build import build
 from gdkd_cache.building.options import BuildOptions
 from gdkd_cache.data.loader import ViewLoader
+from gdkd_cache.data.order import epoch_requests
 from gdkd_cache.data.recipes.presets import open_recipe
-from gdkd_cache.data.shards.source import ShardSource, epoch_requests
+from gdkd_cache.data.shards.source import ShardSource
 from gdkd_cache.data.views import ViewRenderer, normalize_pixels
 from gdkd_cache.models.build import build_model
 from gdkd_cache.models.network import Network

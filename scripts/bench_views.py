@@ -21,7 +21,7 @@ from torchvision.transforms import v2
 
 from gdkd_cache.data.loader import ViewLoader
 from gdkd_cache.data.recipes.presets import open_recipe
-from gdkd_cache.data.source import ArraySource, EncodedSource
+from gdkd_cache.data.source import ArraySource, EncodedSource, FullSource, settle
 from gdkd_cache.data.views import ViewRenderer, requests_for
 from gdkd_cache.seeding import hash_keys, streams
 
@@ -115,7 +115,7 @@ class OneByOne:
         return self._source[row]
 
 
-def randomness(source: OneByOne | EncodedSource, spec: str) -> tuple[float, float]:
+def randomness(source: FullSource, spec: str) -> tuple[float, float]:
     """Microseconds an image: of deriving its parameters, and of rendering it, one by one in batches of 64."""
     recipe = open_recipe(spec, 32, 32)
     renderer = ViewRenderer(source, recipe, 0)
@@ -188,7 +188,7 @@ def main() -> None:
     torch.set_num_threads(1)
     table = Table("randomness of an image", "derived in", "rendered in", "share", title="one by one, microseconds")
     for name, (derive, render) in {
-        "crop-flip 32x32": randomness(OneByOne(small), "crop-flip"),
+        "crop-flip 32x32": randomness(settle(OneByOne(small)), "crop-flip"),
         "imagenet 224x224, from JPEG": randomness(jpegs, "imagenet"),
     }.items():
         table.add_row(name, f"{derive:.2f}", f"{render:.1f}", f"{derive / render:.2%}")

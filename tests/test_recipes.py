@@ -15,6 +15,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
+from gdkd_cache.data.recipes import registry
 from gdkd_cache.data.recipes.colour import (
     AutoContrast,
     ColorJitter,
@@ -29,8 +30,9 @@ from gdkd_cache.data.recipes.geometry import HorizontalFlip, RandomCrop, RandomR
 from gdkd_cache.data.recipes.mixing import Mix
 from gdkd_cache.data.recipes.operations import operate
 from gdkd_cache.data.recipes.policies import AugMix, AutoAugment, RandAugment, TrivialAugmentWide, policy
-from gdkd_cache.data.recipes.presets import RECIPES, open_recipe
+from gdkd_cache.data.recipes.presets import open_recipe
 from gdkd_cache.data.recipes.recipe import Recipe
+from gdkd_cache.data.recipes.registry import RECIPES
 from gdkd_cache.data.recipes.step import Step
 from gdkd_cache.errors import CacheError, UsageError
 from gdkd_cache.seeding import Words, draws, streams
@@ -97,7 +99,7 @@ def test_json(step: Step) -> None:
     assert not recipe.same_pixels(stored | {"decode_side": 65})
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", list(RECIPES))
 def test_presets(name: str) -> None:
     recipe = open_recipe(name, 32, 32)
     assert Recipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
@@ -482,5 +484,5 @@ def test_a_step_owns_its_draws() -> None:
     second = Recipe("x", (AugMix(), Cutout(8))).words(state)[1]
     assert np.array_equal(first, second)
     assert all(step.num_draws <= 64 for step in (*STEPS, AugMix(width=5), RandAugment(num_ops=32)))
-    assert len({step.name for step in STEPS}) == len({type(step) for step in STEPS})
+    assert {step.name for step in STEPS} == set(registry.STEPS)
     assert all(dataclasses.is_dataclass(step) for step in STEPS)

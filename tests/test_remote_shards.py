@@ -27,12 +27,13 @@ from torch import Tensor
 from gdkd_cache import open_cache, open_source
 from gdkd_cache.cache.cache import Cache
 from gdkd_cache.cache.dataset import TeacherBatch
+from gdkd_cache.data import order
+from gdkd_cache.data.order import epoch_requests
 from gdkd_cache.data.recipes.presets import open_recipe
 from gdkd_cache.data.shards import ahead
-from gdkd_cache.data.shards import source as shards
 from gdkd_cache.data.shards.ahead import ShardsAhead
 from gdkd_cache.data.shards.remote import RemoteShardSource
-from gdkd_cache.data.shards.source import epoch_requests
+from gdkd_cache.data.shards.source import ShardSource
 from gdkd_cache.data.source import ArraySource, Source
 from gdkd_cache.data.views import ViewRenderer, ViewRequest
 from gdkd_cache.errors import SourceError, StoreError, UsageError
@@ -54,7 +55,7 @@ def url(folder: Path, bucket: str, proxy: FaultyProxy, tmp_path: Path, monkeypat
     put_files(bucket, "data", {path.name: path.read_bytes() for path in folder.iterdir()})
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
-    for module in (shards, ahead):
+    for module in (order, ahead):
         monkeypatch.setattr(module, "BUFFER_ROWS", 30)
     monkeypatch.setattr(ahead, "AHEAD_SHARDS", 2)
     proxy.requests.clear()
@@ -65,9 +66,9 @@ def _local(folder: Path) -> str:
     return f"wds:{folder}/Train-{{0..{_COUNT - 1}}}.tar"
 
 
-def _streamed(spec: str, **options: Any) -> shards.ShardSource:
+def _streamed(spec: str, **options: Any) -> ShardSource:
     source = open_source(spec, stream=True, **options)
-    assert isinstance(source, shards.ShardSource)
+    assert isinstance(source, ShardSource)
     return source
 
 
@@ -328,13 +329,18 @@ def test_what_is_refused(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPat
         with pytest.raises(UsageError, match=re.escape(said)) as caught:
             open_source(spec)
         assert SECRET not in str(caught.value)
-    with pytest.raises(UsageError, match="for wds shards in an object store"):
+    with pytest.raises(UsageError, match="digits takes no --local-copy"):
         open_source("digits", local_copy=tmp_path)
+    with pytest.raises(UsageError, match="for wds shards in an object store"):
+        open_source(f"wds:{tmp_path}/a.tar", local_copy=tmp_path)
     (tmp_path / "mix.toml").write_text("steps = []\n[mix]\nmixup_alpha = 0.8\n")
     mixed, rows = open_recipe(str(tmp_path / "mix.toml"), 8, 8), np.arange(9)
     with pytest.raises(UsageError, match="give --local-copy DIR"):
         ViewRenderer(_streamed(url), mixed, 0)
-    assert ViewRenderer(_streamed(url, local_copy=tmp_path), mixed, 0)[ViewRequest((0,), rows)][0].shares is not None
+    assert (
+        ViewRenderer(_streamed(url, local_copy=tmp_path), mixed, 0)[ViewRequest((0,), rows)][0].targets.shares
+        is not None
+    )
     source = _streamed(url)
     monkeypatch.setattr(os, "getpid", lambda: -1)
     with pytest.raises(StoreError, match=r"Train-0\.tar: used in a forked process"):
@@ -360,23 +366,24 @@ def test_any_order_of_requests(sizes: list[int], batches: list[list[int]], out: 
         for drawn, request in enumerate(requests, 1):  # noqa: B007
             yield request
 
-    def hold(shard: int) -> Future[None]:
-        assert not holds[shard]
-        holds[shard] += 1
-        future: Future[None] = Future()
-        future.set_result(None)
-        return future
+    class Held:
+        def hold(self, shard: int) -> Future[None]:
+            assert not holds[shard]
+            holds[shard] += 1
+            future: Future[None] = Future()
+            future.set_result(None)
+            return future
+
+        def release(self, shard: int) -> None:
+            holds[shard] -= 1
 
     def shards_of(some: list[ViewRequest]) -> set[int]:
         return {int(np.searchsorted(starts, row, side="right")) - 1 for request in some for row in request.rows}
 
-    def release(shard: int) -> None:
-        holds[shard] -= 1
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ahead, "BUFFER_ROWS", 10)
         patch.setattr(ahead, "AHEAD_SHARDS", 2)
-        walk = ShardsAhead(drawing(), starts, hold, release)
+        walk = ShardsAhead(drawing(), starts, Held())
         waiting: list[ViewRequest] = []
         given_out: list[ViewRequest] = []
         for request in walk:
@@ -430,4 +437,4 @@ def test_the_command_line(
     learned = {name: (tmp_path / name / "last.safetensors").read_bytes() for name in "abc"}
     assert learned["a"] == learned["b"]
     refused = CliRunner().invoke(main, f"build --data digits --local-copy x {build[6:]}/x".format(tmp=tmp_path).split())
-    assert (refused.exit_code, "is for wds shards in an object store" in refused.output) == (2, True)
+    assert (refused.exit_code, "digits takes no --local-copy" in refused.output) == (2, True)

@@ -70,11 +70,11 @@ def test_mixed_views_name_both_labels(tmp_path: Path, digits: ArraySource, teach
             (batch,) = ViewRenderer(digits, _recipe(cache), 0)[ViewRequest((view.view,), np.array([position]))]
             ((own, share), (other, rest)) = view.mixed
             assert own == row.label
-            assert batch.shares is not None
-            assert batch.partner_labels is not None
-            assert share == batch.shares[0]
+            assert batch.targets.shares is not None
+            assert batch.targets.partner_labels is not None
+            assert share == batch.targets.shares[0]
             assert rest == pytest.approx(1 - share)
-            assert other == batch.partner_labels[0]
+            assert other == batch.targets.partner_labels[0]
     show(ShowOptions(), cache, digits)
 
 

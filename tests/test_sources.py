@@ -14,7 +14,7 @@ from PIL import Image
 from torchvision.datasets import CIFAR100
 
 from gdkd_cache import open_source
-from gdkd_cache.data.source import ArraySource, EncodedSource, Source, check_source, labels_of
+from gdkd_cache.data.source import ArraySource, EncodedSource, Source
 from gdkd_cache.errors import SourceError, UsageError
 
 
@@ -129,7 +129,7 @@ def test_imagefolder(tmp_path: Path) -> None:
         f"train/dog/{number}.png" for number in range(3)
     ]
     assert list(source.classes) == ["cat", "dog"]
-    assert labels_of(source).tolist() == [0, 0, 0, 1, 1, 1]
+    assert source.labels.tolist() == [0, 0, 0, 1, 1, 1]
     assert np.array_equal(source[4][0], _image(11, 13))
     assert open_source(f"imagefolder:{tmp_path}", split="test").keys == ["val/cat/0.png", "val/dog/0.png"]
 
@@ -180,7 +180,7 @@ def test_tiny_imagenet(tmp_path: Path) -> None:
     gray = source[4][0]
     assert (gray[..., 0] == gray[..., 2]).all()
     assert list(test.keys) == ["val/images/val_0.JPEG", "val/images/val_1.JPEG"]
-    assert labels_of(test).tolist() == [1, 0]
+    assert test.labels.tolist() == [1, 0]
     assert test.digest != source.digest == open_source(spec).digest
 
 
@@ -190,7 +190,7 @@ def test_cub200(tmp_path: Path) -> None:
     assert list(source.keys) == ["images/001.Albatross/A_19.jpg", "images/002.Auklet/B_1.jpg"]
     assert list(test.keys) == ["images/001.Albatross/A_18.jpg", "images/002.Auklet/B_2.jpg"]
     assert list(source.classes) == ["001.Albatross", "002.Auklet"]
-    assert labels_of(source).tolist() == labels_of(test).tolist() == [0, 1]
+    assert source.labels.tolist() == test.labels.tolist() == [0, 1]
     assert source[1][0].shape == (43, 43, 3)
     assert source[1][1] == 1
 
@@ -275,7 +275,7 @@ def test_wds(tmp_path: Path, size: int) -> None:
     source = open_source(_wds(tmp_path, size=size))
     assert isinstance(source, ArraySource if size == 32 else EncodedSource)
     assert source.keys == ["s0-0", "s0-1", "s0-2", "s1-0", "s1-1", "s1-2"]
-    assert labels_of(source).tolist() == [0, 1, 2, 0, 1, 2]
+    assert source.labels.tolist() == [0, 1, 2, 0, 1, 2]
     assert list(source.classes) == ["0", "1", "2"]
     assert np.array_equal(source[4][0], _image(11, size))
     (tmp_path / "classes.txt").write_text("ant\nbee\ncow\ndog\n")
@@ -353,8 +353,8 @@ def test_a_users_source_is_checked(digits: ArraySource) -> None:
     assert isinstance(digits, Source)
 
     with pytest.raises(SourceError, match="line break"):
-        check_source(replace(digits, keys=["a\nb", *digits.keys[1:]]))
+        replace(digits, keys=["a\nb", *digits.keys[1:]])
     with pytest.raises(SourceError, match="has label 10"):
-        labels_of(replace(digits, labels=np.full(256, 10)))
-    with pytest.raises(SourceError, match="0 rows"):
-        check_source(replace(digits, keys=[]))
+        replace(digits, labels=np.full(256, 10))
+    with pytest.raises(SourceError, match="256 rows and 0 keys"):
+        replace(digits, keys=[])

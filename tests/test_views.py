@@ -15,9 +15,11 @@ from torch.utils.data import DataLoader, Dataset
 from gdkd_cache.data.loader import ViewLoader
 from gdkd_cache.data.recipes.geometry import HorizontalFlip, RandomResizedCrop
 from gdkd_cache.data.recipes.mixing import Mix, partners
-from gdkd_cache.data.recipes.presets import RECIPES, open_recipe
+from gdkd_cache.data.recipes.presets import open_recipe
 from gdkd_cache.data.recipes.recipe import Recipe
-from gdkd_cache.data.source import ArraySource, EncodedSource, Source
+from gdkd_cache.data.recipes.registry import RECIPES
+from gdkd_cache.data.source import ArraySource, EncodedSource
+from gdkd_cache.data.targets import ClassTargets
 from gdkd_cache.data.views import ViewBatch, ViewRenderer, ViewRequest, requests_for
 from gdkd_cache.errors import SourceError, UsageError
 from gdkd_cache.seeding import draw, hash_keys, streams
@@ -153,7 +155,7 @@ def test_the_loader(renderers: list[ViewRenderer], expected: list[torch.Tensor],
             assert [batch.view for batch in batches] == [0, 1, 4] * len(requests)
             pixels = torch.cat([batch.pixels for batch in batches if batch.view == 1])
             assert torch.equal(pixels, expected[number])
-            labels = torch.cat([batch.labels for batch in batches if batch.view == 4])
+            labels = torch.cat([batch.targets.labels for batch in batches if batch.view == 4])
             assert labels.tolist() == [row % 3 for row in range(COUNT)]
 
 
@@ -169,7 +171,7 @@ def test_views_seeds_and_keys_differ(in_memory: ArraySource) -> None:
 # Mixing
 
 
-def _mixed(source: Source, mix: Mix) -> ViewBatch:
+def _mixed(source: ArraySource, mix: Mix) -> ViewBatch:
     return ViewRenderer(source, Recipe("mixed", (), mix), 5)[ViewRequest((1,), np.arange(COUNT))][0]
 
 
@@ -188,12 +190,12 @@ def test_partners() -> None:
 @pytest.mark.parametrize("method", ["mixup", "cutmix"])
 def test_labels_are_mixed_as_the_pixels_are(in_memory: ArraySource, method: str) -> None:
     batch = _mixed(in_memory, Mix(mixup_alpha=1.0) if method == "mixup" else Mix(cutmix_alpha=1.0))
-    assert batch.shares is not None
-    assert batch.partner_labels is not None
+    assert batch.targets.shares is not None
+    assert batch.targets.partner_labels is not None
     other = partners(5, 1, hash_keys(in_memory.keys))
-    assert batch.partner_labels.tolist() == in_memory.labels[other].tolist()
+    assert batch.targets.partner_labels.tolist() == in_memory.labels[other].tolist()
     own, theirs = in_memory.images.astype(float), in_memory.images[other].astype(float)
-    for row, share in enumerate(batch.shares.tolist()):
+    for row, share in enumerate(batch.targets.shares.tolist()):
         pixels = batch.pixels[row].numpy()
         if method == "mixup":
             np.testing.assert_allclose(pixels, share * own[row] + (1 - share) * theirs[row], atol=0.51)
@@ -201,13 +203,23 @@ def test_labels_are_mixed_as_the_pixels_are(in_memory: ArraySource, method: str)
             kept = (pixels == own[row]).all(0)
             assert ((pixels == theirs[row]).all(0) | kept).all()
             assert kept.mean() >= share - 1e-6
-    targets = batch.targets(3)
+    targets = batch.targets.for_cross_entropy(3)
     torch.testing.assert_close(targets.sum(1), torch.ones(COUNT))
     for row in range(COUNT):
         wanted = np.zeros(3)
-        wanted[batch.labels[row]] += batch.shares[row]
-        wanted[batch.partner_labels[row]] += 1 - batch.shares[row]
+        wanted[batch.targets.labels[row]] += batch.targets.shares[row]
+        wanted[batch.targets.partner_labels[row]] += 1 - batch.targets.shares[row]
         np.testing.assert_allclose(targets[row], wanted, atol=1e-6)
+
+
+def test_targets_are_cut_and_joined_whole(in_memory: ArraySource) -> None:
+    mixed, plain = _mixed(in_memory, Mix(mixup_alpha=1.0)).targets, ClassTargets(torch.arange(COUNT))
+    for targets in (mixed, plain):
+        again = ClassTargets.joined([targets[:7], targets[7:]])
+        assert len(targets[:7]) == 7
+        assert torch.equal(again.for_cross_entropy(COUNT), targets.for_cross_entropy(COUNT))
+    back = torch.arange(COUNT).flip(0)
+    assert torch.equal(mixed[back].for_cross_entropy(3), mixed.for_cross_entropy(3).flip(0))
 
 
 # Decoding

@@ -25,7 +25,8 @@ from webdataset.compat import WebDataset
 from gdkd_cache import open_cache, open_source
 from gdkd_cache.cache.cache import Cache
 from gdkd_cache.checking.verify import verify
-from gdkd_cache.data.shards.source import BUFFER_ROWS, ShardSource, epoch_requests
+from gdkd_cache.data.order import BUFFER_ROWS, epoch_requests
+from gdkd_cache.data.shards.source import ShardSource
 from gdkd_cache.data.source import ArraySource
 from gdkd_cache.errors import CacheError, MismatchError, SourceError, UsageError
 from gdkd_cache.models.network import Network
@@ -518,4 +519,4 @@ def test_the_command_line(tmp_path: Path, digits_cache: Path, images: Path, weig
         main,
         ["train", "--loss", "ce", "--data", "digits", "--stream", "--student", "cnn-s", "--epochs", "1", "--out", "x"],
     )
-    assert (wrong.exit_code, wrong.output) == (2, "Error: --stream is for wds only, not for digits\n")
+    assert (wrong.exit_code, wrong.output) == (2, "Error: digits takes no --stream; leave it out\n")

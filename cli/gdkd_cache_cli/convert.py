@@ -46,10 +46,8 @@ def convert(cache: str, out: str, data: str | None, trust: CacheOptions) -> None
 
 def write_sidecars(cache: str, out: str, shards: "Source", digest: str | None = None) -> str:
     """Write a cache as sidecars of streamed image shards; what to say of it."""
-    from gdkd_cache.data.shards.source import ShardSource
     from gdkd_cache.sharing.convert import to_sidecars
 
-    assert isinstance(shards, ShardSource)
     written = to_sidecars(cache, out, shards, digest=digest)
     size = sum(sidecar.file.size for sidecar in written.sidecars.values())
     return (

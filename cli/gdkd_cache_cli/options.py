@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gdkd_cache.data.sources.registry import SOURCES, source_takes
+from gdkd_cache.data.sources import registry as sources
 from gdkd_cache.fields import Option, check_fields, convert_text, kind_of, option, option_of
 from gdkd_cache.limits import PRECISIONS
 from gdkd_cache.models.normalization import NAMED, named_normalization
@@ -91,7 +91,7 @@ def argument(*names: str, **facts: Any) -> Callable[..., Any]:
     return click.argument(*names, type=str, **facts)
 
 
-_SUMMARIES = "; ".join(f"{form} ({summary})" for form, summary in SOURCES.summaries().items())
+_SUMMARIES = "; ".join(f"{form} ({summary})" for form, summary in sources.SOURCES.summaries().items())
 MODEL_HELP = f"{MODELS.forms()}; your own is called with num_classes."
 
 
@@ -123,7 +123,7 @@ class DataOptions:
     @property
     def has_shards(self) -> bool:
         """Whether the images lie in shards, which sidecars can lie beside."""
-        return source_takes(self.data, "stream")
+        return sources.takes(self.data, "stream")
 
     def streamed(self) -> "DataOptions":
         """The same images, left where they lie."""
@@ -135,14 +135,14 @@ class DataOptions:
         Raises:
             click.UsageError: these have none.
         """
-        if data is None and not source_takes(self.data, "split"):
+        if data is None and not sources.takes(self.data, "split"):
             raise click.UsageError(f"{self.data} has no test split: name images to evaluate on with --eval-data")
         evaluated = self.data if data is None else data
         return dataclasses.replace(
             self,
             data=evaluated,
             download=self.download and data is None,
-            stream=self.stream and source_takes(evaluated, "stream"),
+            stream=self.stream and sources.takes(evaluated, "stream"),
         )
 
     def open(self, split: str = "train") -> "Source":

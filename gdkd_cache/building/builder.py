@@ -19,7 +19,7 @@ from gdkd_cache.data.loader import ViewLoader, default_num_workers
 from gdkd_cache.data.probes import probed
 from gdkd_cache.data.recipes.presets import open_recipe
 from gdkd_cache.data.recipes.recipe import Recipe
-from gdkd_cache.data.source import Source, check_source, labels_of, name_of
+from gdkd_cache.data.source import FullSource, Source, settle
 from gdkd_cache.data.views import ViewBatch, ViewRenderer, ViewRequest, image_size, requests_for
 from gdkd_cache.device import describe
 from gdkd_cache.errors import ModelError
@@ -57,9 +57,9 @@ class Builder:
             UsageError: an unknown recipe, or a codec that cannot hold so many classes.
             CacheError: `codec_from` is no cache, or is damaged.
         """
-        check_source(source)
+        source = settle(source)
         self._options, self._source, self._teacher = options, source, teacher
-        self.keys, self.labels = list(source.keys), labels_of(source)
+        self.keys, self.labels = list(source.keys), source.labels
         given, size = options.recipe, image_size(source)
         self.recipe = given if isinstance(given, Recipe) else open_recipe(given, *size)
         self._probed = probed(hash_keys(self.keys))
@@ -81,7 +81,7 @@ class Builder:
             num_rows=len(self.keys),
             num_views=options.num_views,
             classes=tuple(source.classes),
-            data=Data(name=name_of(source), digest=source.digest, keys_bytes=len(encode_keys(self.keys))),
+            data=Data(name=source.name, digest=source.digest, keys_bytes=len(encode_keys(self.keys))),
             views=Views(
                 recipe=from_json(RecipeFacts, self.recipe.to_json()),
                 seed=options.seed,
@@ -139,7 +139,7 @@ class Builder:
         with progress("calibrate", len(rows), "images") as advance:
             for batch in self._stream(requests_for(0, rows, options.batch_size)):
                 logits.append(self._logits(batch).cpu())
-                labels.append(batch.labels)
+                labels.append(batch.targets.labels)
                 advance(len(batch.rows))
         stored_rows = len(self.keys) * options.num_views
         return Calibration(options.request, torch.cat(logits), torch.cat(labels), stored_rows=stored_rows)
@@ -201,7 +201,7 @@ class Builder:
         return probe_sources(self._source, self.recipe, self._options.seed, rows, self._num_workers)
 
 
-def probe_sources(source: Source, recipe: Recipe, seed: int, rows: np.ndarray, num_workers: int) -> np.ndarray:
+def probe_sources(source: FullSource, recipe: Recipe, seed: int, rows: np.ndarray, num_workers: int) -> np.ndarray:
     """Probes of the decoded images of some rows: uint8 [row, 20], zeros for the others."""
     renderer = ViewRenderer(source, recipe, seed, probe_rows=np.ones(len(source), bool), probe_sources=True)
     probes = np.zeros((len(source), PROBE_BYTES), np.uint8)

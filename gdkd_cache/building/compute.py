@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gdkd_cache.codec.base import Codec
 from gdkd_cache.codec.fidelity import ENCODE_ROWS
+from gdkd_cache.data.targets import ClassTargets
 from gdkd_cache.data.views import VIEWS_AT_ONCE, ViewBatch, ViewRequest
 from gdkd_cache.store.cells import Cells
 from gdkd_cache.store.layout import PROBE
@@ -65,7 +66,7 @@ def _joined(parts: list[ViewBatch]) -> ViewBatch:
         parts[0],
         rows=np.concatenate([part.rows for part in parts]),
         pixels=torch.cat([part.pixels for part in parts]),
-        labels=torch.cat([part.labels for part in parts]),
+        targets=ClassTargets.joined([part.targets for part in parts]),
         probes=np.concatenate([part.probes for part in parts if part.probes is not None]),
     )
 

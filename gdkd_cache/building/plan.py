@@ -10,7 +10,7 @@ from gdkd_cache.building.builder import Builder
 from gdkd_cache.building.options import BuildOptions, PlanOptions
 from gdkd_cache.codec.calibration import Choice
 from gdkd_cache.codec.registry import CODECS
-from gdkd_cache.data.source import Source
+from gdkd_cache.data.source import FullSource, Source, settle
 from gdkd_cache.data.views import image_size
 from gdkd_cache.errors import UsageError
 from gdkd_cache.limits import SHARD_ROWS
@@ -82,6 +82,7 @@ def plan(options: PlanOptions, source: Source, teacher: Network) -> Plan:
     named = request.codec()
     if named is not None and not (named[0].searches and named[1] == named[0].Options()):
         raise UsageError(f"plan compares codecs around a fidelity; codec {request.spec!r} leaves nothing to compare")
+    source = settle(source)
     builder = Builder(BuildOptions(out="", **vars(options)), source, teacher)
     start = time.monotonic()
     calibration = builder.calibrate()
@@ -121,7 +122,7 @@ def plan(options: PlanOptions, source: Source, teacher: Network) -> Plan:
     )
 
 
-def _num_objects(choice: Choice, source: Source, num_views: int) -> int:
+def _num_objects(choice: Choice, source: FullSource, num_views: int) -> int:
     """Files of the cache: metadata and shards of every array, the group's metadata, the README.md and the manifest."""
     columns = len(choice.codec.columns()) + 1  # and the probes
     rows = len(source)

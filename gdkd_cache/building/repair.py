@@ -17,7 +17,7 @@ from gdkd_cache.codec.request import CodecRequest
 from gdkd_cache.data.loader import default_num_workers
 from gdkd_cache.data.probes import probed
 from gdkd_cache.data.recipes.recipe import Recipe
-from gdkd_cache.data.source import Source, check_source, labels_of
+from gdkd_cache.data.source import FullSource, Source, settle
 from gdkd_cache.errors import CacheError, MismatchError, UsageError
 from gdkd_cache.models.network import Network
 from gdkd_cache.progress import progress
@@ -96,7 +96,7 @@ def repair(
 
     builder = None
     if source is not None:
-        check_source(source)
+        source = settle(source)
         if source.digest != identity.data.digest:
             raise MismatchError(f"{path} was not built from this data: keys, labels or classes differ")
     if source is not None and teacher is not None:
@@ -110,9 +110,7 @@ def repair(
         codec = cache.codec
     if rows:
         known = _given(source, path, rows, "the data")
-        put(
-            encode_rows(identity, list(known.keys), labels_of(known), _source_probes(cache, known, recipe, num_workers))
-        )
+        put(encode_rows(identity, list(known.keys), known.labels, _source_probes(cache, known, recipe, num_workers)))
     put(encode_metadata(identity, codec))
     layouts = view_layouts(identity, codec)
     units = [unit for unit in shards_of(identity) if damaged & {*shard_objects(layouts, unit[0], unit[1])}]
@@ -141,7 +139,9 @@ def repair(
     )
 
 
-def _source_probes(cache: Cache, source: Source, recipe: Recipe | None, num_workers: int | None) -> np.ndarray | None:
+def _source_probes(
+    cache: Cache, source: FullSource, recipe: Recipe | None, num_workers: int | None
+) -> np.ndarray | None:
     views = cache.manifest.identity.views
     if views is None:
         return None
@@ -158,7 +158,7 @@ class _Rebuilder:
     """
 
     def __init__(
-        self, cache: Cache, source: Source, teacher: Network, recipe: Recipe | None, num_workers: int | None
+        self, cache: Cache, source: FullSource, teacher: Network, recipe: Recipe | None, num_workers: int | None
     ) -> None:
         self._identity, self._path = cache.manifest.identity, cache.path
         self._builders: list[tuple[range, Builder]] = []

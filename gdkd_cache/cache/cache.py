@@ -5,7 +5,7 @@ from pathlib import Path
 from gdkd_cache.cache.dataset import CachedDataset
 from gdkd_cache.cache.view import View
 from gdkd_cache.data.recipes.recipe import Recipe
-from gdkd_cache.data.source import Source
+from gdkd_cache.data.source import Source, settle
 from gdkd_cache.errors import MismatchError, NotServedError, UsageError
 from gdkd_cache.losses.base import Loss
 from gdkd_cache.store.reader import CacheReader
@@ -81,7 +81,7 @@ class Cache(CacheReader):
         """
         return CachedDataset(
             [self],
-            source,
+            settle(source),
             temperature=temperature,
             strict_replay=strict_replay,
             recipe=recipe,

@@ -13,9 +13,9 @@ from torch import Tensor
 from gdkd_cache.cache.replay import check_replay, recipe_of
 from gdkd_cache.cache.view import View
 from gdkd_cache.data.loader import ViewLoader
+from gdkd_cache.data.order import epoch_requests
 from gdkd_cache.data.recipes.recipe import Recipe
-from gdkd_cache.data.shards.source import epoch_requests
-from gdkd_cache.data.source import Source, check_source, labels_of, name_of, normalization_of
+from gdkd_cache.data.source import FullSource
 from gdkd_cache.data.views import ViewRenderer
 from gdkd_cache.errors import MismatchError, UsageError
 from gdkd_cache.losses.partition import top_classes
@@ -55,7 +55,7 @@ class CachedDataset:
     def __init__(
         self,
         caches: Sequence[CacheReader],
-        source: Source,
+        source: FullSource,
         *,
         weights: Sequence[float] = (1.0,),
         temperature: float | None,
@@ -67,11 +67,10 @@ class CachedDataset:
         recipe = recipe_of(first, recipe)
         views = first.manifest.identity.views
         assert views is not None
-        check_source(source)
         self.cache_rows = match_rows(first, source)
         if recipe.mix is not None and len(source) < len(first.keys):
             raise MismatchError(
-                f"recipe {recipe.name} mixes images, and source {name_of(source)} has {len(source)} of the "
+                f"recipe {recipe.name} mixes images, and source {source.name} has {len(source)} of the "
                 f"{len(first.keys)} in {first.path}: a partner may be any of them; give the whole data"
             )
         self._numbers = first.manifest.identity.view_numbers
@@ -178,7 +177,7 @@ class CachedDataset:
         if isinstance(normalize, str):
             if normalize != "source":
                 raise UsageError(f"normalize is {normalize!r}; give (mean, std), 'source' or None")
-            normalize = normalization_of(self._source)
+            normalize = self._source.mean, self._source.std
         number = self._number(epoch)
         requests = epoch_requests(
             self._source,
@@ -197,7 +196,7 @@ class CachedDataset:
             images = pixels if normalize is None else normalize_pixels(pixels, *normalize)
             logits, top = self._decode(views, rows, device)
             teacher = TeacherBatch(logits, top, torch.from_numpy(rows), number)
-            targets = batch.targets(self._num_classes)
+            targets = batch.targets.for_cross_entropy(self._num_classes)
             yield images, targets.to(device, non_blocking=True), teacher
 
 
@@ -215,7 +214,7 @@ def mean_logits(
     return temperature * torch.stack(log_p).logsumexp(0)
 
 
-def match_rows(cache: CacheReader, source: Source) -> np.ndarray:
+def match_rows(cache: CacheReader, source: FullSource) -> np.ndarray:
     """Find each of the source's rows in the cache by its key: int64 [source row].
 
     Raises:
@@ -224,7 +223,7 @@ def match_rows(cache: CacheReader, source: Source) -> np.ndarray:
     num_classes = len(cache.manifest.identity.classes)
     if len(source.classes) != num_classes:
         raise MismatchError(
-            f"{cache.path} has {num_classes} classes, source {name_of(source)} has {len(source.classes)}; "
+            f"{cache.path} has {num_classes} classes, source {source.name} has {len(source.classes)}; "
             "use the data that the cache was built from"
         )
     positions = {key: row for row, key in enumerate(cache.keys)}
@@ -232,21 +231,20 @@ def match_rows(cache: CacheReader, source: Source) -> np.ndarray:
     unknown = np.flatnonzero(rows < 0)
     if len(unknown):
         raise MismatchError(
-            f"key {source.keys[int(unknown[0])]!r} of source {name_of(source)} is not in {cache.path} "
+            f"key {source.keys[int(unknown[0])]!r} of source {source.name} is not in {cache.path} "
             f"({len(unknown)} of {len(rows)} are not); build a cache of this data, or train on the cached part"
         )
-    source_labels = labels_of(source)
     labels = cache.labels[rows]
-    if labels.shape != source_labels.shape:
+    if labels.shape != source.labels.shape:
         raise MismatchError(
-            f"{cache.path} has labels {list(labels.shape[1:])} a row, source {name_of(source)} has "
-            f"{list(source_labels.shape[1:])}; use the data that the cache was built from"
+            f"{cache.path} has labels {list(labels.shape[1:])} a row, source {source.name} has "
+            f"{list(source.labels.shape[1:])}; use the data that the cache was built from"
         )
-    wrong = np.flatnonzero(labels != source_labels)
+    wrong = np.flatnonzero(labels != source.labels)
     if len(wrong):
         row = int(wrong[0])
         raise MismatchError(
-            f"key {source.keys[row]!r} has label {source_labels[row]} in source {name_of(source)} and "
+            f"key {source.keys[row]!r} has label {source.labels[row]} in source {source.name} and "
             f"{labels[row]} in {cache.path} ({len(wrong)} labels differ); use the data it was built from"
         )
     return rows

@@ -8,7 +8,7 @@ from typing import Any
 from gdkd_cache.cache.cache import Cache
 from gdkd_cache.cache.dataset import CachedDataset
 from gdkd_cache.data.recipes.recipe import Recipe
-from gdkd_cache.data.source import Source
+from gdkd_cache.data.source import Source, settle
 from gdkd_cache.errors import MismatchError, NotServedError, UsageError
 from gdkd_cache.losses.base import Loss
 from gdkd_cache.schema import to_json
@@ -57,7 +57,7 @@ class Ensemble:
             raise UsageError(f"temperature is {temperature}; it must be above 0 and finite")
         return CachedDataset(
             self.caches,
-            source,
+            settle(source),
             weights=self.weights,
             temperature=temperature,
             strict_replay=strict_replay,

@@ -8,7 +8,7 @@ import numpy as np
 from gdkd_cache.data.loader import ViewLoader, default_num_workers
 from gdkd_cache.data.probes import ROUNDING_RMS, difference, probed
 from gdkd_cache.data.recipes.recipe import Recipe
-from gdkd_cache.data.source import Source
+from gdkd_cache.data.source import FullSource
 from gdkd_cache.data.views import VIEWS_AT_ONCE, ViewRenderer, ViewRequest, requests_for
 from gdkd_cache.errors import CacheError, MismatchError
 from gdkd_cache.schema import to_json
@@ -78,7 +78,7 @@ def recipe_of(cache: CacheReader, asked: Recipe | None = None) -> Recipe:
 
 def check_replay(
     cache: CacheReader,
-    source: Source,
+    source: FullSource,
     cache_rows: np.ndarray,
     views: Sequence[int],
     *,

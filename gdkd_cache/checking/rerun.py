@@ -12,7 +12,7 @@ from gdkd_cache.codec.base import exact_top
 from gdkd_cache.codec.fidelity import gradient
 from gdkd_cache.data.loader import ViewLoader
 from gdkd_cache.data.recipes.recipe import Recipe
-from gdkd_cache.data.source import Source
+from gdkd_cache.data.source import FullSource
 from gdkd_cache.data.views import ViewRenderer, requests_for
 from gdkd_cache.errors import UsageError
 from gdkd_cache.losses.base import loss_from_json
@@ -57,7 +57,7 @@ class Rerun:
 
 def rerun(
     cache: Cache,
-    source: Source,
+    source: FullSource,
     cache_rows: np.ndarray,
     teacher: Network,
     *,
@@ -114,7 +114,9 @@ def rerun(
             odd += [(view, source.keys[row]) for row in batch.rows[far.numpy()].tolist()]
             for settings in served:
                 cached = stored.logits(cache_rows[batch.rows], temperature=settings.temperature)
-                full, ours = (gradient(settings, z, batch.labels, exact.classes).double() for z in (logits, cached))
+                full, ours = (
+                    gradient(settings, z, batch.targets.labels, exact.classes).double() for z in (logits, cached)
+                )
                 part = torch.stack([(ours - full).square().sum(-1), full.square().sum(-1)])
                 squares[str(settings)].append(part)
     if odd:

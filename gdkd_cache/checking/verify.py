@@ -8,7 +8,7 @@ from gdkd_cache.cache.dataset import match_rows
 from gdkd_cache.cache.replay import Replay, check_replay
 from gdkd_cache.checking.rerun import Rerun, rerun
 from gdkd_cache.data.recipes.recipe import Recipe
-from gdkd_cache.data.source import Source, check_source
+from gdkd_cache.data.source import Source, settle
 from gdkd_cache.errors import CacheError, MismatchError, UsageError
 from gdkd_cache.models.network import Network
 from gdkd_cache.progress import progress
@@ -85,7 +85,7 @@ def verify(
                 problems.append(str(error))
     if source is not None and not problems:
         try:
-            check_source(source)
+            source = settle(source)
             rows = match_rows(cache, source)
             replay = check_replay(cache, source, rows, cache.view_numbers, recipe=recipe, strict=strict)
             if teacher is not None:

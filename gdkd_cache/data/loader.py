@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from gdkd_cache.data.source import Source
+from gdkd_cache.data.shards.ahead import ShardsAhead
+from gdkd_cache.data.source import FullSource
 from gdkd_cache.data.views import ViewBatch, ViewRenderer, ViewRequest
 from gdkd_cache.errors import GdkdCacheError
 from gdkd_cache.ranks import this_rank
@@ -40,7 +41,7 @@ class ViewLoader:
 
     def __init__(self, renderer: ViewRenderer, *, num_workers: int = 0, pin_memory: bool = False) -> None:
         self._requests = _Requests()
-        self._fetch_ahead = getattr(renderer.source, "fetch_ahead", None)
+        self._source = renderer.source
         # Images in memory are rendered in blocks larger than a batch: a policy's operations come in larger groups.
         self._block = _BLOCK_ROWS if renderer.in_memory and num_workers == 0 else 1
         # Not fork: this process may hold threads (Zarr's, the writer's) whose locks a child would inherit.
@@ -70,11 +71,12 @@ class ViewLoader:
         """
         drawn, blocks = itertools.tee(_blocks(requests, self._block))
         asked = (block for block, _ in drawn)
-        if self._fetch_ahead is None:
+        starts, remote = self._source.shard_starts, self._source.remote
+        if starts is None or remote is None:
             self._requests.current = asked
             yield from self._rendered(blocks, lambda: None)
         else:
-            with closing(self._fetch_ahead(asked)) as ahead:
+            with closing(ShardsAhead(asked, starts, remote)) as ahead:
                 self._requests.current = ahead
                 yield from self._rendered(blocks, ahead.received)
 
@@ -125,7 +127,7 @@ def _as_is(batch: Any) -> Any:
     return batch
 
 
-def default_num_workers(source: Source) -> int:
+def default_num_workers(source: FullSource) -> int:
     """Images in memory are rendered in whole batches by this process, which is faster than any worker."""
     cores = max((os.cpu_count() or 1) // this_rank().local_world_size, 1)
-    return 0 if getattr(source, "images", None) is not None else min(cores, 8)
+    return 0 if source.images is not None else min(cores, 8)

@@ -2,8 +2,10 @@
 
 import hashlib
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -19,19 +21,15 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @runtime_checkable
 class Source(Protocol):
-    """What `--data` opens, and what a user's own dataset must look like.
+    """What a user's own dataset must look like at least.
 
     Attributes:
         keys: one stable, unique string a row, without line breaks.
         classes: class names in the order of class ids.
         digest: a string that changes when keys, labels or classes do.
 
-    Optional attributes make it faster: `labels` (int64 [row]; else every row is read once for its label),
-    `images` (uint8 [row, 3, height, width]; all pixels in memory, for the batched path), `decode` (as that of
-    `EncodedSource`, for recipes with a decode_side), `shard_starts` (int64 [shard + 1]: the first row of each run of
-    rows that are read fast together, then the number of rows; shuffling walks these), `fetch_ahead` (as that of
-    `RemoteShardSource`: images that come over the network as a pass needs them) and `mean`, `std` (channel statistics
-    of pixels in [0, 1]; else ImageNet's).
+    Whatever else it has of `FullSource`, under the same name, is used: `labels` (else every row is read once for its
+    label), `images`, `decode`, `shard_starts`, `remote`, `mean`, `std` and `name`.
     """
 
     @property
@@ -50,58 +48,60 @@ class Source(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ArraySource:
-    """A source whose images all lie in memory, all of one size.
+@runtime_checkable
+class Shards(Protocol):
+    """Shards that are there only while they are held."""
 
-    Attributes:
-        name: what it is, for manifests and messages.
-        images: uint8 [row, 3, height, width].
-        labels: int64 [row].
-        keys, classes, mean, std: see `Source`.
-    """
+    def hold(self, shard: int) -> Future[None]:
+        """Have a shard brought over and kept; the future says when it is there."""
+        ...
 
-    name: str
-    images: np.ndarray
-    labels: np.ndarray
-    keys: Sequence[str]
-    classes: Sequence[str]
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
-
-    @property
-    def digest(self) -> str:
-        return source_digest(self.keys, self.labels, self.classes)
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def __getitem__(self, row: int) -> tuple[np.ndarray, int]:
-        return self.images[row].transpose(1, 2, 0), int(self.labels[row])
+    def release(self, shard: int) -> None:
+        """Take back one `hold`."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class EncodedSource:
-    """A source whose images are decoded when they are read: a path, or the bytes of a file, for each row.
+class FullSource(ABC):
+    """A source with all that one may offer; what it does not offer is None. It is right when it exists.
 
     Attributes:
         name: what it is, for manifests and messages.
-        files: a path or encoded bytes a row.
         labels: int64 [row].
         keys, classes: see `Source`.
+        mean, std: statistics of the channels, of pixels in [0, 1].
+        images: uint8 [row, 3, height, width], all pixels in memory, for the batched path.
+        shard_starts: int64 [shard + 1], the first row of each run of rows that are read fast together, then the
+            number of rows; shuffling walks these.
+        remote: the shards of such runs, where they come over the network as a pass needs them.
+
+    Raises:
+        SourceError: no rows, a key count that is not the number of labels, repeated keys, keys that are empty or have
+            line breaks, fewer than 2 classes, or a label that is no class id.
     """
 
     name: str
-    files: Sequence[Path | bytes]
     labels: np.ndarray
     keys: Sequence[str]
     classes: Sequence[str]
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    images: np.ndarray | None = None
+    shard_starts: np.ndarray | None = None
+    remote: Shards | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "labels", np.asarray(self.labels).astype(np.int64, copy=False))
+        _check(self)
 
     @property
     def digest(self) -> str:
         return source_digest(self.keys, self.labels, self.classes)
+
+    @property
+    def scales(self) -> bool:
+        """Whether `decode` takes a side."""
+        return False
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -109,9 +109,87 @@ class EncodedSource:
     def __getitem__(self, row: int) -> tuple[np.ndarray, int]:
         return self.decode(row, None), int(self.labels[row])
 
+    @abstractmethod
     def decode(self, row: int, side: int | None) -> np.ndarray:
-        """The row's image, as `decode_image`."""
+        """The row's image, uint8 [height, width, 3]; with a side, perhaps smaller, as `decode_image` does it."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ArraySource(FullSource):
+    """A source whose images all lie in memory, all of one size."""
+
+    images: np.ndarray = field()  # required here
+
+    def decode(self, row: int, side: int | None) -> np.ndarray:
+        assert side is None
+        return self.images[row].transpose(1, 2, 0)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EncodedSource(FullSource):
+    """A source whose images are decoded when they are read.
+
+    Attributes:
+        files: a path, or the bytes of a file, a row.
+    """
+
+    files: Sequence[Path | bytes]
+
+    @property
+    def scales(self) -> bool:
+        return True
+
+    def decode(self, row: int, side: int | None) -> np.ndarray:
         return decode_image(self.keys[row], self.files[row], side)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Own(FullSource):
+    """A user's own source with what it offers."""
+
+    source: Source
+    scaled: Callable[[int, int], np.ndarray] | None
+
+    @property
+    def digest(self) -> str:
+        return self.source.digest
+
+    @property
+    def scales(self) -> bool:
+        return self.scaled is not None
+
+    def decode(self, row: int, side: int | None) -> np.ndarray:
+        if side is None:
+            return self.source[row][0]
+        assert self.scaled is not None
+        return self.scaled(row, side)
+
+
+def settle(source: object) -> FullSource:
+    """Any source with all that it may offer: ours as they are, and a user's own, read once for its labels.
+
+    Raises:
+        SourceError: it is no source, or not right; see `FullSource`.
+    """
+    if isinstance(source, FullSource):
+        return source
+    if not isinstance(source, Source):
+        kind = type(source).__name__
+        raise SourceError(f"{kind} given as data is no source: it must have keys, classes, a digest, a length and rows")
+    labels = getattr(source, "labels", None)
+    return _Own(
+        name=str(getattr(source, "name", type(source).__name__)),
+        labels=np.asarray([source[row][1] for row in range(len(source))] if labels is None else labels),
+        keys=source.keys,
+        classes=source.classes,
+        mean=tuple(getattr(source, "mean", IMAGENET_MEAN)),
+        std=tuple(getattr(source, "std", IMAGENET_STD)),
+        images=getattr(source, "images", None),
+        shard_starts=getattr(source, "shard_starts", None),
+        remote=getattr(source, "remote", None),
+        source=source,
+        scaled=getattr(source, "decode", None),
+    )
 
 
 def decode_image(key: str, file: Path | bytes, side: int | None = None) -> np.ndarray:
@@ -144,51 +222,25 @@ def source_digest(keys: Sequence[str], labels: np.ndarray, classes: Sequence[str
     return f"sha256:{digest.hexdigest()}"
 
 
-def labels_of(source: Source) -> np.ndarray:
-    """The labels of any source: int64 [row].
-
-    Raises:
-        SourceError: a label is no class id.
-    """
-    known = getattr(source, "labels", None)
-    labels = np.asarray([source[row][1] for row in range(len(source))] if known is None else known).astype(np.int64)
-    outside = np.flatnonzero((labels < 0) | (labels >= len(source.classes)))
-    if len(outside):
-        row = int(outside[0])
+def _check(source: FullSource) -> None:
+    keys, num_classes = list(source.keys), len(source.classes)
+    if not keys or len(keys) != len(source.labels):
         raise SourceError(
-            f"key {source.keys[row]!r} has label {labels[row]}; "
-            f"the source names {len(source.classes)} classes, ids 0 to {len(source.classes) - 1}"
-        )
-    return labels
-
-
-def normalization_of(source: Source) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Channel means and deviations of any source, for pixels in [0, 1]."""
-    return tuple(getattr(source, "mean", IMAGENET_MEAN)), tuple(getattr(source, "std", IMAGENET_STD))
-
-
-def name_of(source: Source) -> str:
-    """A short name for manifests and messages."""
-    return str(getattr(source, "name", type(source).__name__))
-
-
-def check_source(source: Source) -> None:
-    """Check what every use relies on.
-
-    Raises:
-        SourceError: no rows, a key count that is not the length, repeated keys, or keys with line breaks.
-    """
-    keys = list(source.keys)
-    if not keys or len(keys) != len(source):
-        raise SourceError(
-            f"source {name_of(source)} has {len(source)} rows and {len(keys)} keys; both must be equal, above 0"
+            f"source {source.name} has {len(source.labels)} rows and {len(keys)} keys; both must be equal, above 0"
         )
     if len(set(keys)) != len(keys):
         seen: set[str] = set()
         repeated = next(key for key in keys if key in seen or seen.add(key))
-        raise SourceError(f"source {name_of(source)}: key {repeated!r} occurs more than once; keys must be unique")
+        raise SourceError(f"source {source.name}: key {repeated!r} occurs more than once; keys must be unique")
     broken = next((key for key in keys if not key or "\n" in key), None)
     if broken is not None:
-        raise SourceError(f"source {name_of(source)}: key {broken!r} is empty or holds a line break")
-    if len(source.classes) < 2:
-        raise SourceError(f"source {name_of(source)} has {len(source.classes)} classes; at least 2 are needed")
+        raise SourceError(f"source {source.name}: key {broken!r} is empty or holds a line break")
+    if num_classes < 2:
+        raise SourceError(f"source {source.name} has {num_classes} classes; at least 2 are needed")
+    outside = np.flatnonzero((source.labels < 0) | (source.labels >= num_classes))
+    if len(outside):
+        row = int(outside[0])
+        raise SourceError(
+            f"key {keys[row]!r} has label {source.labels[row]}; "
+            f"the source names {num_classes} classes, ids 0 to {num_classes - 1}"
+        )

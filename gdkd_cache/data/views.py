@@ -12,7 +12,8 @@ from torch.utils.data import Dataset
 from gdkd_cache.data.probes import probe_pixels
 from gdkd_cache.data.recipes.mixing import Mix, partners
 from gdkd_cache.data.recipes.recipe import Recipe, as_batch
-from gdkd_cache.data.source import Source, name_of
+from gdkd_cache.data.source import FullSource
+from gdkd_cache.data.targets import ClassTargets
 from gdkd_cache.errors import SourceError, UsageError
 from gdkd_cache.seeding import Words, draws, hash_keys, streams
 from gdkd_cache.store.layout import PROBE_BYTES
@@ -39,9 +40,7 @@ class ViewBatch:
     Attributes:
         view, rows: as requested; rows int64 [n] are rows of the source.
         pixels: uint8 [n, channel, height, width].
-        labels: int64 [n].
-        partner_labels, shares: int64 [n] and float32 [n], when the recipe mixes: the pixels are `shares` of an image
-            of class `labels` and the rest of one of class `partner_labels`.
+        targets: of the n images; mixed when the recipe mixes.
         probes: uint8 [n, 20], zeros where a row is not probed; None unless asked for.
         source_probes: the same, of the decoded images.
     """
@@ -49,17 +48,15 @@ class ViewBatch:
     view: int
     rows: np.ndarray
     pixels: Tensor
-    labels: Tensor
-    partner_labels: Tensor | None = None
-    shares: Tensor | None = None
+    targets: ClassTargets
     probes: np.ndarray | None = None
     source_probes: np.ndarray | None = None
 
     def pin_memory(self) -> "ViewBatch":
-        """The same with page-locked pixels and labels; called by the DataLoader."""
+        """The same with page-locked pixels and targets; called by the DataLoader."""
         if self.pixels.is_cuda:
             return self
-        return replace(self, pixels=self.pixels.pin_memory(), labels=self.labels.pin_memory())
+        return replace(self, pixels=self.pixels.pin_memory(), targets=self.targets.pin_memory())
 
     def split(self, sizes: Sequence[int]) -> Iterator["ViewBatch"]:
         """Cut it into batches of so many rows."""
@@ -68,14 +65,6 @@ class ViewBatch:
             yield ViewBatch(
                 self.view, **{name: _cut(value, part) for name, value in vars(self).items() if name != "view"}
             )
-
-    def targets(self, num_classes: int) -> Tensor:
-        """What cross-entropy is taken with: the labels, or float32 [n, class] where images are mixed."""
-        if self.partner_labels is None or self.shares is None:
-            return self.labels
-        targets = torch.zeros(len(self.labels), num_classes)
-        targets.scatter_(1, self.labels[:, None], self.shares[:, None])
-        return targets.scatter_add_(1, self.partner_labels[:, None], 1 - self.shares[:, None])
 
 
 def _cut(value: Any, part: slice) -> Any:
@@ -100,7 +89,7 @@ class ViewRenderer(Dataset[list[ViewBatch]]):
 
     def __init__(
         self,
-        source: Source,
+        source: FullSource,
         recipe: Recipe,
         seed: int,
         *,
@@ -114,21 +103,19 @@ class ViewRenderer(Dataset[list[ViewBatch]]):
         self._key_hashes = hash_keys(source.keys)
         self._probe_rows = probe_rows
         self._probe_sources = probe_sources
-        self._images: Tensor | None = None
-        if getattr(source, "images", None) is not None:
-            self._images = torch.from_numpy(getattr(source, "images"))  # noqa: B009  (optional in the protocol)
-            if device is not None and device.type != "cpu" and recipe.integral:
-                self._images = self._images.to(device)
-        if recipe.decode_side is not None and not hasattr(source, "decode"):
-            raise UsageError(f"recipe {recipe.name} has a decode_side; source {name_of(source)} decodes no files")
-        if recipe.mix is not None and hasattr(source, "fetch_ahead"):
+        self._images = None if source.images is None else torch.from_numpy(source.images)
+        if self._images is not None and device is not None and device.type != "cpu" and recipe.integral:
+            self._images = self._images.to(device)
+        if recipe.decode_side is not None and not source.scales:
+            raise UsageError(f"recipe {recipe.name} has a decode_side; source {source.name} decodes no files")
+        if recipe.mix is not None and source.remote is not None:
             raise UsageError(
                 f"recipe {recipe.name} mixes images of all shards, which do not stay on disk; give --local-copy DIR"
             )
         self._partners: dict[int, np.ndarray] = {}
 
     @property
-    def source(self) -> Source:
+    def source(self) -> FullSource:
         """The images."""
         return self._source
 
@@ -155,9 +142,9 @@ class ViewRenderer(Dataset[list[ViewBatch]]):
         pixels, shares = mix.apply(
             both.pixels[own.to(device)], both.pixels[other.to(device)], draws(state, range(mix.num_draws))
         )
-        batch = ViewBatch(view, rows, pixels, both.labels[own], both.labels[other], torch.from_numpy(shares))
+        targets = both.targets[own].mixed(both.targets[other], torch.from_numpy(shares))
         source_probes = None if both.source_probes is None else both.source_probes[back[: len(rows)]]
-        return replace(batch, probes=self._probes(rows, pixels), source_probes=source_probes)
+        return ViewBatch(view, rows, pixels, targets, self._probes(rows, pixels), source_probes)
 
     def _probes(self, rows: np.ndarray, images: Sequence[np.ndarray | Tensor] | Tensor) -> np.ndarray | None:
         if self._probe_rows is None:
@@ -172,33 +159,30 @@ class ViewRenderer(Dataset[list[ViewBatch]]):
         words = [self._recipe.words(streams(self._seed, "view", view, hashes)) for view in views]
         if self._images is not None:
             images = self._images.index_select(0, torch.from_numpy(rows).to(self._images.device))
-            labels = np.asarray(getattr(self._source, "labels"))[rows]  # noqa: B009
             pixels = [self._recipe.apply(images, own) for own in words]
             source_probes = self._probes(rows, images) if self._probe_sources else None
         else:
-            pixels, labels, source_probes = self._render_each(rows, words)
+            pixels, source_probes = self._render_each(rows, words)
+        targets = ClassTargets(torch.from_numpy(self._source.labels[rows]))
         return [
             ViewBatch(
                 view,
                 rows,
                 view_pixels.contiguous(),
-                torch.as_tensor(labels, dtype=torch.int64),
+                targets,
                 probes=self._probes(rows, view_pixels) if probe else None,
                 source_probes=source_probes,
             )
             for view, view_pixels in zip(views, pixels, strict=True)
         ]
 
-    def _render_each(
-        self, rows: np.ndarray, words: list[list[Words]]
-    ) -> tuple[list[Tensor], list[int], np.ndarray | None]:
+    def _render_each(self, rows: np.ndarray, words: list[list[Words]]) -> tuple[list[Tensor], np.ndarray | None]:
         """Decode one image at a time, for all views; steps after the last that changes sizes see whole batches."""
         leading = self._recipe.num_leading
         views: list[list[Tensor]] = [[] for _ in words]
-        labels, source_probes = [], []
+        source_probes = []
         for position, row in enumerate(rows.tolist()):
-            image, label = self._read(row)
-            labels.append(label)
+            image = self._read(row)
             if self._probe_sources:
                 source_probes.append(self._probes(rows[position : position + 1], image))
             for rendered, own in zip(views, words, strict=True):
@@ -210,16 +194,12 @@ class ViewRenderer(Dataset[list[ViewBatch]]):
             self._recipe.apply(torch.cat(rendered), own, slice(leading, None))
             for rendered, own in zip(views, words, strict=True)
         ]
-        return pixels, labels, np.concatenate(source_probes) if source_probes else None
+        return pixels, np.concatenate(source_probes) if source_probes else None
 
-    def _read(self, row: int) -> tuple[Tensor, int]:
+    def _read(self, row: int) -> Tensor:
         side = self._recipe.decode_side
-        if side is None:
-            image, label = self._source[row]
-        else:
-            source: Any = self._source
-            image, label = source.decode(row, side), int(source.labels[row])
-        return as_batch(check_image(self._source, row, image)), label
+        image = self._source[row][0] if side is None else self._source.decode(row, side)
+        return as_batch(check_image(self._source, row, image))
 
     def _size_error(self, rows: np.ndarray, rendered: list[Tensor]) -> SourceError:
         key, first = self._source.keys[int(rows[len(rendered) - 1])], self._source.keys[int(rows[0])]
@@ -230,7 +210,7 @@ class ViewRenderer(Dataset[list[ViewBatch]]):
         )
 
 
-def check_image(source: Source, row: int, image: np.ndarray) -> np.ndarray:
+def check_image(source: FullSource, row: int, image: np.ndarray) -> np.ndarray:
     """Check that a source's image is uint8 [height, width, 3].
 
     Raises:
@@ -243,7 +223,7 @@ def check_image(source: Source, row: int, image: np.ndarray) -> np.ndarray:
     return image
 
 
-def image_size(source: Source) -> tuple[int, int]:
+def image_size(source: FullSource) -> tuple[int, int]:
     """Height and width of a source's first image.
 
     Raises:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from gdkd_cache.cache.cache import Cache
 from gdkd_cache.data.recipes.recipe import Recipe
-from gdkd_cache.data.source import Source, name_of
+from gdkd_cache.data.source import FullSource, Source, settle
 from gdkd_cache.data.views import ViewBatch, ViewRenderer, ViewRequest
 from gdkd_cache.errors import UsageError
 from gdkd_cache.losses.partition import top_classes
@@ -37,11 +37,11 @@ def show(options: ShowOptions, cache: Cache, source: Source, *, recipe: Recipe |
         MismatchError: another source or recipe than the cache's.
         SourceError: an image cannot be read.
     """
-    identity = cache.manifest.identity
+    identity, source = cache.manifest.identity, settle(source)
     rows = shown_rows(options, cache, source, recipe=recipe)
     assert identity.views is not None
     title = [
-        f"{cache.path}: {name_of(source)}, recipe {identity.views.recipe.name}, seed {identity.views.seed}",
+        f"{cache.path}: {source.name}, recipe {identity.views.recipe.name}, seed {identity.views.seed}",
         f"teacher {identity.teacher.name}: probabilities at temperature {options.temperature:g}; the label in green",
     ]
     if rows[0].views[0].mixed:
@@ -51,6 +51,7 @@ def show(options: ShowOptions, cache: Cache, source: Source, *, recipe: Recipe |
 
 def shown_rows(options: ShowOptions, cache: Cache, source: Source, *, recipe: Recipe | None = None) -> list[ShownRow]:
     """What `show` draws, as data; raises what it raises."""
+    source = settle(source)
     dataset = cache.dataset(source, recipe=recipe)
     _LOG.info("%s", dataset.replay)
     views = cache.manifest.identity.views
@@ -78,13 +79,13 @@ def save_picture(picture: Image.Image, out: Path) -> None:
     replace_file(out, data.getvalue())
 
 
-def _find_rows(options: ShowOptions, source: Source) -> np.ndarray:
+def _find_rows(options: ShowOptions, source: FullSource) -> np.ndarray:
     """Rows of the source: int64 [row]."""
     if not options.keys:
         return np.linspace(0, len(source) - 1, min(options.rows, len(source))).astype(np.int64)
     positions = {key: row for row, key in enumerate(source.keys)}
     if missing := [key for key in options.keys if key not in positions]:
-        raise UsageError(f"key {missing[0]!r} is not in source {name_of(source)}; its first is {source.keys[0]!r}")
+        raise UsageError(f"key {missing[0]!r} is not in source {source.name}; its first is {source.keys[0]!r}")
     return np.array([positions[key] for key in options.keys], np.int64)
 
 
@@ -101,8 +102,9 @@ def _top(cache: Cache, view: int, rows: np.ndarray, temperature: float) -> list[
 
 def _shown_view(batch: ViewBatch, position: int, top: tuple[tuple[int, float], ...]) -> ShownView:
     mixed: tuple[tuple[int, float], ...] = ()
-    if batch.partner_labels is not None and batch.shares is not None:
-        share = float(batch.shares[position])
-        mixed = (int(batch.labels[position]), share), (int(batch.partner_labels[position]), 1 - share)
+    targets = batch.targets
+    if targets.partner_labels is not None and targets.shares is not None:
+        share = float(targets.shares[position])
+        mixed = (int(targets.labels[position]), share), (int(targets.partner_labels[position]), 1 - share)
     image = batch.pixels[position].permute(1, 2, 0).numpy()
     return ShownView(view=batch.view, image=image, top=top, mixed=mixed)

@@ -7,6 +7,7 @@ import numpy as np
 from gdkd_cache.cache.cache import open_cache
 from gdkd_cache.cache.dataset import match_rows
 from gdkd_cache.data.shards.source import ShardSource
+from gdkd_cache.data.source import Source
 from gdkd_cache.errors import MismatchError, UsageError
 from gdkd_cache.objects.folder import Folder
 from gdkd_cache.objects.objects import open_objects
@@ -17,7 +18,7 @@ from gdkd_cache.store.sidecars.reader import SidecarReader
 from gdkd_cache.store.sidecars.writer import write_sidecars
 
 
-def to_sidecars(path: str | Path, out: str | Path, source: ShardSource, *, digest: str | None = None) -> SidecarSet:
+def to_sidecars(path: str | Path, out: str | Path, source: Source, *, digest: str | None = None) -> SidecarSet:
     """Write a cache as sidecars of its image shards, which are only read.
 
     Args:
@@ -30,7 +31,7 @@ def to_sidecars(path: str | Path, out: str | Path, source: ShardSource, *, diges
         What stands in `sidecars.json`.
 
     Raises:
-        UsageError: `out` is a URL.
+        UsageError: `out` is a URL, or the source is no `ShardSource`.
         MismatchError: the shards hold other samples than the cache, two shards have one name, or the folder holds
             other sidecars.
         CacheError: the cache is damaged.
@@ -38,6 +39,8 @@ def to_sidecars(path: str | Path, out: str | Path, source: ShardSource, *, diges
     """
     if not isinstance(open_objects(out), Folder):
         raise UsageError(f"{out}: sidecars are written to a folder; copy its files to the store, sidecars.json last")
+    if not isinstance(source, ShardSource):
+        raise UsageError("sidecars are of image shards; name some as wds:PATTERN, opened with stream")
     cache = open_cache(path, digest=digest)
     rows = match_rows(cache, source)
     if len(rows) < cache.num_rows:

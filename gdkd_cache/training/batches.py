@@ -10,9 +10,9 @@ from torch import Tensor
 
 from gdkd_cache.cache.dataset import CachedDataset, TeacherBatch
 from gdkd_cache.data.loader import ViewLoader
+from gdkd_cache.data.order import epoch_requests
 from gdkd_cache.data.recipes.recipe import Recipe
-from gdkd_cache.data.shards.source import epoch_requests
-from gdkd_cache.data.source import Source, normalization_of
+from gdkd_cache.data.source import FullSource
 from gdkd_cache.data.views import ViewRenderer
 from gdkd_cache.losses.partition import top_classes
 from gdkd_cache.models.normalization import normalize_pixels
@@ -35,7 +35,7 @@ def cached_batches(
 
 
 def rendered_batches(
-    source: Source,
+    source: FullSource,
     recipe: Recipe,
     *,
     view_seed: int,
@@ -58,7 +58,6 @@ def rendered_batches(
     """
     renderer = ViewRenderer(source, recipe, view_seed, device=None if num_workers else device)
     loader = ViewLoader(renderer, num_workers=num_workers, pin_memory=device.type == "cuda")
-    normalization = normalization_of(source)
 
     def epoch_batches(epoch: int) -> Iterator[Batch]:
         view = epoch if num_views is None else epoch % num_views
@@ -68,7 +67,7 @@ def rendered_batches(
             if teacher is not None:
                 logits = teacher(pixels)
                 said = TeacherBatch(logits, top_classes(logits, num_top), torch.from_numpy(batch.rows), view)
-            targets = batch.targets(len(source.classes)).to(device, non_blocking=True)
-            yield normalize_pixels(pixels, *normalization), targets, said
+            targets = batch.targets.for_cross_entropy(len(source.classes)).to(device, non_blocking=True)
+            yield normalize_pixels(pixels, source.mean, source.std), targets, said
 
     return epoch_batches

@@ -9,7 +9,7 @@ from torch import nn
 
 from gdkd_cache.data.loader import ViewLoader
 from gdkd_cache.data.recipes.presets import open_recipe
-from gdkd_cache.data.source import Source
+from gdkd_cache.data.source import Source, settle
 from gdkd_cache.data.views import ViewRenderer, image_size, requests_for
 from gdkd_cache.models.normalization import normalize_pixels
 from gdkd_cache.training.distributed import rank_and_size, sum_over_ranks
@@ -37,6 +37,7 @@ class Evaluator:
 
     Raises:
         UsageError: an unknown recipe.
+        SourceError: the source is not right.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Evaluator:
         num_workers: int = 0,
         recipe: str = "none",
     ) -> None:
+        source = settle(source)
         renderer = ViewRenderer(source, open_recipe(recipe, *image_size(source)), seed=0, device=device)
         self._loader = ViewLoader(renderer, num_workers=num_workers, pin_memory=device.type == "cuda")
         rank, world_size = rank_and_size()
@@ -67,7 +69,7 @@ class Evaluator:
         model.eval()
         sums = torch.zeros(3, dtype=torch.float64)
         for batch in self._loader.stream(self._requests):
-            labels = batch.labels.to(self._device)
+            labels = batch.targets.labels.to(self._device)
             logits = model(normalize_pixels(batch.pixels.to(self._device), self._mean, self._std)).float()
             correct = float((logits.argmax(-1) == labels).sum())
             loss = float(nn.functional.cross_entropy(logits, labels, reduction="sum"))

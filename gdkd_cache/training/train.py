@@ -14,7 +14,7 @@ from gdkd_cache.cache.ensemble import Ensemble
 from gdkd_cache.data.loader import default_num_workers
 from gdkd_cache.data.recipes.presets import open_recipe
 from gdkd_cache.data.recipes.recipe import Recipe
-from gdkd_cache.data.source import Source, check_source, labels_of, name_of, normalization_of
+from gdkd_cache.data.source import FullSource, Source, settle
 from gdkd_cache.data.views import ViewRenderer, ViewRequest, image_size
 from gdkd_cache.device import choose_device
 from gdkd_cache.errors import MismatchError, UsageError
@@ -88,17 +88,14 @@ def train(
         raise UsageError("a distillation loss needs a cache (or a live teacher), and cross-entropy takes none")
     if (cache is not None and (views is not None or teacher is not None)) or (cache is None and recipe is not None):
         raise UsageError("a cache brings its own views and its teacher; give either a cache or views")
-    for checked in (source, eval_source):
-        check_source(checked)
-        labels_of(checked)
+    source, eval_source = settle(source), settle(eval_source)
     if list(eval_source.classes) != list(source.classes):
         raise MismatchError(
-            f"evaluation source {name_of(eval_source)} has {len(eval_source.classes)} classes, training source "
-            f"{name_of(source)} {len(source.classes)}, or other names; both must be the same"
+            f"evaluation source {eval_source.name} has {len(eval_source.classes)} classes, training source "
+            f"{source.name} {len(source.classes)}, or other names; both must be the same"
         )
     folder = RunFolder(options.out, force=options.force)
     device = choose_device(options.device)
-    mean, std = normalization_of(source)
     with process_group(device):
         rank, world_size = rank_and_size()
         if options.batch_size % world_size:
@@ -122,14 +119,14 @@ def train(
             name=options.student,
             num_classes=len(source.classes),
             size=size,
-            mean=mean,
-            std=std,
+            mean=source.mean,
+            std=source.std,
             eval_recipe=options.eval_recipe or recipe.evaluation(size),
         )
         evaluator = Evaluator(
             eval_source,
-            mean=mean,
-            std=std,
+            mean=source.mean,
+            std=source.std,
             device=device,
             num_workers=loading["num_workers"],
             recipe=card.eval_recipe,
@@ -169,7 +166,7 @@ _Made = tuple[Batches, Recipe, tuple[int, int]]
 def _from_cache(
     options: TrainOptions,
     distillation: Loss | None,
-    source: Source,
+    source: FullSource,
     cache: Cache | Ensemble,
     strict_replay: bool,
     recipe: Recipe | None,
@@ -194,7 +191,7 @@ def _from_cache(
 def _from_views(
     options: TrainOptions,
     distillation: Loss | None,
-    source: Source,
+    source: FullSource,
     views: Views,
     teacher: Callable[[Tensor], Tensor] | None,
     loading: _Loading,

@@ -12,6 +12,7 @@ from torchvision.transforms.v2 import functional
 
 from gdkd_cache.data.recipes.step import Step, chance, uniform
 from gdkd_cache.errors import UsageError
+from gdkd_cache.fields import option
 from gdkd_cache.seeding import Words, below
 
 _ORDERS = tuple(itertools.permutations(range(4)))
@@ -19,27 +20,13 @@ _ORDERS = tuple(itertools.permutations(range(4)))
 
 @dataclass(frozen=True)
 class ColorJitter(Step):
-    """Change brightness, contrast, saturation and hue, each by its own random factor, in random order.
+    """Change brightness, contrast, saturation and hue, each by its own random factor, in random order."""
 
-    Attributes:
-        brightness, contrast, saturation: factors are uniform in [max(0, 1 - x), 1 + x].
-        hue: the shift is uniform in [-x, x], in turns of the colour wheel; at most 0.5.
-        probability: of changing anything.
-    """
-
-    name: ClassVar[str] = "color_jitter"
-    ranges: ClassVar = {
-        "brightness": (0, 10),
-        "contrast": (0, 10),
-        "saturation": (0, 10),
-        "hue": (0, 0.5),
-        "probability": (0, 1),
-    }
-    brightness: float = 0.0
-    contrast: float = 0.0
-    saturation: float = 0.0
-    hue: float = 0.0
-    probability: float = 1.0
+    brightness: float = option(0.0, "Factors are uniform in [max(0, 1 - x), 1 + x].", least=0, most=10)
+    contrast: float = option(0.0, "Likewise.", least=0, most=10)
+    saturation: float = option(0.0, "Likewise.", least=0, most=10)
+    hue: float = option(0.0, "The shift is uniform in [-x, x], in turns of the colour wheel.", least=0, most=0.5)
+    probability: float = option(1.0, "Of changing anything.", least=0, most=1)
 
     @property
     def num_draws(self) -> int:
@@ -74,8 +61,7 @@ class ColorJitter(Step):
 class _Sometimes(Step):
     """A change that is made with a probability, alike for every image."""
 
-    ranges: ClassVar = {"probability": (0, 1)}
-    probability: float = 0.5
+    probability: float = option(0.5, "Of the change.", least=0, most=1)
 
     @abstractmethod
     def change(self, images: Tensor) -> Tensor:
@@ -100,8 +86,7 @@ class _Sometimes(Step):
 class RandomGrayscale(_Sometimes):
     """Replace the colours by their luma (as torchvision's RandomGrayscale)."""
 
-    name: ClassVar[str] = "grayscale"
-    probability: float = 0.1
+    probability: float = option(0.1, "Of the change.", least=0, most=1)
 
     def change(self, images: Tensor) -> Tensor:
         return functional.rgb_to_grayscale(images, num_output_channels=3)
@@ -111,10 +96,8 @@ class RandomGrayscale(_Sometimes):
 class Solarize(_Sometimes):
     """Invert all values from the threshold upwards."""
 
-    name: ClassVar[str] = "solarize"
-    ranges: ClassVar = {"probability": (0, 1), "threshold": (0, 255)}
     integral: ClassVar[bool] = True
-    threshold: int = 128
+    threshold: int = option(128, "The lowest value that is inverted.", least=0, most=255)
 
     def change(self, images: Tensor) -> Tensor:
         return functional.solarize(images, self.threshold)
@@ -124,10 +107,8 @@ class Solarize(_Sometimes):
 class Posterize(_Sometimes):
     """Keep the upper bits of every value."""
 
-    name: ClassVar[str] = "posterize"
-    ranges: ClassVar = {"probability": (0, 1), "bits": (0, 8)}
     integral: ClassVar[bool] = True
-    bits: int = 4
+    bits: int = option(4, "How many are kept.", least=0, most=8)
 
     def change(self, images: Tensor) -> Tensor:
         return functional.posterize(images, self.bits)
@@ -137,8 +118,6 @@ class Posterize(_Sometimes):
 class Equalize(_Sometimes):
     """Flatten the histogram of every channel."""
 
-    name: ClassVar[str] = "equalize"
-
     def change(self, images: Tensor) -> Tensor:
         return functional.equalize(images)
 
@@ -147,27 +126,17 @@ class Equalize(_Sometimes):
 class AutoContrast(_Sometimes):
     """Stretch every channel to the whole range."""
 
-    name: ClassVar[str] = "autocontrast"
-
     def change(self, images: Tensor) -> Tensor:
         return functional.autocontrast(images)
 
 
 @dataclass(frozen=True)
 class GaussianBlur(Step):
-    """Blur with a Gaussian whose deviation is uniform in `sigma`, in pixels.
+    """Blur with a Gaussian whose deviation is uniform in `sigma`, in pixels."""
 
-    Attributes:
-        kernel: side of the kernel in pixels; odd.
-        sigma: range of the deviation.
-        probability: of blurring at all.
-    """
-
-    name: ClassVar[str] = "gaussian_blur"
-    ranges: ClassVar = {"kernel": (1, 255), "sigma": (1e-3, 100), "probability": (0, 1)}
-    kernel: int = 23
-    sigma: tuple[float, float] = (0.1, 2.0)
-    probability: float = 1.0
+    kernel: int = option(23, "Side of the kernel in pixels; odd.", least=1, most=255)
+    sigma: tuple[float, float] = option((0.1, 2.0), "Range of the deviation, in pixels.", least=1e-3, most=100)
+    probability: float = option(1.0, "Of blurring at all.", least=0, most=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -15,21 +15,24 @@ from torch import Tensor
 
 from gdkd_cache.data.recipes.step import Step
 from gdkd_cache.errors import UsageError
+from gdkd_cache.fields import option
 from gdkd_cache.seeding import Words
+
+COMPAT = "compat"
+"""What its step is called in a manifest; no file can name it."""
 
 
 @dataclass(frozen=True)
 class Compat(Step):
-    """A user's transform of a PIL image; draws from torch's default generator, which is seeded and then restored.
+    """A user's transform of a PIL image; draws from torch's default generator, which is seeded and then restored."""
 
-    Attributes:
-        transform: `module:name` of the transform, or of a function without arguments that makes it.
-        description: its `repr`, for people.
-    """
+    sizing: ClassVar[bool] = True
+    transform: str = option(help="`module:name` of the transform, or of a function without arguments that makes it.")
+    description: str = option(help="Its `repr`, for people.")
 
-    name: ClassVar[str] = "compat"
-    transform: str
-    description: str
+    @property
+    def name(self) -> str:
+        return COMPAT
 
     @property
     def num_draws(self) -> int:

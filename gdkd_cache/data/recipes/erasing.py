@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gdkd_cache.data.recipes.geometry import random_boxes
 from gdkd_cache.data.recipes.step import Step, chance
+from gdkd_cache.fields import option
 from gdkd_cache.limits import LARGEST_SIDE
 from gdkd_cache.seeding import Words, below
 
@@ -17,21 +18,16 @@ _ATTEMPTS = 10
 
 @dataclass(frozen=True)
 class RandomErasing(Step):
-    """Blank a box of random area, aspect ratio and place (as torchvision's RandomErasing).
+    """Blank a box of random area, aspect ratio and place (as torchvision's RandomErasing)."""
 
-    Attributes:
-        probability: of blanking.
-        scale: range of the box's area, as a share of the image's.
-        ratio: range of width / height, drawn uniformly in its logarithm.
-        value: what all its pixels become.
-    """
-
-    name: ClassVar[str] = "random_erasing"
-    ranges: ClassVar = {"probability": (0, 1), "scale": (1e-4, 1), "ratio": (0.01, 100), "value": (0, 255)}
-    probability: float = 0.5
-    scale: tuple[float, float] = (0.02, 0.33)
-    ratio: tuple[float, float] = (0.3, 3.3)
-    value: int = 0
+    probability: float = option(0.5, "Of blanking.", least=0, most=1)
+    scale: tuple[float, float] = option(
+        (0.02, 0.33), "Range of the box's area, as a share of the image's.", least=1e-4, most=1
+    )
+    ratio: tuple[float, float] = option(
+        (0.3, 3.3), "Range of width / height, drawn uniformly in its logarithm.", least=0.01, most=100
+    )
+    value: int = option(0, "What all its pixels become.", least=0, most=255)
 
     @property
     def num_draws(self) -> int:
@@ -55,18 +51,11 @@ class RandomErasing(Step):
 
 @dataclass(frozen=True)
 class Cutout(Step):
-    """Blank a square around a uniformly drawn pixel, cut off at the borders (DeVries and Taylor, 2017).
+    """Blank a square around a uniformly drawn pixel, cut off at the borders (DeVries and Taylor, 2017)."""
 
-    Attributes:
-        size: side of the square, in pixels.
-        value: what all its pixels become.
-    """
-
-    name: ClassVar[str] = "cutout"
-    ranges: ClassVar = {"size": (1, LARGEST_SIDE), "value": (0, 255)}
     integral: ClassVar[bool] = True
-    size: int
-    value: int = 0
+    size: int = option(help="Side of the square, in pixels.", least=1, most=LARGEST_SIDE)
+    value: int = option(0, "What all its pixels become.", least=0, most=255)
 
     @property
     def num_draws(self) -> int:

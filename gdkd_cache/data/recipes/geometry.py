@@ -11,22 +11,23 @@ from torchvision.transforms.v2 import InterpolationMode, functional
 
 from gdkd_cache.data.recipes.step import Step, chance, uniform
 from gdkd_cache.errors import SourceError, UsageError
+from gdkd_cache.fields import option
 from gdkd_cache.limits import LARGEST_SIDE
 from gdkd_cache.seeding import Words, below
 
-_SIDE = (1, LARGEST_SIDE)
 _ATTEMPTS = 10
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
+"""Those that tensors have."""
 
 
 @dataclass(frozen=True)
 class RandomCrop(Step):
     """Pad with zeros on all sides, then crop a square at a uniformly drawn offset (as torchvision's RandomCrop)."""
 
-    name: ClassVar[str] = "random_crop"
-    ranges: ClassVar = {"size": _SIDE, "padding": (0, LARGEST_SIDE)}
     integral: ClassVar[bool] = True
-    size: int
-    padding: int = 0
+    sizing: ClassVar[bool] = True
+    size: int = option(help="Side of the result, in pixels.", least=1, most=LARGEST_SIDE)
+    padding: int = option(0, "Zeros on all sides, in pixels.", least=0, most=LARGEST_SIDE)
 
     @property
     def num_draws(self) -> int:
@@ -68,10 +69,8 @@ class RandomCrop(Step):
 class HorizontalFlip(Step):
     """Mirror an image with a probability."""
 
-    name: ClassVar[str] = "horizontal_flip"
-    ranges: ClassVar = {"probability": (0, 1)}
     integral: ClassVar[bool] = True
-    probability: float = 0.5
+    probability: float = option(0.5, "Of mirroring.", least=0, most=1)
 
     @property
     def num_draws(self) -> int:
@@ -94,6 +93,7 @@ class HorizontalFlip(Step):
 class Resampling(Step):
     """A step that makes a square of `size` pixels of any image, by resampling."""
 
+    sizing: ClassVar[bool] = True
     size: int
 
     def at_size(self, size: int) -> "Resampling":
@@ -103,26 +103,17 @@ class Resampling(Step):
 
 @dataclass(frozen=True)
 class RandomResizedCrop(Resampling):
-    """Crop a box of random area and aspect ratio, and resize it to a square (as torchvision's RandomResizedCrop).
+    """Crop a box of random area and aspect ratio, and resize it to a square (as torchvision's RandomResizedCrop)."""
 
-    Attributes:
-        size: side of the result, in pixels.
-        scale: range of the box's area, as a share of the image's.
-        ratio: range of width / height, drawn uniformly in its logarithm.
-        interpolation, antialias: of the resize.
-    """
-
-    name: ClassVar[str] = "random_resized_crop"
-    ranges: ClassVar = {"size": _SIDE, "scale": (1e-4, 1), "ratio": (0.01, 100)}
-    size: int
-    scale: tuple[float, float] = (0.08, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    interpolation: str = "bilinear"
-    antialias: bool = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        interpolation_mode(self.name, self.interpolation)
+    size: int = option(help="Side of the result, in pixels.", least=1, most=LARGEST_SIDE)
+    scale: tuple[float, float] = option(
+        (0.08, 1.0), "Range of the box's area, as a share of the image's.", least=1e-4, most=1
+    )
+    ratio: tuple[float, float] = option(
+        (3 / 4, 4 / 3), "Range of width / height, drawn uniformly in its logarithm.", least=0.01, most=100
+    )
+    interpolation: str = option("bilinear", "Of the resize.", choices=INTERPOLATIONS)
+    antialias: bool = option(True, "Whether a resize to fewer pixels averages.")
 
     @property
     def num_draws(self) -> int:
@@ -146,7 +137,7 @@ class RandomResizedCrop(Resampling):
 
     def apply(self, images: Tensor, words: Words) -> Tensor:
         boxes = self.boxes(words, images.shape[2], images.shape[3]).tolist()
-        mode = interpolation_mode(self.name, self.interpolation)
+        mode = InterpolationMode(self.interpolation)
         size = [self.size, self.size]
         crops = [
             functional.resized_crop(image, top, left, height, width, size, mode, antialias=self.antialias)
@@ -159,16 +150,13 @@ class RandomResizedCrop(Resampling):
 class ResizeCenterCrop(Resampling):
     """Resize the shorter side to `resize`, then crop a centred square of `size`: how networks are evaluated."""
 
-    name: ClassVar[str] = "resize_center_crop"
-    ranges: ClassVar = {"size": _SIDE, "resize": _SIDE}
-    size: int
-    resize: int
-    interpolation: str = "bilinear"
-    antialias: bool = True
+    size: int = option(help="Side of the result, in pixels.", least=1, most=LARGEST_SIDE)
+    resize: int = option(help="What the shorter side is resized to, in pixels.", least=1, most=LARGEST_SIDE)
+    interpolation: str = option("bilinear", "Of the resize.", choices=INTERPOLATIONS)
+    antialias: bool = option(True, "Whether a resize to fewer pixels averages.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        interpolation_mode(self.name, self.interpolation)
         if self.resize < self.size:
             raise UsageError(f"{self.name}: resize is {self.resize}; it must be at least the size, {self.size}")
 
@@ -180,7 +168,7 @@ class ResizeCenterCrop(Resampling):
         return replace(self, size=size, resize=round(self.resize * size / self.size))
 
     def apply(self, images: Tensor, words: Words) -> Tensor:
-        mode = interpolation_mode(self.name, self.interpolation)
+        mode = InterpolationMode(self.interpolation)
         images = functional.resize(images, [self.resize], mode, antialias=self.antialias)
         return functional.center_crop(images, [self.size, self.size])
 
@@ -192,22 +180,16 @@ class ResizeCenterCrop(Resampling):
 class Resize(Resampling):
     """Resize to a square, whatever the aspect ratio was."""
 
-    name: ClassVar[str] = "resize"
-    ranges: ClassVar = {"size": _SIDE}
-    size: int
-    interpolation: str = "bilinear"
-    antialias: bool = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        interpolation_mode(self.name, self.interpolation)
+    size: int = option(help="Side of the result, in pixels.", least=1, most=LARGEST_SIDE)
+    interpolation: str = option("bilinear", "Of the resize.", choices=INTERPOLATIONS)
+    antialias: bool = option(True, "Whether a resize to fewer pixels averages.")
 
     @property
     def num_draws(self) -> int:
         return 0
 
     def apply(self, images: Tensor, words: Words) -> Tensor:
-        mode = interpolation_mode(self.name, self.interpolation)
+        mode = InterpolationMode(self.interpolation)
         return functional.resize(images, [self.size, self.size], mode, antialias=self.antialias)
 
     def num_outcomes(self, height: int, width: int) -> int:
@@ -232,15 +214,3 @@ def random_boxes(
     aspect = np.exp(uniform(words[:, 1::2], *np.log(ratio)))
     h, w = np.rint(np.sqrt(area / aspect)).astype(np.int64), np.rint(np.sqrt(area * aspect)).astype(np.int64)
     return h, w, (h > 0) & (w > 0)
-
-
-def interpolation_mode(step: str, name: str) -> InterpolationMode:
-    """torchvision's mode of that name.
-
-    Raises:
-        UsageError: it is none that tensors have.
-    """
-    allowed = ("nearest", "bilinear", "bicubic")
-    if name not in allowed:
-        raise UsageError(f"{step}: interpolation is {name!r}; it must be one of {', '.join(allowed)}")
-    return InterpolationMode(name)

@@ -10,6 +10,7 @@ from torch import Tensor
 from gdkd_cache.data.recipes.erasing import inside
 from gdkd_cache.data.recipes.step import chance
 from gdkd_cache.errors import UsageError
+from gdkd_cache.fields import check_fields, option
 from gdkd_cache.seeding import Words, below, draw, streams
 
 _LEVELS = 256
@@ -23,35 +24,34 @@ class Mix:
     MixUp (Zhang et al., 2018) when only `mixup_alpha` is above 0, CutMix (Yun et al., 2019) when only `cutmix_alpha`
     is, and when both are, one of them with equal chances.
 
-    Attributes:
-        mixup_alpha, cutmix_alpha: an image's share is drawn from Beta(alpha, alpha); 0 leaves the method out.
-        probability: of mixing at all.
-        mixup_quantiles, cutmix_quantiles: the distributions as they are drawn from: entry l is how many of 4096
-            equal draws give a share of at most l / 256. Made from alpha when empty.
-
     Raises:
         UsageError: a number out of range, or no method.
     """
 
-    name: ClassVar[str] = "mix"
     num_draws: ClassVar[int] = 5
-    mixup_alpha: float = 0.0
-    cutmix_alpha: float = 0.0
-    probability: float = 1.0
-    mixup_quantiles: tuple[int, ...] = ()
-    cutmix_quantiles: tuple[int, ...] = ()
+    mixup_alpha: float = option(
+        0.0, "MixUp's shares are drawn from Beta(alpha, alpha); 0 leaves it out.", least=0, most=100
+    )
+    cutmix_alpha: float = option(0.0, "CutMix's, likewise.", least=0, most=100)
+    probability: float = option(1.0, "Of mixing at all.", least=0, most=1)
+    mixup_quantiles: tuple[int, ...] = option(
+        (),
+        "MixUp's distribution as it is drawn from, made from alpha when empty: entry l is how many of 4096 equal draws "
+        "give a share of at most l / 256.",
+    )
+    cutmix_quantiles: tuple[int, ...] = option((), "CutMix's, likewise.")
 
     def __post_init__(self) -> None:
+        check_fields(self, "mix")
         for method in ("mixup", "cutmix"):
             alpha = getattr(self, f"{method}_alpha")
-            if not (type(alpha) in (int, float) and (alpha == 0 or 0.01 <= alpha <= 100)):
+            if 0 < alpha < 0.01:
                 raise UsageError(f"mix: {method}_alpha is {alpha!r}; it must be 0 or in 0.01..100")
-            quantiles: tuple[int, ...] = tuple(getattr(self, f"{method}_quantiles"))
+            quantiles: tuple[int, ...] = getattr(self, f"{method}_quantiles")
             if alpha and not quantiles:
                 quantiles = _beta_quantiles(alpha)
             if alpha and (
                 len(quantiles) != _LEVELS + 1
-                or any(type(q) is not int for q in quantiles)
                 or list(quantiles) != sorted(quantiles)
                 or not 0 <= quantiles[0] <= quantiles[-1] == _DRAWS
             ):
@@ -59,8 +59,6 @@ class Mix:
             object.__setattr__(self, f"{method}_quantiles", quantiles)
         if not (self.mixup_alpha or self.cutmix_alpha):
             raise UsageError("mix: mixup_alpha and cutmix_alpha are 0; at least one must be above 0")
-        if type(self.probability) not in (int, float) or not 0 <= self.probability <= 1:
-            raise UsageError(f"mix: probability is {self.probability!r}; it must be float in 0..1")
 
     def apply(self, images: Tensor, partners: Tensor, words: Words) -> tuple[Tensor, np.ndarray]:
         """Mix every image with its partner.

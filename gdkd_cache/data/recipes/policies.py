@@ -1,16 +1,17 @@
 """AutoAugment, RandAugment, TrivialAugmentWide and AugMix, with the distributions of torchvision.transforms.v2."""
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode
 
-from gdkd_cache.data.recipes.geometry import interpolation_mode
+from gdkd_cache.data.recipes.geometry import INTERPOLATIONS
 from gdkd_cache.data.recipes.operations import SIGNED, Space, bits, linear, of_height, of_width, operate
 from gdkd_cache.data.recipes.step import MAX_DRAWS, Step, chance, uniform
 from gdkd_cache.errors import UsageError
+from gdkd_cache.fields import option
 from gdkd_cache.seeding import Words, below
 
 _RAND: Space = {
@@ -73,14 +74,10 @@ def policy(name: str) -> list[tuple[_Operation, _Operation]]:
 class _Policy(Step):
     """A step that draws operations."""
 
-    interpolation: str = "nearest"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        interpolation_mode(self.name, self.interpolation)
+    interpolation: str = option("nearest", "Of geometric operations.", choices=INTERPOLATIONS)
 
     def _operate(self, images: Tensor, kinds: list[tuple[str, float]]) -> Tensor:
-        return operate(images, kinds, interpolation_mode(self.name, self.interpolation))
+        return operate(images, kinds, InterpolationMode(self.interpolation))
 
 
 def drawn(
@@ -107,20 +104,9 @@ def drawn(
 
 @dataclass(frozen=True)
 class AutoAugment(_Policy):
-    """One of 25 learned pairs of operations (as torchvision's AutoAugment).
+    """One of 25 learned pairs of operations (as torchvision's AutoAugment)."""
 
-    Attributes:
-        policy: `cifar10` or `imagenet`.
-        interpolation: of geometric operations.
-    """
-
-    name: ClassVar[str] = "auto_augment"
-    policy: str = "imagenet"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.policy not in _POLICIES:
-            raise UsageError(f"{self.name}: policy is {self.policy!r}; it must be one of {', '.join(_POLICIES)}")
+    policy: str = option("imagenet", "What they were learned on.", choices=tuple(_POLICIES))
 
     @property
     def num_draws(self) -> int:
@@ -144,20 +130,11 @@ class AutoAugment(_Policy):
 
 @dataclass(frozen=True)
 class RandAugment(_Policy):
-    """A few operations, drawn uniformly, at one magnitude (as torchvision's RandAugment).
+    """A few operations, drawn uniformly, at one magnitude (as torchvision's RandAugment)."""
 
-    Attributes:
-        num_ops: how many.
-        magnitude: of 0 .. bins - 1.
-        bins: how many magnitudes each operation has.
-        interpolation: of geometric operations.
-    """
-
-    name: ClassVar[str] = "rand_augment"
-    ranges: ClassVar = {"num_ops": (0, MAX_DRAWS // 2), "magnitude": (0, 1023), "bins": (2, 1024)}
-    num_ops: int = 2
-    magnitude: int = 9
-    bins: int = 31
+    num_ops: int = option(2, "How many.", least=0, most=MAX_DRAWS // 2)
+    magnitude: int = option(9, "Below bins.", least=0, most=1023)
+    bins: int = option(31, "How many magnitudes each operation has.", least=2, most=1024)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -179,18 +156,10 @@ class RandAugment(_Policy):
 
 @dataclass(frozen=True)
 class TrivialAugmentWide(_Policy):
-    """One operation at one magnitude, both drawn uniformly (as torchvision's TrivialAugmentWide).
+    """One operation at one magnitude, both drawn uniformly (as torchvision's TrivialAugmentWide)."""
 
-    Attributes:
-        bins: how many magnitudes each operation has.
-        translate: the largest translation, in pixels.
-        interpolation: of geometric operations.
-    """
-
-    name: ClassVar[str] = "trivial_augment_wide"
-    ranges: ClassVar = {"bins": (2, 1024), "translate": (0, 4096)}
-    bins: int = 31
-    translate: float = 32.0
+    bins: int = option(31, "How many magnitudes each operation has.", least=2, most=1024)
+    translate: float = option(32.0, "The largest translation, in pixels.", least=0, most=4096)
 
     @property
     def num_draws(self) -> int:
@@ -214,19 +183,11 @@ class TrivialAugmentWide(_Policy):
 
 @dataclass(frozen=True)
 class AugMix(_Policy):
-    """Chains of one to three operations, blended with each other and the image (as torchvision's, at alpha 1).
+    """Chains of one to three operations, blended with each other and the image (as torchvision's, at alpha 1)."""
 
-    Attributes:
-        severity: magnitudes are drawn from the lowest so many of ten.
-        width: chains.
-        interpolation: of geometric operations.
-    """
-
-    name: ClassVar[str] = "augmix"
-    ranges: ClassVar = {"severity": (1, 10), "width": (1, 5)}
-    interpolation: str = "bilinear"
-    severity: int = 3
-    width: int = 3
+    interpolation: str = option("bilinear", "Of geometric operations.", choices=INTERPOLATIONS)
+    severity: int = option(3, "Magnitudes are drawn from the lowest so many of ten.", least=1, most=10)
+    width: int = option(3, "How many chains.", least=1, most=5)
 
     @property
     def num_draws(self) -> int:

@@ -1,8 +1,9 @@
-"""Recipes by name, and recipes from files."""
+"""Recipes by name, a class each, and recipes from files. The steps check the values."""
 
 import json
 import tomllib
-from dataclasses import replace
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,106 @@ from gdkd_cache.data.recipes.erasing import Cutout
 from gdkd_cache.data.recipes.geometry import HorizontalFlip, RandomCrop, RandomResizedCrop, Resize, ResizeCenterCrop
 from gdkd_cache.data.recipes.policies import AutoAugment, RandAugment
 from gdkd_cache.data.recipes.recipe import Recipe, mix_from_json, step_from_json
+from gdkd_cache.data.recipes.registry import RECIPES, STEPS
+from gdkd_cache.data.recipes.step import Step
 from gdkd_cache.errors import UsageError
-from gdkd_cache.spec import parse_spec
+from gdkd_cache.fields import option, parse_fields
 
-RECIPES = ("none", "resize", "crop-flip", "cifar-strong", "imagenet", "imagenet-randaug", "imagenet-eval")
 _FILES = {".json": json.loads, ".toml": tomllib.loads}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset(ABC):
+    """A named recipe with settings."""
+
+    @abstractmethod
+    def steps(self, side: int) -> tuple[Step, ...]:
+        """Its steps, for images whose smaller side is that long."""
+
+    def recipe(self, side: int) -> Recipe:
+        """The recipe, for images whose smaller side is that long."""
+        return Recipe(RECIPES.name_of(type(self)), self.steps(side))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nothing(Preset):
+    """Images as they are."""
+
+    def steps(self, side: int) -> tuple[Step, ...]:
+        return ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resized(Preset):
+    """Images as squares."""
+
+    size: int | None = option(None, "Side of the views, in pixels.", unset="the image's smaller side")
+
+    def steps(self, side: int) -> tuple[Step, ...]:
+        return (Resize(side if self.size is None else self.size),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CropFlip(Preset):
+    """Padded crops and flips, as for CIFAR."""
+
+    size: int | None = option(None, "Side of the crops, in pixels.", unset="the image's smaller side")
+    padding: int | None = option(None, "Zeros on all sides, in pixels.", unset="an eighth of the image's smaller side")
+
+    def steps(self, side: int) -> tuple[Step, ...]:
+        size = side if self.size is None else self.size
+        return RandomCrop(size, side // 8 if self.padding is None else self.padding), HorizontalFlip()
+
+
+@dataclass(frozen=True, kw_only=True)
+class CifarStrong(CropFlip):
+    """CropFlip, AutoAugment and Cutout."""
+
+    cutout: int | None = option(None, "Side of the blank square, in pixels.", unset="half of the image's smaller side")
+
+    def steps(self, side: int) -> tuple[Step, ...]:
+        cutout = Cutout(max(side // 2, 1) if self.cutout is None else self.cutout)
+        return *super().steps(side), AutoAugment(policy="cifar10"), cutout
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Decoded(Preset):
+    """Square views of files, which may be decoded at a part of their size."""
+
+    size: int = option(224, "Side of the views, in pixels.")
+    decode_side: int = option(0, "JPEG files may be decoded smaller, to no less than this shorter side; 0: never.")
+
+    def recipe(self, side: int) -> Recipe:
+        return Recipe(RECIPES.name_of(type(self)), self.steps(side), decode_side=self.decode_side or None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageNet(_Decoded):
+    """Random resized crops and flips."""
+
+    def steps(self, side: int) -> tuple[Step, ...]:
+        return RandomResizedCrop(self.size), HorizontalFlip()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageNetRandAug(ImageNet):
+    """ImageNet, and RandAugment."""
+
+    num_ops: int = option(2, "How many operations.")
+    magnitude: int = option(9, "Their magnitude, of 0 to 30.")
+
+    def steps(self, side: int) -> tuple[Step, ...]:
+        return *super().steps(side), RandAugment(num_ops=self.num_ops, magnitude=self.magnitude)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageNetEval(_Decoded):
+    """The central square of a resized image, as networks are evaluated."""
+
+    resize: int = option(0, "What the shorter side is resized to, in pixels; 0: 256/224 of the size.")
+
+    def steps(self, side: int) -> tuple[Step, ...]:
+        return (ResizeCenterCrop(size=self.size, resize=self.resize or round(self.size * 256 / 224)),)
 
 
 def open_recipe(spec: str, height: int, width: int) -> Recipe:
@@ -39,39 +135,7 @@ def open_recipe(spec: str, height: int, width: int) -> Recipe:
         raise UsageError(
             f"recipe is {spec!r}; it must be one of {', '.join(RECIPES)}, a .json or .toml file, or compat:module:name"
         )
-    side = min(height, width)
-    crop: dict[str, int | float | str] = {"size": side, "padding": side // 8}
-    defaults: dict[str, dict[str, int | float | str]] = {
-        "none": {},
-        "resize": {"size": side},
-        "crop-flip": crop,
-        "cifar-strong": crop | {"cutout": max(side // 2, 1)},
-        "imagenet": {"size": 224, "decode_side": 0},
-        "imagenet-randaug": {"size": 224, "decode_side": 0, "num_ops": 2, "magnitude": 9},
-        "imagenet-eval": {"size": 224, "resize": 0, "decode_side": 0},
-    }
-    values = parse_spec(f"recipe {name}", options, defaults[name])
-    return replace(_preset(name, {key: int(value) for key, value in values.items()}), name=name)
-
-
-def _preset(name: str, values: dict[str, int]) -> Recipe:
-    if name == "none":
-        return Recipe(name)
-    if name == "resize":
-        return Recipe(name, (Resize(values["size"]),))
-    flip = HorizontalFlip()
-    if name in ("crop-flip", "cifar-strong"):
-        crop = RandomCrop(size=values["size"], padding=values["padding"])
-        strong = (AutoAugment(policy="cifar10"), Cutout(values["cutout"])) if name == "cifar-strong" else ()
-        return Recipe(name, (crop, flip, *strong))
-    size, decode_side = values["size"], values["decode_side"] or None
-    if name == "imagenet-eval":
-        resize = values["resize"] or round(size * 256 / 224)
-        return Recipe(name, (ResizeCenterCrop(size=size, resize=resize),), decode_side=decode_side)
-    steps = (RandomResizedCrop(size), flip)
-    if name == "imagenet-randaug":
-        steps = (*steps, RandAugment(num_ops=values["num_ops"], magnitude=values["magnitude"]))
-    return Recipe(name, steps, decode_side=decode_side)
+    return parse_fields(RECIPES.load(name), f"recipe {name}", options).recipe(min(height, width))
 
 
 def _from_file(path: Path) -> Recipe:
@@ -86,7 +150,7 @@ def _from_file(path: Path) -> Recipe:
     steps = []
     for number, fields in enumerate(stored["steps"]):
         try:
-            steps.append(step_from_json(fields))
+            steps.append(step_from_json(fields, _named))
         except UsageError as error:
             raise UsageError(f"recipe {path}, step {number}: {error}") from None
     mix = None
@@ -96,3 +160,10 @@ def _from_file(path: Path) -> Recipe:
         except UsageError as error:
             raise UsageError(f"recipe {path}: {error}") from None
     return Recipe(str(stored.get("name", path.stem)), tuple(steps), mix, stored.get("decode_side"))
+
+
+def _named(name: str) -> type[Step]:
+    """The step of a name that the user gave."""
+    if name not in STEPS and ":" not in name:
+        raise UsageError(f"step is {name!r}; it must be one of {STEPS.forms()}")
+    return STEPS.load(name)

@@ -9,39 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gdkd_cache.data.recipes.colour import (
-    AutoContrast,
-    ColorJitter,
-    Equalize,
-    GaussianBlur,
-    Posterize,
-    RandomGrayscale,
-    Solarize,
-)
-from gdkd_cache.data.recipes.compat import Compat
-from gdkd_cache.data.recipes.erasing import Cutout, RandomErasing
-from gdkd_cache.data.recipes.geometry import (
-    HorizontalFlip,
-    RandomCrop,
-    RandomResizedCrop,
-    Resampling,
-    Resize,
-    ResizeCenterCrop,
-)
+from gdkd_cache.data.recipes.compat import COMPAT
+from gdkd_cache.data.recipes.geometry import Resampling, Resize
 from gdkd_cache.data.recipes.mixing import Mix
-from gdkd_cache.data.recipes.policies import AugMix, AutoAugment, RandAugment, TrivialAugmentWide
+from gdkd_cache.data.recipes.registry import STEPS
 from gdkd_cache.data.recipes.step import MAX_DRAWS, Step
 from gdkd_cache.errors import CacheError, MismatchError, UsageError
 from gdkd_cache.limits import LARGEST_SIDE
 from gdkd_cache.seeding import Words, draws
 
 _MOST_STEPS = 32
-_KINDS = (
-    RandomCrop, RandomResizedCrop, Resize, ResizeCenterCrop, HorizontalFlip, ColorJitter, RandomGrayscale,
-    GaussianBlur, Solarize, Posterize, Equalize, AutoContrast, AutoAugment, RandAugment, TrivialAugmentWide, AugMix,
-    RandomErasing, Cutout,
-)  # fmt: skip
-STEPS: dict[str, Callable[..., Step]] = {kind.name: kind for kind in _KINDS}
 
 
 @dataclass(frozen=True)
@@ -56,7 +33,7 @@ class Recipe:
             so many pixels; None decodes them whole.
 
     Raises:
-        UsageError: too many steps, or a decode_side out of range.
+        UsageError: too many steps, a step with too many draws, or a decode_side out of range.
     """
 
     name: str
@@ -67,6 +44,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if len(self.steps) > _MOST_STEPS:
             raise UsageError(f"recipe {self.name} has {len(self.steps)} steps; at most {_MOST_STEPS}")
+        if greedy := next((step for step in self.steps if step.num_draws > MAX_DRAWS), None):
+            raise UsageError(f"step {greedy.name} draws {greedy.num_draws} words an image; at most {MAX_DRAWS}")
         side = self.decode_side
         if side is not None and not (type(side) is int and 1 <= side <= LARGEST_SIDE):
             raise UsageError(f"recipe {self.name}: decode_side is {side!r}; it must be int in 1..{LARGEST_SIDE}")
@@ -83,13 +62,19 @@ class Recipe:
     @property
     def num_leading(self) -> int:
         """How many of the steps it takes until images of any size have one size."""
-        sizing = (Resampling, RandomCrop, Compat)
-        return max((i + 1 for i, step in enumerate(self.steps) if isinstance(step, sizing)), default=0)
+        return max((i + 1 for i, step in enumerate(self.steps) if step.sizing), default=0)
 
     def apply(self, images: Tensor, words: list[Words], steps: slice = slice(None)) -> Tensor:
-        """Augment uint8 [n, 3, height, width] with some of the steps; `words` is of all of them, [n, ...] each."""
+        """Augment uint8 [n, 3, height, width] with some of the steps; `words` is of all of them, [n, ...] each.
+
+        Raises:
+            UsageError: a step gives something else.
+        """
         for step, own in zip(self.steps[steps], words[steps], strict=True):
-            images = step.apply(images, own)
+            count, images = len(images), step.apply(images, own)
+            if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[:2] != (count, 3):
+                found = f"{images.dtype} {list(images.shape)}"
+                raise UsageError(f"step {step.name} gives {found}; it must give uint8 [{count}, 3, height, width]")
         return images
 
     @property
@@ -160,18 +145,26 @@ class Recipe:
 
         Raises:
             CacheError: an unknown step or option.
-            MismatchError: it is a `compat:` recipe, whose code only the user may name.
+            MismatchError: it holds a step or transform of the user's own, which only the user may name.
         """
-        try:
-            if any(fields["step"] == Compat.name for fields in stored["steps"]):
+
+        def known(name: str) -> type[Step]:
+            try:
+                return STEPS.known(name)
+            except CacheError:
+                if name != COMPAT and ":" not in name:
+                    raise
+                own = stored["name"] if name == COMPAT else name
                 raise MismatchError(
-                    f"the views were made by your own code, {stored['name']}, which no cache may load: "
+                    f"the views were made by your own code, {own}, which no cache may load: "
                     "name it again with --recipe (or recipe=...)"
-                )
+                ) from None
+
+        try:
             mix = stored["mix"]
-            steps = tuple(map(step_from_json, stored["steps"]))
+            steps = tuple(step_from_json(fields, known) for fields in stored["steps"])
             return cls(str(stored["name"]), steps, None if mix is None else mix_from_json(mix), stored["decode_side"])
-        except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, CacheError, UsageError) as error:
             reason = str(error).split("\n")[0]
             raise CacheError(f"the manifest's recipe cannot be read: {reason}; it may need a newer version") from None
 
@@ -183,18 +176,23 @@ def _comparable(stored: dict[str, Any]) -> dict[str, Any]:
     return stored | {"name": None, "steps": steps}
 
 
-def step_from_json(fields: object) -> Step:
+def step_from_json(fields: object, find: Callable[[str], type[Step]]) -> Step:
     """Make a step from `{"step": name, option: value, ...}`.
 
+    Args:
+        fields: such a table.
+        find: gives the step of a name; raises what is raised here where there is none.
+
     Raises:
-        UsageError: an unknown step or option, or a value out of range.
+        UsageError: no name, an unknown option, or a value out of range.
     """
     options = _options("a step", fields)
     name = options.pop("step", None)
-    if not isinstance(name, str) or name not in STEPS:
-        raise UsageError(f"step is {name!r}; it must be one of {', '.join(STEPS)}")
+    if not isinstance(name, str):
+        raise UsageError(f"step is {name!r}; it must be one of {STEPS.forms()}")
+    kind = find(name)
     try:
-        return STEPS[name](**options)
+        return kind(**options)
     except TypeError as error:
         raise UsageError(f"{name}: {str(error).split('__init__() ')[-1]}") from None
 

@@ -8,10 +8,11 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
+from gdkd_cache.data.recipes.registry import STEPS
 from gdkd_cache.errors import UsageError
+from gdkd_cache.fields import check_fields
 from gdkd_cache.seeding import Words
 
-Range = tuple[int | float, int | float]
 MAX_DRAWS = 64
 
 
@@ -19,24 +20,27 @@ MAX_DRAWS = 64
 class Step(ABC):
     """One augmentation: a frozen dataclass whose fields are its whole configuration, checked when it is made.
 
+    A pair of numbers is a range, and must rise.
+
     Raises:
-        UsageError: a field has another type than its default, or is out of range; it names both.
+        UsageError: a field made by `option` has another type, or is out of range; it names both.
     """
 
-    name: ClassVar[str]
-    ranges: ClassVar[dict[str, Range]] = {}
-    """The allowed range of each number, or of each number in a tuple; tuples of two must rise."""
     integral: ClassVar[bool] = False
     """Whether pixels come from integers and indexing alone, so that every device gives the same."""
+    sizing: ClassVar[bool] = False
+    """Whether images of any size come out in one size."""
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if not _fits(value, field.type, self.ranges.get(field.name)):
-                kind = getattr(field.type, "__name__", field.type)
-                limits = self.ranges.get(field.name)
-                allowed = f" in {limits[0]:g}..{limits[1]:g}" if limits else ""
-                raise UsageError(f"{self.name}: {field.name} is {value!r}; it must be {kind}{allowed}")
+        check_fields(self, self.name)
+        for name, value in vars(self).items():
+            if isinstance(value, tuple) and len(value) == 2 and value[0] > value[1]:
+                raise UsageError(f"{self.name}: {name} is {value!r}; it must rise")
+
+    @property
+    def name(self) -> str:
+        """How recipes and manifests name it."""
+        return STEPS.name_of(type(self))
 
     @property
     @abstractmethod
@@ -65,16 +69,6 @@ class Step(ABC):
 
     def to_json(self) -> dict[str, Any]:
         return {"step": self.name, **dataclasses.asdict(self)}
-
-
-def _fits(value: Any, kind: Any, limits: Range | None) -> bool:
-    if isinstance(value, tuple):
-        items = getattr(kind, "__args__", ())
-        low_to_high = limits is None or len(value) != 2 or value[0] <= value[1]
-        return len(value) == len(items) and all(map(_fits, value, items, [limits] * len(value))) and low_to_high
-    if kind is float and type(value) is int:
-        kind = int
-    return type(value) is kind and (limits is None or bool(limits[0] <= value <= limits[1]))
 
 
 def uniform(words: Words, low: int | float = 0.0, high: int | float = 1.0) -> np.ndarray:

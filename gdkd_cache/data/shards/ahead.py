@@ -1,12 +1,13 @@
 """The shards of one pass, a few ahead of the requests that need them."""
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 
 import numpy as np
 
-from gdkd_cache.data.shards.source import BUFFER_ROWS
+from gdkd_cache.data.order import BUFFER_ROWS
+from gdkd_cache.data.source import Shards
 from gdkd_cache.data.views import ViewRequest
 
 AHEAD_SHARDS = 4
@@ -23,17 +24,16 @@ class ShardsAhead:
     Args:
         requests: drawn as they are needed.
         shard_starts: int64 [shard + 1], the first row of each shard, then the number of rows.
-        hold, release: have a shard brought over and kept, and let it go.
+        shards: what brings them over, keeps them and lets them go.
     """
 
     def __init__(
         self,
         requests: Iterable[ViewRequest],
         shard_starts: np.ndarray,
-        hold: Callable[[int], Future[None]],
-        release: Callable[[int], None],
+        shards: Shards,
     ) -> None:
-        self._requests, self._starts, self._hold, self._release = iter(requests), shard_starts, hold, release
+        self._requests, self._starts, self._shards = iter(requests), shard_starts, shards
         self._drawn: deque[tuple[ViewRequest, list[int]]] = deque()
         self._drawn_rows = 0
         self._out: deque[list[int]] = deque()
@@ -50,7 +50,7 @@ class ShardsAhead:
             self._early.difference_update(shards)
             while self._coming and (self._coming[0] in shards or len(self._early) < AHEAD_SHARDS):
                 shard = self._coming.popleft()
-                self._held[shard] = self._hold(shard)
+                self._held[shard] = self._shards.hold(shard)
                 if shard not in shards:
                     self._early.add(shard)
             for shard in shards:
@@ -72,10 +72,10 @@ class ShardsAhead:
             self._needs[shard] -= 1
             if not self._needs[shard]:
                 del self._held[shard]
-                self._release(shard)
+                self._shards.release(shard)
 
     def close(self) -> None:
         """Let all shards go: no answer is waited for any more."""
         for shard in self._held:
-            self._release(shard)
+            self._shards.release(shard)
         self._held.clear()

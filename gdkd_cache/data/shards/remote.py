@@ -6,19 +6,16 @@ import tempfile
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, fields
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
-from gdkd_cache.data.shards.ahead import ShardsAhead
 from gdkd_cache.data.shards.fetch import FETCHES_AT_ONCE, fetch
 from gdkd_cache.data.shards.source import ShardSource
-from gdkd_cache.data.views import ViewRequest
 from gdkd_cache.errors import StoreError
 from gdkd_cache.objects.files import Version, open_files
 
@@ -156,7 +153,7 @@ class RemoteShardSource(ShardSource):
         remote: the shards; `shards` are their local paths.
     """
 
-    remote: RemoteShards
+    remote: RemoteShards = field()  # required here
 
     def decode(self, row: int, side: int | None) -> np.ndarray:
         """As `ShardSource.decode`; outside a pass the row's shard is fetched first.
@@ -167,10 +164,6 @@ class RemoteShardSource(ShardSource):
         self.remote.want(self.shard_of(row))
         return super().decode(row, side)
 
-    def fetch_ahead(self, requests: Iterable[ViewRequest]) -> ShardsAhead:
-        """The same requests, each once its shards are there; see `Source`."""
-        return ShardsAhead(requests, self.shard_starts, self.remote.hold, self.remote.release)
-
     def __reduce__(self) -> tuple[Any, ...]:
         # Of nothing in this module, so that workers do not load obstore.
-        return partial(ShardSource, **{field.name: getattr(self, field.name) for field in fields(ShardSource)}), ()
+        return object.__new__, (ShardSource,), {name: value for name, value in vars(self).items() if name != "remote"}

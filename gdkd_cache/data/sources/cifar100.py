@@ -1,7 +1,5 @@
 """`cifar100:PATH`: CIFAR-100 in its python format, read by torchvision, which checks the files' MD5 first."""
 
-from pathlib import Path
-
 import numpy as np
 from torchvision.datasets import CIFAR100
 
@@ -9,14 +7,14 @@ from gdkd_cache.data.source import ArraySource
 from gdkd_cache.errors import SourceError
 
 
-def open_cifar100(path: Path, split: str, download: bool) -> ArraySource:
+def open_cifar100(path: str, *, split: str, download: bool) -> ArraySource:
     """Open the train (50,000 rows) or test (10,000 rows) split.
 
     Raises:
         SourceError: the files are missing or damaged, or the download fails.
     """
     try:
-        dataset = CIFAR100(str(path), train=split == "train", download=download)
+        dataset = CIFAR100(path, train=split == "train", download=download)
     except RuntimeError:
         raise SourceError(
             f"{path} does not hold CIFAR-100 (cifar-100-python/ with its train, test and meta files, unchanged); "

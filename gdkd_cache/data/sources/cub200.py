@@ -11,12 +11,13 @@ from gdkd_cache.errors import SourceError
 _SPLITS = {"train": "1", "test": "0"}
 
 
-def open_cub200(path: Path, split: str) -> EncodedSource:
+def open_cub200(folder: str, *, split: str) -> EncodedSource:
     """Open the train (5994 rows) or test (5794 rows) split in the order of images.txt; keys are paths under PATH.
 
     Raises:
         SourceError: a list is missing or malformed, or two of them do not agree.
     """
+    path = Path(folder)
     classes = _by_id(path / "classes.txt")
     images = _by_id(path / "images.txt")
     labels = _of_images(path / "image_class_labels.txt", images, set(classes))

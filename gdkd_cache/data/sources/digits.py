@@ -6,7 +6,7 @@ from gdkd_cache.data.source import ArraySource
 from gdkd_cache.errors import SourceError
 
 
-def open_digits(split: str) -> ArraySource:
+def open_digits(*, split: str) -> ArraySource:
     """Open the train (1438 rows) or test (359 rows) split; pixels 0..16 are scaled to 0..255, in RGB.
 
     Raises:

@@ -1,20 +1,43 @@
-"""The datasets that a spec can name: one module each."""
+"""The datasets that a spec can name: one module each, and one line here."""
 
-from importlib import import_module
+from collections.abc import Callable
+from inspect import Parameter, signature
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from gdkd_cache.data.source import Source, check_source
 from gdkd_cache.errors import UsageError
 from gdkd_cache.registry import Entry, Registry
 
-SOURCES = Registry(
+if TYPE_CHECKING:
+    import gdkd_cache.data.source
+
+_HERE = "gdkd_cache.data.sources"
+
+SOURCES: Registry[Callable[..., Any]] = Registry(
     "data",
     {
-        "digits": Entry("gdkd_cache.data.sources.digits:open_digits", "in scikit-learn, no download"),
-        "wds": Entry("gdkd_cache.data.sources.wds:open_wds", "WebDataset shards", "wds:PATTERN"),
+        "digits": Entry(f"{_HERE}.digits:open_digits", "scikit-learn's handwritten digits, no download", "digits"),
+        "cifar100": Entry(f"{_HERE}.cifar100:open_cifar100", "CIFAR-100 in its python format", "cifar100:PATH"),
+        "tiny-imagenet": Entry(
+            f"{_HERE}.tiny_imagenet:open_tiny_imagenet", "the folder tiny-imagenet-200", "tiny-imagenet:PATH"
+        ),
+        "cub200": Entry(f"{_HERE}.cub200:open_cub200", "the folder CUB_200_2011", "cub200:PATH"),
+        "imagefolder": Entry(
+            f"{_HERE}.imagefolder:open_imagefolder",
+            "PATH/train and PATH/val or PATH/test, one folder a class, as for ImageNet",
+            "imagefolder:PATH",
+        ),
+        "wds": Entry(
+            f"{_HERE}.wds:open_wds",
+            "WebDataset shards, such as wds:data/train-{000..009}.tar or wds:s3://BUCKET/train-{000..009}.tar",
+            "wds:PATTERN",
+        ),
     },
 )
-KINDS = ("digits", "cifar100:PATH", "tiny-imagenet:PATH", "cub200:PATH", "imagefolder:PATH", "wds:PATTERN")
+"""Functions that open a source. A function's own parameters say what it takes: `split`, `download`, `stream` and
+`local_copy`, by these names, and before them perhaps one more, the text after the colon."""
+
+_OPTIONS = ("split", "download", "stream", "local_copy")
 
 
 def open_source(
@@ -24,13 +47,14 @@ def open_source(
     download: bool = False,
     stream: bool = False,
     local_copy: str | Path | None = None,
-) -> Source:
+) -> "gdkd_cache.data.source.FullSource":
     """Open the dataset that a spec names; the same strings as `--data` on the command line.
 
     Args:
-        spec: one of `KINDS`; ImageNet is an `imagefolder`.
-        split: `train` or `test`; a `wds` pattern names its own files and has no splits.
-        download: allow `cifar100` to fetch missing files.
+        spec: one of `SOURCES.forms()`; ImageNet is an `imagefolder`. `package.module:callable`, or with another colon
+            and a text for it, opens a source of your own.
+        split: `train` or `test`; a source without splits, such as a `wds` pattern, is what it is.
+        download: allow missing files to be fetched.
         stream: leave the images of a `wds` pattern in their shards until they are needed; shuffling then walks the
             shards. Remote shards come over as they are needed, to a temporary folder that holds few of them.
         local_copy: a folder that keeps the shards of a `wds` pattern of URLs, to be read there the next time, unless
@@ -40,37 +64,36 @@ def open_source(
         The source; its keys are unique and its order is fixed.
 
     Raises:
-        UsageError: an unknown kind, or a path where none belongs, or none where one does.
-        SourceError: the data is missing, damaged or laid out otherwise.
+        UsageError: an unknown kind, a path where none belongs, or none where one does, or an option that the kind
+            does not take.
+        SourceError: the data is missing, damaged or laid out otherwise, or what was opened is no source.
         StoreError: an object store cannot be reached, or refuses.
     """
-    kind, colon, path = spec.partition(":")
-    if kind not in [form.partition(":")[0] for form in KINDS]:
-        raise UsageError(f"data is {spec!r}; it must be one of {', '.join(KINDS)}")
-    if bool(path) == (kind == "digits") or bool(colon) != bool(path):
-        needs = "takes no path" if kind == "digits" else "needs a path after the colon"
-        raise UsageError(f"data is {spec!r}; {kind} {needs}")
+    from gdkd_cache.data.source import settle  # here, as names alone cost nothing
+
+    name, text = SOURCES.split(spec)
+    opener = SOURCES.load(name)
+    parameters = signature(opener).parameters
+    positional = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+    own = [one for one in parameters.values() if one.kind in positional and one.name not in _OPTIONS]
+    if text is not None and not own:
+        raise UsageError(f"data is {spec!r}; {name} takes no path after a colon")
+    if not text and (text is not None or (own and own[0].default is Parameter.empty)):
+        raise UsageError(f"data is {spec!r}; {name} needs a path after the colon")
     if split not in ("train", "test"):
         raise UsageError(f"split is {split!r}; it must be train or test")
-    if download and kind != "cifar100":
-        raise UsageError(f"--download is for cifar100 only; {kind} is read where it lies")
-    if stream and kind != "wds":
-        raise UsageError(f"--stream is for wds only, not for {kind}")
-    if local_copy is not None and not (kind == "wds" and "://" in path):
-        raise UsageError("--local-copy is for wds shards in an object store; these are read where they lie")
-    name = kind.replace("-", "_")
-    opener = getattr(import_module(f"gdkd_cache.data.sources.{name}"), f"open_{name}")
-    if kind == "digits":
-        source = opener(split)
-    elif kind == "cifar100":
-        source = opener(Path(path), split, download)
-    elif kind == "wds":
-        source = opener(path, stream=stream, local_copy=None if local_copy is None else Path(local_copy))
-    else:
-        source = opener(Path(path), split)
-    check_source(source)
-    return source
+    asked = {"download": download, "stream": stream, "local_copy": None if local_copy is None else Path(local_copy)}
+    for option, value in asked.items():
+        if value and option not in parameters:
+            raise UsageError(f"{name} takes no --{option.replace('_', '-')}; leave it out")
+    given = {option: value for option, value in {"split": split, **asked}.items() if option in parameters}
+    return settle(opener(*([] if text is None else [text]), **given))
 
 
-def source_takes(spec: str, option: str) -> bool:
-    return (spec.startswith("wds:")) == (option == "stream")
+def takes(spec: str, option: str) -> bool:
+    """Whether the kind of source that a spec names takes an option of `open_source`: with `split`, whether it has any.
+
+    Raises:
+        UsageError: an unknown kind.
+    """
+    return option in signature(SOURCES.load(SOURCES.split(spec)[0])).parameters

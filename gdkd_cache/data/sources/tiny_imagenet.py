@@ -11,7 +11,7 @@ from gdkd_cache.errors import SourceError
 _SIDE = 64
 
 
-def open_tiny_imagenet(path: Path, split: str) -> ArraySource:
+def open_tiny_imagenet(folder: str, *, split: str) -> ArraySource:
     """Open the train (100,000 rows, 1.2 GB of memory) or test (10,000 rows) split; keys are paths under PATH.
 
     Classes are the WordNet ids in sorted order, as where the folders are read as classes, under their words.
@@ -19,6 +19,7 @@ def open_tiny_imagenet(path: Path, split: str) -> ArraySource:
     Raises:
         SourceError: a list or a folder is missing or malformed, an unknown class, or an image that is not 64x64.
     """
+    path = Path(folder)
     wnids = sorted(wnid for (wnid,) in read_table(path / "wnids.txt", 1))
     words = dict(read_table(path / "words.txt", 2, "\t"))
     if nameless := next((wnid for wnid in wnids if wnid not in words), None):

@@ -39,13 +39,16 @@ def open_wds(
         local_copy: a folder that keeps remote shards; see `keep_shards`.
 
     Raises:
-        UsageError: the pattern is a command, or a URL that names no plain file or of another kind.
+        UsageError: the pattern is a command, or a URL that names no plain file or of another kind; or `local_copy`
+            is given for local shards.
         SourceError: no such shard, a sample without image or label, or a label that is no number.
         StoreError: an object store cannot be reached, or refuses.
         OSError: remote shards cannot be written to a local folder.
     """
     items, read = list(braceexpand(pattern)), partial(_samples, stream=stream)
     if not any("://" in item for item in items):
+        if local_copy is not None:
+            raise UsageError("--local-copy is for wds shards in an object store; these are read where they lie")
         shards = _local_shards(pattern, items)
         names = shards[0].parent / "classes.txt"
         text = names.read_text() if names.is_file() else None
@@ -69,7 +72,7 @@ def open_wds(
     if not isinstance(source, ShardSource):
         remote.close()
         return source
-    return RemoteShardSource(remote=remote, **vars(source))
+    return RemoteShardSource(**{**vars(source), "remote": remote})
 
 
 def _source(
