@@ -160,7 +160,8 @@ def _fault(value: Any, kind: type, stated: Option) -> str | None:
         inside &= stated.most is None or value <= stated.most
         inside &= stated.above is None or value > stated.above
         if not inside:
-            return " and ".join(filter(None, (stated.range, "" if finite else "finite")))
+            allowed = f"{kind.__name__} {stated.range}" if stated.range.startswith("in ") else stated.range
+            return " and ".join(filter(None, (allowed, "" if finite else "finite")))
     return None
 
 

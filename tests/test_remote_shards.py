@@ -421,7 +421,7 @@ def test_the_command_line(
     run("convert {tmp}/local.zarr {tmp}/sidecars --data {url}")
     assert len(list((tmp_path / "sidecars").glob("Train-*.logits.tar"))) == _COUNT
     run("show {tmp}/local.zarr --data {url} --out {tmp}/views.png")
-    train = "train --loss gdkd --cache {tmp}/local.zarr --student cnn-s --epochs 1 --device cpu --k 2"
+    train = "train --loss gdkd:k=2 --cache {tmp}/local.zarr --student cnn-s --epochs 1 --device cpu"
     run(f"{train} --data {{local}} --eval-data {{local}} --stream --workers 0 --out {{tmp}}/a")
     run(f"{train} --data {{url}} --eval-data {{url}} --stream --workers 0 --out {{tmp}}/b --local-copy {{tmp}}/kept")
     assert not _folders(tmp_path)

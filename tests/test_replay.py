@@ -18,7 +18,6 @@ from torchvision.transforms.v2 import functional
 
 import gdkd_cache as gc
 from gdkd_cache import losses, open_cache
-from gdkd_cache.building.options import CodecChoice
 from gdkd_cache.checking.verify import verify
 from gdkd_cache.data.probes import ROUNDING_RMS, difference, probe_pixels, probed
 from gdkd_cache.data.recipes.geometry import HorizontalFlip, RandomResizedCrop
@@ -33,7 +32,7 @@ from gdkd_cache.training.train import TrainOptions, train
 
 ROWS = 96
 _RECIPE = "imagenet:size=32"
-REQUEST = CodecChoice(codec="dense:dtype=float32", losses=(gc.loss("gdkd:k=2"),)).request
+CHOICE = {"codec": "dense:dtype=float32", "losses": ("gdkd:k=2",)}
 
 
 def _jpeg(pixels: np.ndarray, quality: int = 90) -> bytes:
@@ -77,13 +76,13 @@ def linear_teacher() -> Network:
 @pytest.fixture(scope="module")
 def jpeg_cache(tmp_path_factory: pytest.TempPathFactory, jpegs: EncodedSource, linear_teacher: Network) -> Path:
     path = tmp_path_factory.mktemp("cache") / "jpegs.zarr"
-    build_small(path, jpegs, linear_teacher, request=REQUEST, recipe=_RECIPE, num_views=3)
+    build_small(path, jpegs, linear_teacher, **CHOICE, recipe=_RECIPE, num_views=3)
     return path
 
 
 def _train(out: Path, source: Source, cache: Path, **options: Any) -> None:
     settings = gc.loss("gdkd:k=2")
-    fields: dict[str, Any] = {"epochs": 1, "batch_size": 32, "num_workers": 0, "distillation": settings} | options
+    fields: dict[str, Any] = {"epochs": 1, "batch_size": 32, "num_workers": 0, "loss": settings} | options
     strict = fields.pop("strict_replay", False)
     train(
         TrainOptions(out=out, student="cnn-s", **fields), source, source, cache=open_cache(cache), strict_replay=strict
@@ -107,7 +106,7 @@ def test_views_of_one_decoding_are_the_same_cache(
         tmp_path / "c.zarr",
         jpegs,
         linear_teacher,
-        request=REQUEST,
+        **CHOICE,
         recipe=_RECIPE,
         num_views=3,
         num_workers=2,
@@ -222,7 +221,7 @@ def test_another_size(tmp_path: Path, jpegs: EncodedSource, jpeg_cache: Path) ->
 def mixed_cache(tmp_path_factory: pytest.TempPathFactory, jpegs: EncodedSource, linear_teacher: Network) -> Path:
     path = tmp_path_factory.mktemp("cache") / "mixed.zarr"
     recipe = Recipe("mixed", (RandomResizedCrop(32), HorizontalFlip()), Mix(mixup_alpha=0.8, cutmix_alpha=1.0))
-    build_small(path, jpegs, linear_teacher, request=REQUEST, recipe=recipe, num_views=2)
+    build_small(path, jpegs, linear_teacher, **CHOICE, recipe=recipe, num_views=2)
     return path
 
 

@@ -102,7 +102,7 @@ def test_what_does_not_belong_is_refused(tmp_path: Path, digits: ArraySource, di
 
 @pytest.mark.parametrize(
     "fields",
-    [{"rows": 0}, {"rows": 65}, {"keys": ["a"] * 65}, {"views": []}, {"views": [0] * 17}, {"temperature": 0.0}],
+    [{"rows": 0}, {"rows": 65}, {"keys": ("a",) * 65}, {"views": ()}, {"views": (0,) * 17}, {"temperature": 0.0}],
 )
 def test_options_are_validated(fields: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=r"rows|views|temperature"):

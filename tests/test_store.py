@@ -17,6 +17,7 @@ from gdkd_cache.data.source import ArraySource
 from gdkd_cache.errors import CacheError, MismatchError
 from gdkd_cache.models.network import Network
 from gdkd_cache.objects.folder import Folder
+from gdkd_cache.store.facts import UNFITTED, UNMEASURED
 from gdkd_cache.store.manifest import BUILD_NAME, MANIFEST_NAME, Manifest
 from gdkd_cache.store.place import Begun, Complete, Empty, Place
 
@@ -176,7 +177,7 @@ def test_manifest_round_trip(digits_cache: Path) -> None:
 def test_what_a_place_holds(tmp_path: Path, digits: ArraySource, teacher: Network) -> None:
     """Nothing, a build that has begun, or the cache; tables that are lost are nothing to go on with."""
     whole = build_small(tmp_path / "whole.zarr", digits, teacher, codec="transform").manifest
-    identity = replace(whole.identity, codec={}, fidelity={})  # as a build asks, before a codec is fitted
+    identity = replace(whole.identity, codec=UNFITTED, fidelity=UNMEASURED)  # as a build asks, before a codec is fitted
     assert Place(tmp_path / "new.zarr", identity).look() == Empty()
     assert not list((tmp_path / "new.zarr").iterdir())
     with pytest.raises(KeyboardInterrupt):

@@ -504,7 +504,7 @@ def test_the_command_line(tmp_path: Path, digits_cache: Path, images: Path, weig
     assert "5 sidecars" in said
     pin = said.split("--digest ")[1].strip()
     student = tmp_path / "student"
-    line = f"train --loss gdkd --k 2 --data {spec} --stream --eval-data {spec} --student cnn-s --epochs 1 --workers 0"
+    line = f"train --loss gdkd:k=2 --data {spec} --stream --eval-data {spec} --student cnn-s --epochs 1 --workers 0"
     run(*line.split(), "--cache", tmp_path / "sidecars", "--digest", pin, "--out", student)
     assert json.loads((student / "metrics.jsonl").read_text())["epoch"] == 1
     run("verify", tmp_path / "sidecars", "--data", spec)

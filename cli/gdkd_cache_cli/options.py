@@ -19,7 +19,7 @@ from gdkd_cache.registry import use
 if TYPE_CHECKING:
     from gdkd_cache.cache.cache import Cache
     from gdkd_cache.data.recipes.recipe import Recipe
-    from gdkd_cache.data.source import Source
+    from gdkd_cache.data.source import FullSource
     from gdkd_cache.models.network import Network
 
 PLACE_HELP = (
@@ -145,7 +145,12 @@ class DataOptions:
             stream=self.stream and sources.takes(evaluated, "stream"),
         )
 
-    def open(self, split: str = "train") -> "Source":
+    @property
+    def _copy(self) -> Path | None:
+        """The folder for remote images."""
+        return self.local_copy
+
+    def open(self, split: str = "train") -> "FullSource":
         """The source that was named."""
         from gdkd_cache.data.sources.registry import open_source
 
@@ -154,19 +159,28 @@ class DataOptions:
             split=split,
             download=self.download,
             stream=self.stream,
-            local_copy=self.local_copy if self.is_remote else None,
+            local_copy=self._copy,
         )
 
 
 @dataclass(frozen=True, kw_only=True)
-class KnownDataOptions(DataOptions):
-    """The images, for commands that do without, too."""
+class CachedDataOptions(DataOptions):
+    """The images of a cache; `--local-copy` may be for the cache alone."""
+
+    @property
+    def _copy(self) -> Path | None:
+        return self.local_copy if self.is_remote else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownDataOptions(CachedDataOptions):
+    """The images of a cache, for commands that do without, too."""
 
     data: str | None = option(  # pyright: ignore[reportIncompatibleVariableOverride, reportGeneralTypeIssues]
         None, f"The images that the cache was built from: {_SUMMARIES}.", metavar="SPEC"
     )
 
-    def opened(self) -> "Source | None":
+    def opened(self) -> "FullSource | None":
         """The source, where one was named."""
         return None if self.data is None else self.open()
 
@@ -213,7 +227,7 @@ class RecipeOptions:
         if self.recipe is not None and data.data is None:
             raise click.UsageError("--recipe goes with --data")
 
-    def opened(self, source: "Source | None") -> "Recipe | None":
+    def opened(self, source: "FullSource | None") -> "Recipe | None":
         """The recipe, where one was named."""
         from gdkd_cache.data.recipes.presets import open_recipe
         from gdkd_cache.data.views import image_size
@@ -264,7 +278,7 @@ class TeacherOptions(NetworkOptions):
     weights: Path = option(help="The teacher's weights file.")
     precision: str = option("auto", "In which precision it runs; part of the digest.", choices=PRECISIONS)
 
-    def open(self, source: "Source") -> "Network":
+    def open(self, source: "FullSource") -> "Network":
         """The teacher, for a source's classes."""
         return self.load(self.teacher, len(source.classes), self.precision)
 
@@ -284,8 +298,17 @@ class KnownTeacherOptions(NetworkOptions):
         if (self.teacher is None) != (self.weights is None) or (self.teacher is not None and data.data is None):
             raise click.UsageError("--teacher needs --weights and --data, and --weights needs --teacher")
 
-    def opened(self, cache: "Cache", source: "Source | None") -> "Network | None":
+    def opened(self, cache: "Cache", source: "FullSource | None") -> "Network | None":
         """The teacher, where one was named; fed as the manifest says, where nobody says otherwise."""
-        if self.teacher is None or source is None:
+        from gdkd_cache.models.network import open_teacher
+
+        if self.teacher is None or self.weights is None or source is None:
             return None
-        return self.load(self.teacher, len(source.classes), "auto")
+        return open_teacher(
+            cache.manifest.identity.teacher,
+            self.teacher,
+            self.weights,
+            len(source.classes),
+            normalization=named_normalization(self.normalize, self.mean, self.std),
+            device=self.device,
+        )

@@ -5,14 +5,14 @@ from pathlib import Path
 import click
 
 from gdkd_cache.report.options import ShowOptions
-from gdkd_cache_cli.options import CacheOptions, DataOptions, RecipeOptions, argument, takes
+from gdkd_cache_cli.options import CachedDataOptions, CacheOptions, RecipeOptions, argument, takes
 
 _FORMATS = (".png", ".jpg", ".jpeg")
 
 
 @click.command(short_help="Draw some views of a cache with what the teacher said about them.")
 @argument("cache")
-@takes(data=DataOptions)
+@takes(data=CachedDataOptions)
 @click.option(
     "--out",
     required=True,
@@ -21,7 +21,7 @@ _FORMATS = (".png", ".jpg", ".jpeg")
 )
 @takes(options=ShowOptions, trust=CacheOptions, recipe=RecipeOptions)
 def show(
-    cache: str, data: DataOptions, out: Path, options: ShowOptions, trust: CacheOptions, recipe: RecipeOptions
+    cache: str, data: CachedDataOptions, out: Path, options: ShowOptions, trust: CacheOptions, recipe: RecipeOptions
 ) -> None:
     """Draw a contact sheet, to see that views and logits belong together.
 

@@ -8,7 +8,7 @@ import click
 from gdkd_cache.fields import check_fields, option
 from gdkd_cache.registry import use
 from gdkd_cache.training.options import CROSS_ENTROPY, TrainOptions
-from gdkd_cache_cli.options import DataOptions, takes
+from gdkd_cache_cli.options import CachedDataOptions, takes
 
 if TYPE_CHECKING:
     from gdkd_cache.cache.cache import Cache
@@ -77,7 +77,7 @@ class _TeachersOptions:
                     f"{flag} is given {len(given)} times, --cache {len(self.caches)} times; give as many"
                 )
 
-    def open(self, data: DataOptions) -> "Cache | Ensemble | None":
+    def open(self, data: CachedDataOptions) -> "Cache | Ensemble | None":
         """The cache, or the mean of several; None for none.
 
         Raises:
@@ -108,10 +108,10 @@ class _TeachersOptions:
 
 
 @click.command(short_help="Train a student from a cache, or a teacher with cross-entropy.")
-@takes(data=DataOptions)
+@takes(data=CachedDataOptions)
 @click.option("--eval-data", default=None, metavar="SPEC", help="Evaluate on this. [default: the test split of --data]")
 @takes(teachers=_TeachersOptions, options=TrainOptions)
-def train(data: DataOptions, eval_data: str | None, teachers: _TeachersOptions, options: TrainOptions) -> None:
+def train(data: CachedDataOptions, eval_data: str | None, teachers: _TeachersOptions, options: TrainOptions) -> None:
     """Train a network: with cross-entropy alone, or also from a cache's teacher logits, with no teacher.
 
     Ranks that torchrun starts train one network together, each on its part of every step's images; the first writes.

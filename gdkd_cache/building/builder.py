@@ -173,7 +173,7 @@ class Builder:
                 for view, views in gathered(rendered, batch).items():
                     logits = self._logits(views)
                     assert views.probes is not None
-                    encoder.add(view, Said(logits, views.labels, views.probes))
+                    encoder.add(view, Said(logits, views.targets.labels, views.probes))
                     advance(len(batch.rows))
                     if batch.rows[-1] == shards.rows[-1]:
                         encoder.finish(view, shards.shard)

@@ -137,18 +137,25 @@ def open_network(
     )
 
 
-def open_teacher(stated: TeacherFacts, name: str, weights: Path, num_classes: int, *, device: str = "auto") -> Network:
-    """Load the teacher of a cache, whose inputs are normalised as the manifest states where its weights have no card.
+def open_teacher(
+    stated: TeacherFacts,
+    name: str,
+    weights: Path,
+    num_classes: int,
+    *,
+    normalization: Normalization | None = None,
+    device: str = "auto",
+) -> Network:
+    """Load the teacher of a cache, whose inputs are normalised as the manifest states where nobody says otherwise.
 
     Args:
         stated: what the manifest says of it.
-        name, weights, num_classes, device: as for `open_network`.
+        name, weights, num_classes, normalization, device: as for `open_network`.
 
     Raises:
         ModelError, UsageError: as `open_network`.
     """
-    normalization = None
-    if load_card(weights) is None and stated.mean is not None and stated.std is not None:
+    if normalization is None and load_card(weights) is None and stated.mean is not None and stated.std is not None:
         normalization = Normalization(stated.mean, stated.std)
     return open_network(name, weights, num_classes, normalization=normalization, device=device)
 
