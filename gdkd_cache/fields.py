@@ -87,7 +87,7 @@ class Kind:
     single: bool = True
 
 
-def kind_of(field: "dataclasses.Field[Any]") -> Kind:
+def field_kind(field: "dataclasses.Field[Any]") -> Kind:
     """The type of a field; a quoted annotation is read as far as its built-in names go."""
     stated: Any = field.type
     if isinstance(stated, str):
@@ -106,22 +106,6 @@ def kind_of(field: "dataclasses.Field[Any]") -> Kind:
     )
 
 
-def json_kinds(kind: Any, *, all_required: bool = False) -> dict[str, Any]:
-    """What the JSON of a dataclass must look like, as `check_json` wants it.
-
-    Args:
-        kind: the dataclass.
-        all_required: whether fields with a default must be there too.
-    """
-    kinds = {}
-    for field in dataclasses.fields(kind):
-        found = kind_of(field)
-        one = [found.items] if found.plain is tuple else found.plain
-        required = all_required or field.default is dataclasses.MISSING
-        kinds[field.name if required else f"{field.name}?"] = (None, one) if found.optional else one
-    return kinds
-
-
 def check_fields(made: Any, what: str = "") -> None:
     """Check the fields of a dataclass that `option` made, by type and range; called from `__post_init__`.
 
@@ -133,7 +117,7 @@ def check_fields(made: Any, what: str = "") -> None:
         UsageError: it names the field, the value and what is allowed.
     """
     for field in dataclasses.fields(made):
-        stated, kind = option_of(field), kind_of(field)
+        stated, kind = option_of(field), field_kind(field)
         value: Any = getattr(made, field.name)
         if stated is None or (value is None and kind.optional):
             continue
@@ -193,7 +177,7 @@ def convert_text(field: "dataclasses.Field[Any]", what: str, text: str, *, separ
     Raises:
         UsageError: it is of another type.
     """
-    kind = kind_of(field)
+    kind = field_kind(field)
     try:
         if kind.plain is tuple:
             items: Any = str if kind.items is object else kind.items
@@ -223,6 +207,6 @@ def describe_fields(kind: Any) -> Sequence[FieldRow]:
         if stated is not None:
             default = "" if field.default is dataclasses.MISSING else field.default
             default = stated.unset or "" if field.default in (None, ()) else default
-            word = _KINDS.get(kind_of(field).plain, "text")
+            word = _KINDS.get(field_kind(field).plain, "text")
             rows.append(FieldRow(field.name, word, str(default), stated.range, stated.help))
     return rows

@@ -40,7 +40,8 @@ from dataclasses import dataclass
 
 import torch
 
-from gdkd_cache.codec.base import Codec, CodecOptions, Column, TopK, check_rows, checked_columns, class_column, exact_top
+from gdkd_cache.codec.base import Codec, CodecOptions, Column, TopK, check_rows, checked_columns
+from gdkd_cache.codec.base import class_column, exact_top
 from gdkd_cache.fields import option
 
 

@@ -24,11 +24,12 @@ from gdkd_cache.data.loader import ViewLoader, default_num_workers
 from gdkd_cache.data.recipes.presets import open_recipe
 from gdkd_cache.data.recipes.recipe import Recipe
 from gdkd_cache.data.recipes.registry import STEPS
-from gdkd_cache.data.source import IMAGENET_MEAN, ArraySource, Source, settle
+from gdkd_cache.data.source import ArraySource, Source, settle
 from gdkd_cache.data.sources.registry import SOURCES, takes
 from gdkd_cache.data.views import ViewRenderer, requests_for
 from gdkd_cache.errors import CacheError, MismatchError, SourceError, UsageError
 from gdkd_cache.models.network import Network
+from gdkd_cache.models.normalization import IMAGENET
 
 _SOURCE = """
 import numpy as np
@@ -146,7 +147,7 @@ def test_what_it_does_not_offer_is_none() -> None:
     assert settle(source) is source
     assert source.images is source.shard_starts is source.remote is None
     assert not source.scales
-    assert source.mean == IMAGENET_MEAN
+    assert source.mean == IMAGENET.mean
     assert default_num_workers(source) > 0
     assert sys.modules["own_source"].Noise.reads == reads
 

@@ -17,6 +17,7 @@ from gdkd_cache.data.source import ArraySource
 from gdkd_cache.errors import CacheError, MismatchError
 from gdkd_cache.models.network import Network
 from gdkd_cache.objects.folder import Folder
+from gdkd_cache.schema import to_json
 from gdkd_cache.store.facts import UNFITTED, UNMEASURED
 from gdkd_cache.store.manifest import BUILD_NAME, MANIFEST_NAME, Manifest
 from gdkd_cache.store.place import Begun, Complete, Empty, Place
@@ -185,7 +186,7 @@ def test_what_a_place_holds(tmp_path: Path, digits: ArraySource, teacher: Networ
     place = Place(tmp_path / "a.zarr", identity)
     begun = place.look()
     assert isinstance(begun, Begun)
-    assert (begun.codec.to_json(), begun.fidelity) == (whole.identity.codec, whole.identity.fidelity)
+    assert (begun.codec.to_json(), begun.fidelity) == (to_json(whole.identity.codec), whole.identity.fidelity)
     before = (tmp_path / "a.zarr" / BUILD_NAME).read_bytes()
     shutil.rmtree(tmp_path / "a.zarr" / "tables")
     assert place.look() == Empty()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gdkd_cache.data.sources import registry as sources
-from gdkd_cache.fields import Option, check_fields, convert_text, kind_of, option, option_of
+from gdkd_cache.fields import Option, check_fields, convert_text, field_kind, option, option_of
 from gdkd_cache.limits import PRECISIONS
 from gdkd_cache.models.normalization import NAMED, named_normalization
 from gdkd_cache.models.registry import MODELS
@@ -61,7 +61,7 @@ def _options(kind: Any) -> "list[tuple[dataclasses.Field[Any], Option]]":
 
 def _click_option(field: "dataclasses.Field[Any]", stated: Option) -> Callable[..., Any]:
     flag = stated.flag or f"--{field.name.replace('_', '-')}"
-    kind, required = kind_of(field), field.default is dataclasses.MISSING
+    kind, required = field_kind(field), field.default is dataclasses.MISSING
     default = None if required else field.default
     said = " ".join(filter(None, (stated.help, f"({stated.range})" if stated.range else "")))
     facts: dict[str, Any] = {"default": default, "required": required, "metavar": stated.metavar}

@@ -15,6 +15,7 @@ from gdkd_cache.building.options import BuildOptions
 from gdkd_cache.cache.cache import open_cache
 from gdkd_cache.codec.base import Codec
 from gdkd_cache.codec.calibration import Calibration, calibration_rows
+from gdkd_cache.codec.fidelity import Fidelity
 from gdkd_cache.data.loader import ViewLoader, default_num_workers
 from gdkd_cache.data.probes import probed
 from gdkd_cache.data.recipes.presets import open_recipe
@@ -29,7 +30,7 @@ from gdkd_cache.schema import from_json
 from gdkd_cache.seeding import hash_keys
 from gdkd_cache.store.card import make_card
 from gdkd_cache.store.differences import check_parts
-from gdkd_cache.store.facts import UNFITTED, UNMEASURED, Build, Data, Fidelity, RecipeFacts, RequestFacts, Views
+from gdkd_cache.store.facts import UNFITTED, UNMEASURED, Build, Data, RecipeFacts, RequestFacts, Views
 from gdkd_cache.store.layout import PROBE_BYTES, encode_keys
 from gdkd_cache.store.manifest import Identity
 
@@ -123,7 +124,7 @@ class Builder:
                 "codec %s loses more than --fidelity %g: gradient error %.3g, the worst of the declared losses",
                 *(choice.codec.name, asked, choice.worst_error),
             )
-        return choice.codec, Fidelity(**choice.fidelity)
+        return choice.codec, choice.fidelity
 
     def calibrate(self) -> Calibration:
         """Run the teacher on view 0 of the rows that calibration needs: those of the smallest key hashes.

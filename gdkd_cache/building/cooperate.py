@@ -13,9 +13,9 @@ import numpy as np
 
 from gdkd_cache.building.compute import Unit, Work, grouped
 from gdkd_cache.codec.base import Codec
+from gdkd_cache.codec.fidelity import Fidelity
 from gdkd_cache.ranks import this_rank
 from gdkd_cache.store.claims import Claims
-from gdkd_cache.store.facts import Fidelity
 from gdkd_cache.store.layout import PROBE
 from gdkd_cache.store.place import Complete, Empty, Found, Place
 from gdkd_cache.store.writer import CacheWriter

@@ -22,7 +22,7 @@ from gdkd_cache.progress import progress
 from gdkd_cache.schema import from_json
 from gdkd_cache.seeding import hash_keys
 from gdkd_cache.store.card import make_card
-from gdkd_cache.store.facts import UNFITTED, UNMEASURED, Build, Data, Fidelity, RequestFacts, TeacherFacts
+from gdkd_cache.store.facts import UNFITTED, UNMEASURED, Build, Data, RequestFacts, TeacherFacts
 from gdkd_cache.store.layout import encode_keys
 from gdkd_cache.store.manifest import Identity, Manifest
 from gdkd_cache.store.place import Begun, Complete, Empty, Place
@@ -111,7 +111,7 @@ def pack(
         sample = torch.cat([_rows(views[0], slice(row, row + 1), 0, keys) for row in chosen.tolist()])
         calibration = Calibration(request, sample, labels[torch.from_numpy(chosen)], stored_rows=num_rows * len(views))
         choice = calibration.choose()
-        found = Begun(choice.codec, Fidelity(**choice.fidelity))
+        found = Begun(choice.codec, choice.fidelity)
     writer = place.begin(found.codec, found.fidelity)
     with progress("pack", len(views) * num_rows, "rows") as advance:
         for number, shard, rows in writer.shards():

@@ -38,7 +38,7 @@ class PlanRow:
     chosen: bool
     bytes_per_view: float
     total_bytes: float
-    gradient_error: dict[str, float]
+    gradient_error: dict[str, int | float]
     encode_rate: float
     num_objects: int
 
@@ -106,7 +106,7 @@ def plan(options: PlanOptions, source: Source, teacher: Network) -> Plan:
                 chosen=choice.codec.to_json() == chosen.codec.to_json(),
                 bytes_per_view=size_per_view,
                 total_bytes=size_per_view * total_rows,
-                gradient_error=choice.fidelity["gradient_error"],
+                gradient_error=choice.fidelity.gradient_error,
                 encode_rate=_encode_rate(choice, calibration.sample()),
                 num_objects=_num_objects(choice, source, options.num_views),
             )

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from gdkd_cache.codec.registry import CODECS
 from gdkd_cache.errors import CacheError, UsageError
-from gdkd_cache.fields import check_fields, json_kinds, option
+from gdkd_cache.fields import check_fields, option
 from gdkd_cache.losses.base import Loss
 from gdkd_cache.losses.partition import top_classes
+from gdkd_cache.schema import kind_of
 
 if TYPE_CHECKING:
     from gdkd_cache.codec.calibration import Calibration
@@ -150,7 +151,7 @@ class Codec(ABC):
     @classmethod
     def json_kinds(cls) -> dict[str, Any]:
         """What its JSON must look like, but for the name and the size of its tables, as `check_json` wants it."""
-        return json_kinds(cls, all_required=True)
+        return {name.removesuffix("?"): kind for name, kind in kind_of(cls).items()}
 
     @classmethod
     def from_json(cls, stored: dict[str, Any], tables: np.ndarray) -> "Codec":

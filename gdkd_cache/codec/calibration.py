@@ -11,7 +11,7 @@ from numcodecs import Zstd
 from torch import Tensor
 
 from gdkd_cache.codec.base import Codec, CodecOptions
-from gdkd_cache.codec.fidelity import ENCODE_ROWS, measure
+from gdkd_cache.codec.fidelity import ENCODE_ROWS, Fidelity, measure
 from gdkd_cache.codec.registry import CODECS
 from gdkd_cache.codec.request import CodecRequest
 
@@ -31,13 +31,13 @@ class Choice:
     """
 
     codec: Codec
-    fidelity: dict[str, Any]
+    fidelity: Fidelity
     bytes_per_view: float
 
     @property
     def worst_error(self) -> float:
         """The largest gradient error over the declared losses that it serves; infinite when it serves none."""
-        return max(self.fidelity["gradient_error"].values(), default=math.inf)
+        return max(self.fidelity.gradient_error.values(), default=math.inf)
 
 
 def calibration_rows(num_rows: int, num_classes: int) -> int:
@@ -94,7 +94,7 @@ class Calibration:
 
     def error(self, codec: Codec) -> float:
         """The largest gradient error of the declared losses, on held-out rows."""
-        return max(measure(codec, *self._held_out, self.request.losses)[0]["gradient_error"].values())
+        return max(measure(codec, *self._held_out, self.request.losses)[0].gradient_error.values())
 
     def choose(self) -> Choice:
         """The codec that the request names; for `auto`, the smallest that meets the fidelity, or the most faithful."""
@@ -129,7 +129,7 @@ class Calibration:
         return choice.bytes_per_view + (_compressed(tables) / self._stored_rows if tables.size else 0)
 
     def _meets(self, choice: Choice) -> bool:
-        served = choice.fidelity["gradient_error"]
+        served = choice.fidelity.gradient_error
         return len(served) == len({*map(str, self.request.losses)}) and choice.worst_error <= self.request.fidelity
 
 

@@ -1,7 +1,7 @@
 """How close a codec's reconstruction is to the logits, above all in the gradient that it gives."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -13,6 +13,26 @@ from gdkd_cache.losses.partition import standardize
 
 ENCODE_ROWS = 2048
 """Rows encoded at once where nothing else cuts them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fidelity:
+    """What the codec was measured to lose on held-out rows: what `measure` says.
+
+    Attributes:
+        rows: how many.
+        gradient_error: of each declared loss that it serves, by the loss's text.
+        kl: mean KL(full || decoded), by the temperature's text.
+        top1_agreement, topk_agreement: in [0, 1]; 1 for an exact codec.
+        max_error: the largest absolute error of a centred logit.
+    """
+
+    rows: int
+    gradient_error: dict[str, int | float]
+    kl: dict[str, int | float]
+    top1_agreement: int | float | None
+    topk_agreement: int | float | None
+    max_error: int | float
 
 
 def gradient(
@@ -72,9 +92,7 @@ def decode_rows(
     return codec.decode(resident, labels.cpu(), temperature), codec.topk(resident)
 
 
-def measure(
-    codec: Codec, logits: Tensor, labels: Tensor, losses: Sequence[Loss]
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def measure(codec: Codec, logits: Tensor, labels: Tensor, losses: Sequence[Loss]) -> tuple[Fidelity, dict[str, Tensor]]:
     """Encode rows and say what was lost.
 
     Args:
@@ -84,9 +102,7 @@ def measure(
         losses: the declared losses; those that the codec does not serve are left out.
 
     Returns:
-        `rows`, `gradient_error` of each loss by its text, `kl` (mean KL(full || decoded)) at each declared
-        temperature, `top1_agreement` and `topk_agreement` (1 for an exact codec), `max_error` (the largest absolute
-        error of a centred logit); and the encoded columns.
+        What was lost, and the encoded columns.
     """
     columns = encode_rows(codec, logits, labels)
     exact = exact_top(logits, codec.num_top).classes
@@ -101,15 +117,15 @@ def measure(
         centred = [z - z.mean(-1, keepdim=True) for z in (logits, decoded)]
         largest = max(largest, float((centred[0] - centred[1]).abs().max()))
         agreement = (top.classes == exact).double()
-    facts = {
-        "rows": len(logits),
-        "gradient_error": errors,
-        "kl": divergences,
-        "top1_agreement": float(agreement[:, 0].mean()) if agreement.numel() else None,
-        "topk_agreement": float(agreement.mean()) if agreement.numel() else None,
-        "max_error": _rounded(largest),
-    }
-    return facts, columns
+    fidelity = Fidelity(
+        rows=len(logits),
+        gradient_error=errors,
+        kl=divergences,
+        top1_agreement=float(agreement[:, 0].mean()) if agreement.numel() else None,
+        topk_agreement=float(agreement.mean()) if agreement.numel() else None,
+        max_error=_rounded(largest),
+    )
+    return fidelity, columns
 
 
 def _rounded(value: float) -> float:

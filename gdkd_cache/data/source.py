@@ -13,10 +13,7 @@ import numpy as np
 from PIL import Image
 
 from gdkd_cache.errors import SourceError
-
-# ImageNet's statistics: the field's default where a source does not know better.
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from gdkd_cache.models.normalization import IMAGENET
 
 
 @runtime_checkable
@@ -69,7 +66,7 @@ class FullSource(ABC):
         name: what it is, for manifests and messages.
         labels: int64 [row].
         keys, classes: see `Source`.
-        mean, std: statistics of the channels, of pixels in [0, 1].
+        mean, std: statistics of the channels, of pixels in [0, 1]; ImageNet's where a source does not know better.
         images: uint8 [row, 3, height, width], all pixels in memory, for the batched path.
         shard_starts: int64 [shard + 1], the first row of each run of rows that are read fast together, then the
             number of rows; shuffling walks these.
@@ -84,8 +81,8 @@ class FullSource(ABC):
     labels: np.ndarray
     keys: Sequence[str]
     classes: Sequence[str]
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
+    mean: tuple[float, ...] = IMAGENET.mean
+    std: tuple[float, ...] = IMAGENET.std
     images: np.ndarray | None = None
     shard_starts: np.ndarray | None = None
     remote: Shards | None = None
@@ -182,8 +179,8 @@ def settle(source: object) -> FullSource:
         labels=np.asarray([source[row][1] for row in range(len(source))] if labels is None else labels),
         keys=source.keys,
         classes=source.classes,
-        mean=tuple(getattr(source, "mean", IMAGENET_MEAN)),
-        std=tuple(getattr(source, "std", IMAGENET_STD)),
+        mean=tuple(getattr(source, "mean", IMAGENET.mean)),
+        std=tuple(getattr(source, "std", IMAGENET.std)),
         images=getattr(source, "images", None),
         shard_starts=getattr(source, "shard_starts", None),
         remote=getattr(source, "remote", None),

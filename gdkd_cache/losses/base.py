@@ -9,10 +9,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gdkd_cache.errors import CacheError, NotServedError, UsageError
-from gdkd_cache.fields import check_fields, json_kinds, option, parse_fields
+from gdkd_cache.fields import check_fields, option, parse_fields
 from gdkd_cache.losses.partition import standardize
 from gdkd_cache.losses.registry import LOSSES
-from gdkd_cache.schema import check_json, short
+from gdkd_cache.schema import check_json, kind_of, short
 
 Logits = Float[Tensor, "*batch class"]
 Labels = Int[Tensor, "*batch"]
@@ -159,7 +159,7 @@ def loss_from_json(stored: object) -> Loss:
             }
             return ForeignLoss(stored=dict(stored), **given)
         kind = LOSSES.known(name)
-        check_json("a declared loss", stored, {"loss": str, **json_kinds(kind)})
+        check_json("a declared loss", stored, {"loss": str, **kind_of(kind)})
         values: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()
         }

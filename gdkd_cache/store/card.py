@@ -9,9 +9,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from gdkd_cache.codec.fidelity import Fidelity
 from gdkd_cache.errors import UsageError
 from gdkd_cache.schema import from_json, to_json
-from gdkd_cache.store.facts import Card, Fidelity, RecipeFacts
+from gdkd_cache.store.facts import Card, RecipeFacts
 from gdkd_cache.store.manifest import Identity, canonical_json
 
 _LONGEST = 200

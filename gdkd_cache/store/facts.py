@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from gdkd_cache.codec.fidelity import Fidelity
 from gdkd_cache.schema import REST, Absent
 
 Number = int | float
@@ -95,26 +96,6 @@ class CodecFacts:
     num_top: int
     tables_bytes: int | None = None
     rest: dict[str, Any] = field(default_factory=dict, metadata=REST)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fidelity:
-    """What the codec was measured to lose on held-out rows: what `measure` says.
-
-    Attributes:
-        rows: how many.
-        gradient_error: of each declared loss that it serves, by the loss's text.
-        kl: mean KL(full || decoded), by the temperature's text.
-        top1_agreement, topk_agreement: in [0, 1]; 1 for an exact codec.
-        max_error: the largest absolute error of a centred logit.
-    """
-
-    rows: int
-    gradient_error: dict[str, Number]
-    kl: dict[str, Number]
-    top1_agreement: Number | None
-    topk_agreement: Number | None
-    max_error: Number
 
 
 @dataclass(frozen=True, kw_only=True)

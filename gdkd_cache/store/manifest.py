@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from gdkd_cache.codec.fidelity import Fidelity
 from gdkd_cache.codec.stored import check_codec_json
 from gdkd_cache.errors import CacheError
 from gdkd_cache.limits import MOST_VIEWS
@@ -20,7 +21,6 @@ from gdkd_cache.store.facts import (
     Card,
     CodecFacts,
     Data,
-    Fidelity,
     PartFacts,
     RequestFacts,
     TeacherFacts,

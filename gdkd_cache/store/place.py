@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gdkd_cache.codec.base import Codec
+from gdkd_cache.codec.fidelity import Fidelity
 from gdkd_cache.codec.stored import codec_from_json
 from gdkd_cache.errors import CacheError, MismatchError
 from gdkd_cache.objects.objects import open_writable
@@ -13,7 +14,7 @@ from gdkd_cache.objects.record import ObjectRecord
 from gdkd_cache.schema import from_json, to_json
 from gdkd_cache.store.claims import CLAIMS_NAME
 from gdkd_cache.store.differences import differences_between
-from gdkd_cache.store.facts import NO_CARD, UNFITTED, CodecFacts, Fidelity
+from gdkd_cache.store.facts import NO_CARD, UNFITTED, CodecFacts
 from gdkd_cache.store.layout import TABLES, row_layouts, tables_layout
 from gdkd_cache.store.manifest import BUILD_NAME, LEDGER_NAME, MANIFEST_LIMIT, MANIFEST_NAME, Identity, Manifest
 from gdkd_cache.store.writer import CacheWriter
