@@ -1,6 +1,8 @@
 """The command line: the fixed forms work, help teaches, and bad input gets one line and the right exit code."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,9 @@ import pytest
 from click.testing import CliRunner, Result
 from gdkd_cache_cli.main import main
 
+import gdkd_cache as gc
 from gdkd_cache import open_cache
+from gdkd_cache.losses.registry import LOSSES
 
 _COMMANDS = sorted(main.commands)
 
@@ -19,13 +23,40 @@ def _run(*args: str | Path) -> Result:
     return CliRunner().invoke(main, [str(arg) for arg in args])
 
 
+_LIGHT = """
+import sys
+import gdkd_cache
+assert not {"torch", "numpy", "zarr"} & sys.modules.keys()
+assert gdkd_cache.BuildOptions.__name__ == "BuildOptions" and "torch" not in sys.modules
+from gdkd_cache_cli.main import main
+main(["--help"], standalone_mode=False)
+for name, command in main.commands.items():
+    try:
+        main([name, "--help"])
+    except SystemExit:
+        assert "torch" not in sys.modules, name
+"""
+
+
 def test_help_does_not_import_torch() -> None:
-    code = "from gdkd_cache_cli.main import main; main(['--help'], standalone_mode=False)"
-    code += "; import sys; print('torch' in sys.modules)"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.splitlines()[-1] == "False"
+    """Nor does the package before a name of it is used; the help of every command tells all its options."""
+    run = subprocess.run([sys.executable, "-c", _LIGHT], capture_output=True, text=True, check=True)
     for command in _COMMANDS:
         assert f"  {command} " in run.stdout
+    assert "--for LOSS" in run.stdout
+
+
+def test_every_public_name_loads() -> None:
+    """All that a type checker sees of the package is there, and what is not is an AttributeError."""
+    source = Path(gc.__file__).read_text()
+    names = re.findall(r"^    from \S+ import (\w+) as \1$", source, re.MULTILINE)
+    assert len(names) > 12
+    for name in names:
+        assert getattr(gc, name) is not None
+    for name in LOSSES:
+        assert getattr(gc.losses, name) is not None
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = gc.nothing
 
 
 @pytest.mark.parametrize("command", _COMMANDS)
@@ -184,3 +215,38 @@ def test_bad_input(
     assert said in errors[0]
     assert result.stderr.rstrip().endswith(errors[0])  # the line is the last thing said
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_nobody_says_of_a_teacher_is_not_guessed(tmp_path: Path, weights: Path) -> None:
+    """Weights without a card: a build and an evaluation want to be told how inputs are normalised."""
+    bare = tmp_path / "bare.safetensors"
+    shutil.copy(weights, bare)
+    build = ["build", "--data", "digits", "--teacher", "cnn-s", "--weights", bare, "--views", "1", "--codec", "dense"]
+    evaluate = ["eval", "--data", "digits", "--model", "cnn-s", "--weights", bare]
+    for command in ([*build, "--out", tmp_path / "a.zarr"], evaluate):
+        refused = _run(*command)
+        assert refused.exit_code == 1
+        assert "have no bare.json beside them, and cnn-s does not say how its inputs are normalised" in refused.stderr
+        assert "type --normalize imagenet|cifar|half, or --mean R G B --std R G B" in refused.stderr
+    assert not (tmp_path / "a.zarr").exists()
+    for out, given, mean in (
+        ("a.zarr", ["--normalize", "half"], [0.5, 0.5, 0.5]),
+        ("b.zarr", ["--mean", "0.3", "0.3", "0.3", "--std", "0.4", "0.4", "0.4"], [0.3, 0.3, 0.3]),
+    ):
+        assert _run(*build, *given, "--out", tmp_path / out).exit_code == 0
+        facts = json.loads(_run("inspect", tmp_path / out, "--json").stdout)
+        assert facts["identity"]["teacher"]["mean"] == mean
+        assert _run(*evaluate, *given).exit_code == 0
+    with_card = _run(*build[:6], weights, *build[7:], "--out", tmp_path / "c.zarr")  # its card says the same as b's
+    assert with_card.exit_code == 0, with_card.output
+    codecs = [open_cache(tmp_path / name).view(0).logits(range(9)) for name in ("a.zarr", "b.zarr", "c.zarr")]
+    assert codecs[1].equal(codecs[2])
+    assert not codecs[0].equal(codecs[1])
+    for wrong, said in (
+        (["--normalize", "cifar10"], "normalize is 'cifar10'; it must be one of imagenet, cifar, half"),
+        (["--mean", "0.3", "0.3", "0.3"], "--mean and --std go together"),
+        (["--normalize", "half", "--mean", "1", "1", "1", "--std", "1", "1", "1"], "give it, or --mean and --std"),
+        (["--mean", "1", "1", "1", "--std", "0", "1", "1"], "std is [0.0, 1.0, 1.0]"),
+    ):
+        refused = _run(*build, *wrong, "--out", tmp_path / "d.zarr")
+        assert (refused.exit_code, said in refused.stderr) == (2, True)

@@ -22,10 +22,12 @@ import torch
 from click.testing import CliRunner, Result
 from faulty import SECRET, Fault, FaultyProxy, cut, drop, flip, hold, lose, opaque_etag, refuse, web_server
 from gdkd_cache_cli.main import main
+from PIL import Image
 from safetensors.torch import load_file
-from small import build_small
+from small import build_small, put_files, write_shards
 from torch import Tensor, nn
 
+import gdkd_cache as gc
 from gdkd_cache import Cache, open_cache
 from gdkd_cache.checking.verify import verify
 from gdkd_cache.data.source import ArraySource
@@ -527,3 +529,29 @@ def test_a_store_stays_in_its_process(digits_cache: Path, bucket: str) -> None:
         pickle.dumps(open_cache(f"{bucket}/x"))
     run = subprocess.run([sys.executable, "-c", _FORK], capture_output=True, text=True, check=True, timeout=60)
     assert run.stdout.startswith("StoreError s3://bucket/x/a: used in a forked process")
+
+
+def test_commands_on_a_bucket(tmp_path: Path, weights: Path, bucket: str, proxy: FaultyProxy) -> None:
+    """`show`, `verify` and `repair` of a cache in a bucket, of streamed images in a bucket; copies are read again."""
+
+    def run(line: str) -> str:
+        result = CliRunner().invoke(main, line.format(tmp=tmp_path, bucket=bucket, weights=weights).split())
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    source = gc.open_source("digits")
+    (tmp_path / "images").mkdir()
+    write_shards(tmp_path / "images", source, (700, 738))
+    put_files(bucket, "images", {path.name: path.read_bytes() for path in (tmp_path / "images").iterdir()})
+    images = "--data wds:{bucket}/images/Train-{{0..1}}.tar --stream --local-copy {tmp}/kept"
+    teacher = "--teacher cnn-s --weights {weights}"
+    run(f"build {images} {teacher} --views 1 --codec dense --workers 0 --out {{bucket}}/c.zarr")
+    out = run(f"show {{bucket}}/c.zarr {images} --rows 2 --views 0 --out {{tmp}}/views.png")
+    assert "views.png" in out
+    with Image.open(tmp_path / "views.png") as picture:
+        assert picture.width > 100
+    verified = run(f"verify {{bucket}}/c.zarr --deep {images} {teacher} --rows 16")
+    assert "100.00% of the stored top classes are the same" in verified
+    assert {"shards"} < {path.name for path in (tmp_path / "kept").iterdir()}  # and what was read of the cache
+    put_files(bucket, "c.zarr/labels/c", {"0": b"damaged"})
+    assert "1 objects repaired, whole" in run(f"repair {{bucket}}/c.zarr {images}")

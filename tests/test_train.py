@@ -1,6 +1,7 @@
 """Training from a cache is training with the live teacher; what does not belong together is refused."""
 
 import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -12,12 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning_utilities.core.apply_func import apply_to_collection
 from safetensors.torch import load_file
 from small import build_small, forge, take
 from torch.nn import functional as F
 
 import gdkd_cache as gc
 from gdkd_cache import losses, open_cache
+from gdkd_cache.cache.dataset import TeacherBatch
 from gdkd_cache.checking.verify import verify
 from gdkd_cache.data.probes import probed
 from gdkd_cache.data.recipes.recipe import Recipe
@@ -284,3 +287,17 @@ def test_training_from_a_cache_loads_no_teacher(tmp_path: Path, digits: ArraySou
     for module in ("gdkd_cache.models.network", "gdkd_cache.building.build", "own_teacher"):
         assert f"'{module}'" not in loaded
     assert (tmp_path / "s/best.safetensors").exists()
+
+
+def test_other_libraries_take_a_teacher_batch(digits: ArraySource, digits_cache: Path) -> None:
+    """Lightning moves a batch with `apply_to_collection`; torch pins, collates and pickles it."""
+    batch = next(open_cache(digits_cache).dataset(digits).loader(0, batch_size=8))
+    moved = apply_to_collection(batch, torch.Tensor, lambda tensor: tensor.to("meta"))
+    collated = torch.utils.data.default_collate([batch, batch])
+    for images, labels, teacher in (moved, pickle.loads(pickle.dumps(batch)), collated):
+        assert type(teacher) is TeacherBatch
+        assert images.shape[-1] == 8
+        assert teacher.logits.shape[-2:] == (8, 10)
+        assert teacher.top.shape[:-1] == teacher.rows.shape == labels.shape
+    assert moved[2].logits.device.type == moved[0].device.type == "meta"
+    assert collated[2].view.tolist() == [0, 0]

@@ -205,7 +205,12 @@ class CacheOptions:
         """The cache in a place."""
         from gdkd_cache.cache.cache import open_cache
 
-        return open_cache(cache, digest=self.digest, local_copy=local_copy if "://" in cache else None)
+        return open_cache(cache, digest=self.digest, local_copy=self.copy_of(cache, local_copy))
+
+    @staticmethod
+    def copy_of(cache: str, local_copy: Path | None) -> Path | None:
+        """The folder that keeps what is read of a cache: only a remote one is kept."""
+        return local_copy if "://" in cache else None
 
 
 @dataclass(frozen=True, kw_only=True)

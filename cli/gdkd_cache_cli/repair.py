@@ -50,9 +50,10 @@ def repair(
     result = run_repair(
         cache,
         source=source,
-        teacher=teacher.opened(trust.open(cache), source),
+        teacher=teacher.opened(trust.open(cache, data.local_copy), source),
         recipe=recipe.opened(source),
         num_workers=options.num_workers,
+        local_copy=trust.copy_of(cache, data.local_copy),
         drop=options.drop,
     )
     for problem in result.problems:

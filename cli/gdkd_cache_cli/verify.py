@@ -60,11 +60,12 @@ def verify(
     result = run_verify(
         cache,
         digest=trust.digest,
+        local_copy=trust.copy_of(cache, data.local_copy),
         deep=options.deep,
         source=source,
         recipe=recipe.opened(source),
         strict=options.strict_replay,
-        teacher=teacher.opened(trust.open(cache), source),
+        teacher=teacher.opened(trust.open(cache, data.local_copy), source),
         num_rows=options.rows,
     )
     if as_json:

@@ -62,6 +62,7 @@ def repair(
     teacher: Network | None = None,
     recipe: Recipe | None = None,
     num_workers: int | None = None,
+    local_copy: str | Path | None = None,
     drop: bool = False,
 ) -> RepairResult:
     """Make a damaged cache whole, object by object: each gets the very bytes of the manifest's checksum, or none.
@@ -75,6 +76,7 @@ def repair(
         teacher: the teacher that it was built with.
         recipe: what the views are made with, where the manifest's word is not enough (`compat:`).
         num_workers: processes that render, as for a build.
+        local_copy: as for `open_cache`.
         drop: instead of building damaged shards again, keep only the views before the first damaged one. View
             numbers are addresses of randomness, so the views that stay keep theirs.
 
@@ -85,7 +87,7 @@ def repair(
             these are left as they were.
         OSError: the folder cannot be written.
     """
-    cache = open_cache(path)
+    cache = open_cache(path, local_copy=local_copy)
     manifest, identity = cache.manifest, cache.manifest.identity
     found = {name: problem for name, problem in cache.problems() if problem is not None}
     damaged = found.keys() & manifest.objects.keys()

@@ -39,6 +39,7 @@ def verify(
     path: str | Path,
     *,
     digest: str | None = None,
+    local_copy: str | Path | None = None,
     deep: bool = False,
     source: Source | None = None,
     recipe: Recipe | None = None,
@@ -51,6 +52,7 @@ def verify(
     Args:
         path: the cache folder, or a URL.
         digest: refuse a cache with another digest.
+        local_copy: as for `open_cache`: what is decoded is read there; checksums are always those of the cache itself.
         deep: also decode every chunk of every view, and check every value.
         source: the images; decodes every probed image and renders its views again.
         recipe: what the views are made with, where the manifest's word is not enough (`compat:`).
@@ -65,7 +67,7 @@ def verify(
     """
     if teacher is not None and source is None:
         raise UsageError("a teacher can only be run again on the images; give the data too")
-    cache = open_cache(path, digest=digest)
+    cache = open_cache(path, digest=digest, local_copy=local_copy)
     problems: list[str] = []
     views_decoded, replay, said = 0, None, None
     with progress("verify", len(cache.manifest.objects), "objects") as advance:
