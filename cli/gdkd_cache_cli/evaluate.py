@@ -8,7 +8,8 @@ import click
 
 from gdkd_cache.building.options import RenderOptions
 from gdkd_cache.fields import check_fields, option
-from gdkd_cache_cli.options import MODEL_HELP, DataOptions, NetworkOptions, takes
+from gdkd_cache.models.registry import MODEL_HELP
+from gdkd_cache_cli.options import DataOptions, NetworkOptions, takes
 
 
 @dataclass(frozen=True, kw_only=True)

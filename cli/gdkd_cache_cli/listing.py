@@ -1,62 +1,69 @@
-"""`gdkd-cache losses` and `gdkd-cache codecs`: what can be named, with all settings."""
+"""`gdkd-cache losses`, `codecs`, `recipes` and `steps`: what can be named, with all settings."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable
+from typing import Any
 
 import click
 
-from gdkd_cache.fields import FieldRow, describe_fields
+from gdkd_cache.codec.registry import CODECS
+from gdkd_cache.data.recipes.registry import RECIPES, STEPS
+from gdkd_cache.fields import describe_fields
+from gdkd_cache.losses.registry import LOSSES
+from gdkd_cache.registry import Registry
 
 
-def _print(kinds: Iterable[tuple[str, str, Sequence[FieldRow]]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+def _listing(
+    name: str, registry: Registry[Any], written: str, examples: str, fields_of: Callable[[Any], Any] = lambda kind: kind
+) -> click.Command:
+    """The command that lists a registry's things, each with what the fields of `fields_of(thing)` say."""
 
-    console = Console(highlight=False, width=None if Console().is_terminal else 140)
-    for name, summary, rows in kinds:
-        table = Table("setting", "type", "default", "allowed", "what it is", title=f"{name}: {summary}")
-        table.title_justify = "left"
-        for row in rows:
-            table.add_row(row.name, row.kind, row.default, row.range, row.help)
-        console.print(table)
+    def command(names: tuple[str, ...]) -> None:
+        from rich.console import Console
+        from rich.table import Table
 
+        console = Console(highlight=False, width=None if Console().is_terminal else 140)
+        for one in names or registry:
+            kind = registry.load(one)
+            summary = (kind.__doc__ or "").strip().split("\n")[0].rstrip(".")
+            table = Table("setting", "type", "default", "allowed", "what it is", title=f"{one}: {summary}")
+            table.title_justify = "left"
+            for row in describe_fields(fields_of(kind)):
+                table.add_row(row.name, row.kind, row.default, row.range, row.help)
+            console.print(table if table.row_count else f"{one}: {summary} (no settings)")
 
-@click.command(short_help="List the losses with their settings, defaults and ranges.")
-@click.argument("names", nargs=-1)
-def losses(names: tuple[str, ...]) -> None:
-    """List all losses, or those of NAMES, with their settings.
-
-    Wherever a loss is asked for (train --loss, build --for), it is written as its name, then a colon and settings, as
-    in gdkd:k=5,w2=8,temperature=4; what is left out has its default. A loss of your own is package.module:name.
-
-    \b
-    Examples:
-      gdkd-cache losses
-      gdkd-cache losses gdkd my_package.losses:Huber
-    """
-    from gdkd_cache.losses.registry import LOSSES
-
-    kinds = ((name, LOSSES.load(name)) for name in names or LOSSES)
-    _print((name, _summary(kind), describe_fields(kind)) for name, kind in kinds)
+    command.__doc__ = (
+        f"List all {name}, or those of NAMES, with their settings.\n\n{written}\n\n\b\nExamples:\n{examples}"
+    )
+    short = f"List the {name} with their settings, defaults and ranges."
+    return click.command(name, short_help=short)(click.argument("names", nargs=-1)(command))
 
 
-@click.command(short_help="List the codecs with their options, defaults and ranges.")
-@click.argument("names", nargs=-1)
-def codecs(names: tuple[str, ...]) -> None:
-    """List all codecs, or those of NAMES, with their options.
-
-    A codec is written as its name, then a colon and options, as in topk:k=16,step=0.02; a codec of your own is
-    package.module:name.
-
-    \b
-    Examples:
-      gdkd-cache codecs
-      gdkd-cache codecs topk
-    """
-    from gdkd_cache.codec.registry import CODECS
-
-    kinds = ((name, CODECS.load(name)) for name in names or CODECS)
-    _print((name, _summary(kind), describe_fields(kind.Options)) for name, kind in kinds)
-
-
-def _summary(kind: type) -> str:
-    return (kind.__doc__ or "").strip().split("\n")[0].rstrip(".")
+losses = _listing(
+    "losses",
+    LOSSES,
+    "Wherever a loss is asked for (train --loss, build --for), it is written as its name, a colon and settings, as in "
+    "gdkd:k=5,w2=8,temperature=4; what is left out has its default. One of your own is package.module:name.",
+    "  gdkd-cache losses\n  gdkd-cache losses gdkd my_package.losses:Huber",
+)
+codecs = _listing(
+    "codecs",
+    CODECS,
+    "A codec (build --codec) is written as its name, a colon and settings, as in topk:k=16,step=0.02. One of your own "
+    "is package.module:name.",
+    "  gdkd-cache codecs\n  gdkd-cache codecs topk",
+    lambda kind: kind.Options,
+)
+recipes = _listing(
+    "recipes",
+    RECIPES,
+    "A recipe (build --recipe) is written as its name, a colon and settings, as in crop-flip:size=32,padding=4. Others "
+    "are a .toml or .json file of steps, see gdkd-cache steps, or compat:module:name.",
+    "  gdkd-cache recipes\n  gdkd-cache recipes imagenet",
+)
+steps = _listing(
+    "steps",
+    STEPS,
+    'A recipe file holds steps, each a table with its name and settings: step = "random_crop", size = 32, padding = 4. '
+    "One of your own is package.module:name.",
+    "  gdkd-cache steps\n  gdkd-cache steps random_resized_crop",
+)

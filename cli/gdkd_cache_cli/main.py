@@ -3,27 +3,35 @@
 import logging
 import signal
 import sys
+from importlib import import_module
 
 import click
 
 from gdkd_cache.errors import GdkdCacheError, UsageError
 from gdkd_cache.ranks import this_rank
-from gdkd_cache_cli.build import build
-from gdkd_cache_cli.convert import convert
-from gdkd_cache_cli.demo import demo
-from gdkd_cache_cli.evaluate import evaluate
-from gdkd_cache_cli.inspect import inspect
-from gdkd_cache_cli.listing import codecs, losses
-from gdkd_cache_cli.merge import merge
-from gdkd_cache_cli.pack import pack
-from gdkd_cache_cli.plan import plan
-from gdkd_cache_cli.repair import repair
 from gdkd_cache_cli.report import printable
-from gdkd_cache_cli.show import show
-from gdkd_cache_cli.train import train
-from gdkd_cache_cli.transfer import pull, push
-from gdkd_cache_cli.verify import verify
 
+_COMMANDS = (
+    "build:build",
+    "train:train",
+    "evaluate:evaluate",
+    "inspect:inspect",
+    "verify:verify",
+    "repair:repair",
+    "show:show",
+    "plan:plan",
+    "pack:pack",
+    "transfer:push",
+    "transfer:pull",
+    "convert:convert",
+    "merge:merge",
+    "listing:losses",
+    "listing:codecs",
+    "listing:recipes",
+    "listing:steps",
+    "demo:demo",
+)
+"""The commands, by module of this package and name there: to add one, write its module and name it here."""
 _RESUME = "a build goes on when the same command is run again"
 
 
@@ -107,7 +115,6 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING if this_rank().rank else logging.INFO, format="%(message)s")
 
 
-for command in (
-    build, train, evaluate, inspect, verify, repair, show, plan, pack, push, pull, convert, merge, losses, codecs, demo
-):  # fmt: skip
-    main.add_command(command)
+for _command in _COMMANDS:
+    _module, _, _name = _command.partition(":")
+    main.add_command(getattr(import_module(f"gdkd_cache_cli.{_module}"), _name))

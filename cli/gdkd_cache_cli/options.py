@@ -13,7 +13,7 @@ from gdkd_cache.data.sources import registry as sources
 from gdkd_cache.fields import Option, check_fields, convert_text, field_kind, option, option_of
 from gdkd_cache.limits import PRECISIONS
 from gdkd_cache.models.normalization import NAMED, named_normalization
-from gdkd_cache.models.registry import MODELS
+from gdkd_cache.models.registry import MODEL_HELP
 from gdkd_cache.registry import use
 
 if TYPE_CHECKING:
@@ -92,7 +92,6 @@ def argument(*names: str, **facts: Any) -> Callable[..., Any]:
 
 
 _SUMMARIES = "; ".join(f"{form} ({summary})" for form, summary in sources.SOURCES.summaries().items())
-MODEL_HELP = f"{MODELS.forms()}; your own is called with num_classes."
 
 
 @dataclass(frozen=True, kw_only=True)

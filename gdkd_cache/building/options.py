@@ -4,9 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gdkd_cache.codec.registry import AUTO, CODECS
+from gdkd_cache.data.recipes.registry import RECIPES
 from gdkd_cache.errors import UsageError
 from gdkd_cache.fields import check_fields, option
 from gdkd_cache.limits import MOST_VIEWS, SHARD_ROWS
+from gdkd_cache.losses.registry import LOSSES
 
 if TYPE_CHECKING:
     from gdkd_cache.codec.request import CodecRequest
@@ -23,9 +26,9 @@ class CodecChoice:
     """
 
     codec: str = option(
-        "auto",
-        "How logits are kept: auto (the smallest that meets --fidelity), transform, topk, dense, each with options as "
-        "in topk:k=16 (`gdkd-cache codecs` lists them), or package.module:name for your own.",
+        AUTO,
+        f"How logits are kept: {AUTO} (the smallest that meets --fidelity), {', '.join(CODECS)}, with settings as in "
+        "topk:k=16 (`gdkd-cache codecs` lists them), or package.module:name for your own.",
         metavar="SPEC",
     )
     fidelity: float = option(
@@ -35,8 +38,9 @@ class CodecChoice:
     )
     losses: "tuple[str | Loss, ...]" = option(
         ("gdkd",),
-        "A loss that the cache shall serve, with settings as in gdkd:w2=8,temperature=1 (`gdkd-cache losses` lists "
-        "them), or package.module:name for your own. May be repeated: all must meet the fidelity.",
+        f"A loss that the cache shall serve: {', '.join(LOSSES)}, each with settings as in gdkd:w2=8,temperature=1 "
+        "(`gdkd-cache losses` lists them), or package.module:name for your own. May be repeated: all must meet the "
+        "fidelity.",
         flag="--for",
         metavar="LOSS",
     )
@@ -102,9 +106,9 @@ class PlanOptions(CodecChoice, RenderOptions):
     num_views: int = option(help="Views of each image: training uses one an epoch.", least=1, flag="--views")
     recipe: "str | Recipe" = option(
         "crop-flip",
-        "What is done to the images: none, crop-flip, cifar-strong, imagenet, imagenet-randaug, imagenet-eval or "
-        "resize, with options such as crop-flip:size=32,padding=4 or imagenet:size=224,decode_side=448; a .json or "
-        ".toml file of steps; or compat:module:name for a torchvision v2 transform of your own.",
+        f"What is done to the images: {', '.join(RECIPES)}, each with settings as in crop-flip:size=32,padding=4 "
+        "(`gdkd-cache recipes` lists them); a .json or .toml file of steps (`gdkd-cache steps`); or compat:module:name "
+        "for a torchvision v2 transform of your own.",
         metavar="SPEC",
     )
     seed: int = option(0, "Seed of the views.")

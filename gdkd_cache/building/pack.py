@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gdkd_cache.codec.calibration import Calibration, calibration_rows
 from gdkd_cache.codec.fidelity import ENCODE_ROWS
+from gdkd_cache.codec.registry import AUTO
 from gdkd_cache.codec.request import CodecRequest
 from gdkd_cache.data.source import source_digest
 from gdkd_cache.errors import SourceError, UsageError
@@ -36,7 +37,7 @@ def pack(
     *,
     keys: Sequence[str],
     labels: Sequence[int] | np.ndarray | Tensor,
-    codec: str = "auto",
+    codec: str = AUTO,
     fidelity: float = 0.1,
     losses: Iterable[str | Loss] = ("gdkd",),
     num_top: int = 8,

@@ -23,3 +23,5 @@ MODELS: "Registry[Callable[..., nn.Module]]" = Registry(
         "torchvision": Entry(f"{_ZOO}.library:torchvision_classifier", "torchvision's classifiers", "torchvision:NAME"),
     },
 )
+
+MODEL_HELP = f"{MODELS.forms()}; your own is called with num_classes."

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from gdkd_cache.errors import UsageError
 from gdkd_cache.fields import check_fields, option
 from gdkd_cache.limits import LARGEST_SIDE
+from gdkd_cache.losses.registry import LOSSES
+from gdkd_cache.models.registry import MODEL_HELP
 
 if TYPE_CHECKING:
     from gdkd_cache.losses.base import Loss
@@ -24,12 +26,12 @@ class TrainOptions:
 
     loss: "str | Loss" = option(
         CROSS_ENTROPY,
-        "ce for cross-entropy alone, which needs no cache: it makes teachers; or a distillation loss beside it, with "
-        "settings as in gdkd:k=5,w2=8,temperature=4 (`gdkd-cache losses` lists them), or package.module:name for your "
-        "own.",
+        f"{CROSS_ENTROPY} for cross-entropy alone, which needs no cache: it makes teachers; or a distillation loss "
+        f"beside it: {', '.join(LOSSES)}, with settings as in gdkd:k=5,w2=8,temperature=4 (`gdkd-cache losses` lists "
+        "them), or package.module:name for your own.",
         metavar="LOSS",
     )
-    student: str = option(help="The network.", metavar="MODEL")
+    student: str = option(help=f"The network: {MODEL_HELP}", metavar="MODEL")
     epochs: int = option(help="Passes over the images; epoch e uses view e of the cache, in turn.", least=1)
     out: Path = option(help="Folder for checkpoints and metrics.jsonl.")
     force: bool = option(False, "Replace an earlier training in that folder.")
