@@ -68,7 +68,11 @@ class Registry(Generic[Thing]):
         Raises:
             UsageError: an unknown name, code that cannot be imported, or a thing of another kind.
         """
-        return self._checked(name, _imported(self.entries[name].path) if name in self.entries else use(name))
+        if name in self.entries:
+            return self._checked(name, _imported(self.entries[name].path))
+        if ":" not in name:
+            raise UsageError(f"{self.what} is {name!r}; it must be one of {self.forms()}")
+        return self._checked(name, use(name))
 
     def is_known(self, name: str) -> bool:
         """Whether `known` gives something."""

@@ -8,7 +8,20 @@ from typing import Protocol, runtime_checkable
 from gdkd_cache.errors import UsageError
 from gdkd_cache.objects.folder import Folder
 from gdkd_cache.objects.record import ObjectRecord
+from gdkd_cache.registry import Entry, Registry
 
+_HERE = "gdkd_cache.objects"
+STORES: "Registry[Callable[[str], Objects]]" = Registry(
+    "store",
+    {
+        "s3": Entry(f"{_HERE}.bucket:Bucket", "S3 and what speaks its protocol"),
+        "gs": Entry(f"{_HERE}.bucket:Bucket", "Google Cloud Storage"),
+        "az": Entry(f"{_HERE}.bucket:Bucket", "Azure"),
+        "https": Entry(f"{_HERE}.remote:WebServer", "a web server, to read only"),
+        "http": Entry(f"{_HERE}.remote:WebServer", "a web server on this machine, to read only"),
+    },
+)
+"""What opens a URL, by its scheme; obstore is imported where it is needed, as folders are most of what is opened."""
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
@@ -97,14 +110,10 @@ def open_objects(location: str | Path) -> Objects:
     scheme = None if isinstance(location, Path) else _URL.match(location)
     if scheme is None:
         return Folder(Path(location))
-    # obstore is imported where it is needed: folders are most of what is opened.
-    if scheme[1].lower() in ("http", "https"):
-        from gdkd_cache.objects.remote import WebServer
-
-        return WebServer(str(location))
-    from gdkd_cache.objects.bucket import Bucket
-
-    return Bucket(str(location))
+    if scheme[1].lower() not in STORES:
+        url = re.sub("//.*@", "//", str(location))  # what may be a password is not told
+        raise UsageError(f"{url}: no place for a cache; give a folder, s3://, gs://, az:// or https://")
+    return STORES.load(scheme[1].lower())(str(location))
 
 
 def open_writable(location: str | Path) -> WritableObjects:
