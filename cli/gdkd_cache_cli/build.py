@@ -5,7 +5,8 @@ from click.core import ParameterSource
 
 from gdkd_cache.building.options import BuildOptions, CodecChoice
 from gdkd_cache.fields import option_of
-from gdkd_cache_cli.options import DataOptions, TeacherOptions, takes
+from gdkd_cache_cli.options import DataOptions, TeacherOptions
+from gdkd_cache_cli.taking import takes
 
 
 @click.command(short_help="Run a teacher over seeded views of a dataset and keep its logits.")

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gdkd_cache_cli.options import CacheOptions, argument, takes
+from gdkd_cache_cli.options import CacheOptions
+from gdkd_cache_cli.taking import argument, takes
 
 if TYPE_CHECKING:
     from gdkd_cache.data.source import Source

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import click
 
-from gdkd_cache.building.options import RenderOptions
+from gdkd_cache.data.options import RenderOptions
 from gdkd_cache.fields import check_fields, option
 from gdkd_cache.models.registry import MODEL_HELP
-from gdkd_cache_cli.options import DataOptions, NetworkOptions, takes
+from gdkd_cache_cli.options import DataOptions, NetworkOptions
+from gdkd_cache_cli.taking import takes
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ import json
 
 import click
 
-from gdkd_cache_cli.options import argument
+from gdkd_cache_cli.taking import argument
 
 
 @click.command(short_help="Say what a cache holds.")

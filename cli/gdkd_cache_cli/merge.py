@@ -3,7 +3,8 @@
 import click
 
 from gdkd_cache.building.options import CardOptions
-from gdkd_cache_cli.options import PLACE_HELP, argument, takes
+from gdkd_cache_cli.options import PLACE_HELP
+from gdkd_cache_cli.taking import argument, takes
 
 
 @click.command(short_help="Join caches of different views of the same data.", epilog=PLACE_HELP)

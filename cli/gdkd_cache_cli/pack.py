@@ -7,7 +7,7 @@ import click
 
 from gdkd_cache.building.options import CardOptions, CodecChoice
 from gdkd_cache.fields import option
-from gdkd_cache_cli.options import argument, takes
+from gdkd_cache_cli.taking import argument, takes
 
 
 @dataclass(frozen=True, kw_only=True)

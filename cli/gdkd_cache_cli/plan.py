@@ -5,7 +5,8 @@ import json
 import click
 
 from gdkd_cache.building.options import PlanOptions
-from gdkd_cache_cli.options import DataOptions, TeacherOptions, takes
+from gdkd_cache_cli.options import DataOptions, TeacherOptions
+from gdkd_cache_cli.taking import takes
 
 
 @click.command(short_help="Before a build: what each codec would cost and lose.")

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 import click
 
-from gdkd_cache.building.options import RenderOptions
+from gdkd_cache.data.options import RenderOptions
 from gdkd_cache.fields import option
-from gdkd_cache_cli.options import CacheOptions, KnownDataOptions, KnownTeacherOptions, RecipeOptions, argument, takes
+from gdkd_cache_cli.options import CacheOptions, KnownDataOptions, KnownTeacherOptions, RecipeOptions
+from gdkd_cache_cli.taking import argument, takes
 
 
 @dataclass(frozen=True, kw_only=True)

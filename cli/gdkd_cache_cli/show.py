@@ -5,7 +5,8 @@ from pathlib import Path
 import click
 
 from gdkd_cache.report.options import ShowOptions
-from gdkd_cache_cli.options import CachedDataOptions, CacheOptions, RecipeOptions, argument, takes
+from gdkd_cache_cli.options import CachedDataOptions, CacheOptions, RecipeOptions
+from gdkd_cache_cli.taking import argument, takes
 
 _FORMATS = (".png", ".jpg", ".jpeg")
 

@@ -8,7 +8,8 @@ import click
 from gdkd_cache.fields import check_fields, option
 from gdkd_cache.registry import use
 from gdkd_cache.training.options import CROSS_ENTROPY, TrainOptions
-from gdkd_cache_cli.options import CachedDataOptions, takes
+from gdkd_cache_cli.options import CachedDataOptions
+from gdkd_cache_cli.taking import takes
 
 if TYPE_CHECKING:
     from gdkd_cache.cache.cache import Cache

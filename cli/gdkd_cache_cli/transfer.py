@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import click
 
 from gdkd_cache.fields import option
-from gdkd_cache_cli.options import PLACE_HELP, CacheOptions, argument, takes
+from gdkd_cache_cli.options import PLACE_HELP, CacheOptions
+from gdkd_cache_cli.taking import argument, takes
 
 
 @dataclass(frozen=True, kw_only=True)

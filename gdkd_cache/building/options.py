@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gdkd_cache.codec.registry import AUTO, CODECS
+from gdkd_cache.data.options import RenderOptions
 from gdkd_cache.data.recipes.registry import RECIPES
 from gdkd_cache.errors import UsageError
 from gdkd_cache.fields import check_fields, option
@@ -77,22 +78,6 @@ class CardOptions:
         "Who to ask about the cache, such as a name and an address; in its digest and its README.md.",
         metavar="TEXT",
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class RenderOptions:
-    """Where views are rendered."""
-
-    num_workers: int | None = option(
-        None,
-        "Processes that render.",
-        least=0,
-        unset="0 for images in memory, else one a core, at most 8",
-        flag="--workers",
-    )
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
 
 @dataclass(frozen=True, kw_only=True)

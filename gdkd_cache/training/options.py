@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gdkd_cache.data.options import RenderOptions
 from gdkd_cache.errors import UsageError
-from gdkd_cache.fields import check_fields, option
+from gdkd_cache.fields import option
 from gdkd_cache.limits import LARGEST_SIDE
 from gdkd_cache.losses.registry import LOSSES
 from gdkd_cache.models.registry import MODEL_HELP
@@ -17,7 +18,7 @@ CROSS_ENTROPY = "ce"
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions:
+class TrainOptions(RenderOptions):
     """How to train.
 
     Raises:
@@ -69,16 +70,9 @@ class TrainOptions:
     seed: int = option(0, "Seed of the initial weights and of the order.")
     precision: str = option("float32", "Precision of the steps; bfloat16 is autocast.", choices=("float32", "bfloat16"))
     device: str = option("auto", "auto, cpu, cuda or cuda:N.")
-    num_workers: int | None = option(
-        None,
-        "Processes that render.",
-        least=0,
-        unset="0 for images in memory, else one a core, at most 8",
-        flag="--workers",
-    )
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        super().__post_init__()
         if isinstance(self.loss, str) and self.loss.startswith(f"{CROSS_ENTROPY}:"):
             raise UsageError(f"loss is {self.loss!r}; {CROSS_ENTROPY} takes no settings")
         if list(self.milestones) != sorted(set(self.milestones)):

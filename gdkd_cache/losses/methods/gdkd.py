@@ -1,7 +1,7 @@
 """GDKD: generalized decoupled knowledge distillation (arXiv 2512.04625)."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -67,18 +67,11 @@ class GDKD(Loss):
     def num_top(self) -> int:
         return self.k
 
+    def _settings(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "standardize"}
+
     def value(self, student: Logits, teacher: Logits, labels: Labels, top: Top | None) -> Float[Tensor, ""]:
-        return gdkd(
-            student,
-            teacher,
-            k=self.k,
-            w0=self.w0,
-            w1=self.w1,
-            w2=self.w2,
-            temperature=self.temperature,
-            kl=self.kl,
-            top=top,
-        )
+        return gdkd(student, teacher, **self._settings(), top=top)
 
     def logit_sensitivity(self, teacher: Logits, labels: Labels, top: Top) -> Tensor:
         group = ranked_groups(teacher, top, [self.k])

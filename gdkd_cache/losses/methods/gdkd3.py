@@ -43,17 +43,7 @@ class GDKD3(GDKD):
     k: int = option(4, "size of the first two groups together", least=2)
 
     def value(self, student: Logits, teacher: Logits, labels: Labels, top: Top | None) -> Float[Tensor, ""]:
-        return gdkd3(
-            student,
-            teacher,
-            k=self.k,
-            w0=self.w0,
-            w1=self.w1,
-            w2=self.w2,
-            temperature=self.temperature,
-            kl=self.kl,
-            top=top,
-        )
+        return gdkd3(student, teacher, **self._settings(), top=top)
 
     def logit_sensitivity(self, teacher: Logits, labels: Labels, top: Top) -> Tensor:
         group = ranked_groups(teacher, top, [1, self.k - 1])

@@ -1,4 +1,4 @@
-"""Networks of other libraries."""
+"""torchvision's networks."""
 
 import torchvision
 from torch import nn
@@ -6,7 +6,7 @@ from torch import nn
 from gdkd_cache.errors import UsageError
 
 
-def torchvision_classifier(name: str, num_classes: int) -> nn.Module:
+def classifier(name: str, num_classes: int) -> nn.Module:
     """One of torchvision's classifiers, with fresh weights.
 
     Raises:
