@@ -5,7 +5,7 @@ A field made by `option` is checked by `check_fields`, read from `key=value,key=
 """
 
 import dataclasses
-import math
+import sys
 import types
 import typing
 from collections.abc import Sequence
@@ -138,7 +138,7 @@ def _fault(value: Any, kind: type, stated: Option) -> str | None:
     if stated.choices and value not in stated.choices:
         return stated.range
     if isinstance(value, int | float) and not isinstance(value, bool):
-        finite = -math.inf < value < math.inf  # math.isfinite fails on whole numbers beyond the largest float
+        finite = abs(value) <= sys.float_info.max  # also of whole numbers, which may be larger
         inside = finite
         inside &= stated.least is None or value >= stated.least
         inside &= stated.most is None or value <= stated.most
