@@ -1,28 +1,34 @@
-"""Small real sources and teachers that the tests share, and an object store."""
+"""Small real sources and teachers that the tests share, and an object store.
+
+Imports stand in the fixtures, because the process that only hands tests out to others reads this file too.
+"""
+
+from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
-import numpy as np
 import pytest
-import torch
-from faulty import SECRET, FaultyProxy
-from hostile import CODECS, outcome
-from small import build_small, take, write_shards
 
-from gdkd_cache import open_source
-from gdkd_cache.data.source import ArraySource
-from gdkd_cache.models.build import build_model
-from gdkd_cache.models.network import Network, open_network
-from gdkd_cache.models.weights import ModelCard, save_weights
-from gdkd_cache.objects import connection
+if TYPE_CHECKING:
+    from faulty import FaultyProxy
+
+    from gdkd_cache.data.source import ArraySource
+    from gdkd_cache.models.network import Network
 
 
 @pytest.fixture(scope="session")
 def digits() -> ArraySource:
     """256 of scikit-learn's digits."""
+    import numpy as np
+    from small import take
+
+    from gdkd_cache import open_source
+    from gdkd_cache.data.source import ArraySource
+
     source = open_source("digits")
     assert isinstance(source, ArraySource)
     return take(source, np.arange(256))
@@ -31,6 +37,11 @@ def digits() -> ArraySource:
 @pytest.fixture(scope="session")
 def digits_test() -> ArraySource:
     """64 digits of the test split."""
+    import numpy as np
+    from small import take
+
+    from gdkd_cache import open_source
+
     source = open_source("digits", split="test")
     return take(source, np.arange(64))
 
@@ -38,6 +49,11 @@ def digits_test() -> ArraySource:
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights of an untrained cnn-s with logits of a trained one's spread, with their card."""
+    import torch
+
+    from gdkd_cache.models.build import build_model
+    from gdkd_cache.models.weights import ModelCard, save_weights
+
     path = tmp_path_factory.mktemp("teacher") / "best.safetensors"
     torch.manual_seed(1)
     model = build_model("cnn-s", 10)
@@ -52,12 +68,16 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def teacher(weights: Path, digits: ArraySource) -> Network:
     """A teacher on the CPU for the digits."""
+    from gdkd_cache.models.network import open_network
+
     return open_network("cnn-s", weights, 10, device="cpu")
 
 
 @pytest.fixture(scope="session")
 def digits_cache(tmp_path_factory: pytest.TempPathFactory, digits: ArraySource, teacher: Network) -> Path:
     """A finished dense cache of the digits, two crop-flip views; not to be changed."""
+    from small import build_small
+
     path = tmp_path_factory.mktemp("cache") / "digits.zarr"
     build_small(path, digits, teacher, codec="dense")
     return path
@@ -65,12 +85,18 @@ def digits_cache(tmp_path_factory: pytest.TempPathFactory, digits: ArraySource, 
 
 @pytest.fixture(scope="session")
 def few(digits: ArraySource) -> ArraySource:
+    import numpy as np
+    from small import take
+
     return take(digits, np.arange(40))
 
 
 @pytest.fixture(scope="session")
 def caches(tmp_path_factory: pytest.TempPathFactory, few: ArraySource, teacher: Network) -> dict[str, Path]:
     """One whole cache a codec: 40 digits, two views in three shards each."""
+    from hostile import CODECS, outcome
+    from small import build_small
+
     folder = tmp_path_factory.mktemp("caches")
     for codec in CODECS:
         build_small(folder / codec, few, teacher, codec=codec, shard_rows=16)
@@ -81,6 +107,8 @@ def caches(tmp_path_factory: pytest.TempPathFactory, few: ArraySource, teacher: 
 @pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory, digits: ArraySource) -> Path:
     """The 256 digits in five shards, in another order than the cache's; not to be changed."""
+    from small import write_shards
+
     folder = tmp_path_factory.mktemp("images")
     write_shards(folder, digits, (70, 1, 60, 83, 42))  # nothing is divisible by anything
     return folder
@@ -89,7 +117,7 @@ def images(tmp_path_factory: pytest.TempPathFactory, digits: ArraySource) -> Pat
 @pytest.fixture(scope="session")
 def server() -> Iterator[int]:
     """The port of an S3 endpoint on this machine."""
-    from moto.server import ThreadedMotoServer  # here, as few tests need it
+    from moto.server import ThreadedMotoServer
 
     endpoint = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     endpoint.start()
@@ -100,6 +128,10 @@ def server() -> Iterator[int]:
 @pytest.fixture
 def proxy(server: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
     """A way to the endpoint that can go wrong, and the environment that leads there."""
+    from faulty import SECRET, FaultyProxy
+
+    from gdkd_cache.objects import connection
+
     proxy = FaultyProxy(server)
     settings = {"ACCESS_KEY_ID": "someone", "SECRET_ACCESS_KEY": SECRET, "SESSION_TOKEN": f"token-{SECRET}"}
     for name, value in (settings | {"ENDPOINT_URL": proxy.url, "ALLOW_HTTP": "true", "REGION": "us-east-1"}).items():

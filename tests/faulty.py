@@ -68,6 +68,7 @@ class FaultyProxy:
 
 class _Request(Handler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else each body waits 40 ms for the client's acknowledgement of its head
     proxy: FaultyProxy
     body: bytes
 

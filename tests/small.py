@@ -3,14 +3,19 @@
 import hashlib
 import io
 import json
+import multiprocessing
+import os
 import tarfile
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import obstore
+import pytest
 import torch
 from PIL import Image
 
@@ -125,3 +130,21 @@ def counting(teacher: Network, fail_after: int | None = None) -> tuple[Network, 
     """A teacher that counts its rows, and may be interrupted after some."""
     model = Counting(teacher.model, fail_after)
     return replace(teacher, model=model), model
+
+
+def fork(call: Callable[[], object], **environment: str) -> BaseProcess:
+    """Start a call in a process of its own, a copy of this one, in which torch is imported already."""
+
+    context = multiprocessing.get_context("fork")
+
+    def run() -> None:
+        os.environ.update(environment)
+        torch.set_num_threads(1)  # threads of a pool are not copied
+        pytest.MonkeyPatch().setattr(multiprocessing, "get_context", lambda _: context)  # nor is a fork server
+        call()
+
+    process = context.Process(target=run)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This process", DeprecationWarning)  # of forking beside threads
+        process.start()
+    return process

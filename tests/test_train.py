@@ -145,12 +145,12 @@ def test_the_public_names(digits: ArraySource, digits_cache: Path) -> None:
 
 
 def _epoch(source: ArraySource, path: Path) -> dict[str, tuple[torch.Tensor, int, torch.Tensor, torch.Tensor]]:
-    seen = {}
-    data = open_cache(path).dataset(source)
+    seen, cache = {}, open_cache(path)
+    data = cache.dataset(source)
     for images, labels, teacher in data.loader(1, batch_size=50, shuffle=True, normalize=None):
         for i, row in enumerate(teacher.rows.tolist()):
             assert teacher.view == 1
-            seen[open_cache(path).keys[row]] = (images[i], int(labels[i]), teacher.logits[i], teacher.top[i])
+            seen[cache.keys[row]] = (images[i], int(labels[i]), teacher.logits[i], teacher.top[i])
     return seen
 
 

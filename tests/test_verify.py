@@ -1,8 +1,6 @@
 """Verify finds what is wrong: values that no encoder writes, another teacher, any damage to any file."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +19,6 @@ from gdkd_cache.data.source import ArraySource
 from gdkd_cache.errors import UsageError
 from gdkd_cache.models.build import build_model
 from gdkd_cache.models.network import Network
-
-_SCRIPTS = Path(__file__).parent.parent / "scripts"
 
 
 def _other(teacher: Network, seed: int) -> Network:
@@ -121,19 +117,3 @@ def test_leftovers_are_found(tmp_path: Path, digits: ArraySource, teacher: Netwo
     build_small(path, digits, teacher, codec="dense")
     assert verify(path).problems == ()
     assert np.array_equal(open_cache(path).labels, digits.labels)
-
-
-@pytest.mark.parametrize(
-    ("script", "options", "said"),
-    [
-        ("kill_builds.py", ["--count", "1"], "1 of 1 digests equal"),
-        ("kill_builds.py", ["--count", "2", "--processes", "2"], "2 of 2 digests equal"),
-        ("corrupt_caches.py", ["--count", "20"], "20 of 20 found, 20 trained no step"),
-    ],
-)
-def test_the_scripts(script: str, options: list[str], said: str) -> None:
-    """Short runs: builds that are killed and resumed, caches that are damaged in every way."""
-    command = [sys.executable, str(_SCRIPTS / script), *options, "--seed", "1"]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
-    assert said in run.stdout

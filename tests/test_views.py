@@ -138,7 +138,7 @@ def test_any_start_method(renderers: list[ViewRenderer], expected: list[torch.Te
     context = multiprocessing.get_context(method)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "This process", DeprecationWarning)  # of forking beside threads
-        loader = DataLoader(_All(renderers), batch_size=None, num_workers=2, multiprocessing_context=context)
+        loader = DataLoader(_All(renderers), batch_size=None, num_workers=1, multiprocessing_context=context)
         for pixels, wanted in zip(loader, expected, strict=True):
             assert torch.equal(pixels, wanted)
 

@@ -3,11 +3,10 @@
 import hashlib
 import io
 import json
-import subprocess
-import sys
 import tarfile
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,8 @@ from faulty import FaultyProxy
 from gdkd_cache_cli.main import main
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import build_small, put_files
+from small import build_small, fork, put_files
+from torch import distributed
 from webdataset.compat import WebDataset
 
 from gdkd_cache import open_cache, open_source
@@ -172,40 +172,36 @@ def test_a_build_from_streamed_images_is_the_same(tmp_path: Path, images: Path, 
     assert manifests[0] == manifests[1]
 
 
-_RANK = """
-import json, sys, zlib
-import torch.distributed as dist
-from gdkd_cache import open_cache, open_source
-rank, folder, cache, spec = int(sys.argv[1]), *sys.argv[2:]
-dist.init_process_group("gloo", init_method=f"file://{folder}/init", rank=rank, world_size=2)
-cache = open_cache(cache)
-data = cache.dataset(open_source(spec, stream=True))
-for epoch in range(3):
-    batches = []
-    for pixels, labels, teacher in data.loader(epoch, batch_size=16, shuffle=True, num_workers=2, normalize=None):
-        rows = teacher.rows.tolist()
-        batches.append([[cache.keys[row], zlib.crc32(image.numpy().tobytes()), zlib.crc32(logits.numpy().tobytes())]
-                        for row, image, logits in zip(rows, pixels, teacher.logits)])
-    print(json.dumps(batches))
-dist.destroy_process_group()
-"""
+def _checksum(tensor: torch.Tensor) -> int:
+    return zlib.crc32(tensor.numpy().tobytes())
 
 
 def test_two_ranks_of_two_workers(
     tmp_path: Path, digits: ArraySource, digits_cache: Path, sidecars: Path, images: Path
 ) -> None:
     """Real processes, three epochs: every key exactly once an epoch, with the pixels and logits of the Zarr path."""
-    arguments = [str(tmp_path), str(sidecars), f"wds:{images}/Train-*.tar"]
-    ranks = [
-        subprocess.Popen([sys.executable, "-c", _RANK, str(rank), *arguments], stdout=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]
-    told = [rank.communicate(timeout=120)[0].splitlines() for rank in ranks]
-    printed = [[line for line in lines if line.startswith("[[")] for lines in told]  # some versions of gloo print too
-    assert [rank.returncode for rank in ranks] == [0, 0]
+
+    def run(rank: int) -> None:
+        distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/init", rank=rank, world_size=2)
+        cache = open_cache(sidecars)
+        data = cache.dataset(_streamed(images))
+        told: list[list[list[Any]]] = []
+        for epoch in range(3):
+            told.append([])
+            for pixels, _, said in data.loader(epoch, batch_size=16, shuffle=True, num_workers=2, normalize=None):
+                rows = zip(said.rows.tolist(), pixels, said.logits, strict=True)
+                told[-1].append([[cache.keys[row], *map(_checksum, of_row)] for row, *of_row in rows])
+        distributed.destroy_process_group()
+        (tmp_path / str(rank)).write_text(json.dumps(told))
+
+    ranks = [fork(partial(run, rank)) for rank in range(2)]
+    for rank in ranks:
+        rank.join(120)
+    assert [rank.exitcode for rank in ranks] == [0, 0]
+    told = [json.loads((tmp_path / str(rank)).read_text()) for rank in range(2)]
     orders = []
     for epoch in range(3):
-        batches = [json.loads(lines[epoch]) for lines in printed]
+        batches = [own[epoch] for own in told]
         assert len(batches[0]) == len(batches[1])
         samples = [sample for own in batches for batch in own for sample in batch]
         orders.append([key for key, _, _ in samples])
