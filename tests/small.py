@@ -134,7 +134,6 @@ def counting(teacher: Network, fail_after: int | None = None) -> tuple[Network, 
 
 def fork(call: Callable[[], object], **environment: str) -> BaseProcess:
     """Start a call in a process of its own, a copy of this one, in which torch is imported already."""
-
     context = multiprocessing.get_context("fork")
 
     def run() -> None:

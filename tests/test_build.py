@@ -53,7 +53,9 @@ def test_workers_do_not_change_a_byte(tmp_path: Path, digits: ArraySource, teach
     assert open_cache(tmp_path / "a.zarr").manifest.digest == digest
 
 
-def test_an_interrupted_build_resumes(tmp_path: Path, digits: ArraySource, teacher: Network, digest: str) -> None:
+def test_an_interrupted_build_resumes(
+    tmp_path: Path, digits: ArraySource, teacher: Network, digest: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """Interrupted again and again: the same bytes, and the teacher never sees a committed shard again."""
     out = tmp_path / "a.zarr"
     for fail_after in (256 + 100, 150, 200):  # the first run also calibrates on all 256 rows
@@ -64,7 +66,9 @@ def test_an_interrupted_build_resumes(tmp_path: Path, digits: ArraySource, teach
     committed = len(list((out / "ledger").rglob("*.json")))
     assert committed >= 3
     counted, model = counting(teacher)
+    caplog.set_level("INFO")
     result = build_small(out, digits, counted, shard_rows=70)
+    assert f"resuming: {committed} of 8 shards are committed already" in caplog.text
     rows = sum(len(r) for _, _, r in _shards()[committed:])
     assert result.rows_computed == rows
     assert model.rows == rows + 2  # and once on two blank images, to see its number of classes

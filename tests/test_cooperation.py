@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -11,7 +10,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -359,23 +358,26 @@ def _alone(weights: Path, views: int, out: Path) -> str:
     return open_cache(out).manifest.digest
 
 
-def _in_ranks(tmp_path: Path, *arguments: str | Path) -> str:
-    """What two ranks print that know of each other what torchrun would tell them."""
+def _launch(tmp_path: Path, *arguments: str | Path, restarts: int = 0) -> BaseProcess:
+    """Run a command in two ranks, by what torchrun calls; they are forks, in which torch is imported already."""
 
-    def run(rank: int) -> None:
+    def run() -> None:
         result = CliRunner().invoke(main, list(map(str, arguments)))
-        (tmp_path / f"said-{rank}").write_text(result.output)
-        sys.exit(result.exit_code)
+        (tmp_path / f"said-{os.getpid()}").write_text(result.output)
+        assert result.exit_code == 0, result.output
 
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    told = {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    told |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    ranks = [fork(partial(run, rank), RANK=str(rank), LOCAL_RANK=str(rank), **told) for rank in range(2)]
-    for rank in ranks:
-        rank.join(120)
-    said = "".join((tmp_path / f"said-{rank}").read_text() for rank in range(2))
-    assert [rank.exitcode for rank in ranks] == [0, 0], said
+    config = LaunchConfig(
+        min_nodes=1, max_nodes=1, nproc_per_node=2, max_restarts=restarts, start_method="fork", rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0", run_id="x", monitor_interval=0.1,
+    )  # fmt: skip
+    return fork(lambda: elastic_launch(config, run)())
+
+
+def _said(tmp_path: Path, process: BaseProcess) -> str:
+    """What all ranks printed, once they have ended well."""
+    process.join(200)
+    said = "".join(path.read_text() for path in tmp_path.glob("said-*"))
+    assert process.exitcode == 0, said
     return said
 
 
@@ -383,7 +385,8 @@ def test_ranks_build_one_cache(tmp_path: Path, weights: Path) -> None:
     """Two ranks build what one process builds; the first speaks for both, and clears the place."""
     digest = _alone(weights, 4, tmp_path / "a")
     _alone(weights, 1, tmp_path / "b")
-    assert _in_ranks(tmp_path, *_arguments(weights, 4, tmp_path / "b"), "--force").count("built ") == 1
+    process = _launch(tmp_path, *_arguments(weights, 4, tmp_path / "b"), "--force")
+    assert _said(tmp_path, process).count("built ") == 1
     _whole(tmp_path / "b", digest)
 
 
@@ -391,17 +394,7 @@ def test_a_killed_rank_comes_back(tmp_path: Path, weights: Path) -> None:
     """torchrun starts the ranks anew when one is killed; they go on where they were, and the first speaks for both."""
     digest = _alone(weights, 20, tmp_path / "a")
     out = tmp_path / "b"
-
-    def run() -> None:
-        result = CliRunner().invoke(main, list(map(str, _arguments(weights, 20, out))))
-        (tmp_path / f"said-{os.getpid()}").write_text(result.output)
-        assert result.exit_code == 0, result.output
-
-    config = LaunchConfig(
-        min_nodes=1, max_nodes=1, nproc_per_node=2, max_restarts=1, start_method="fork", rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0", run_id="x", monitor_interval=0.1,
-    )  # fmt: skip
-    process = fork(lambda: elastic_launch(config, run)())  # what torchrun calls
+    process = _launch(tmp_path, *_arguments(weights, 20, out), restarts=1)
     while len(list(out.glob("ledger/*/*.json"))) < 2:
         time.sleep(0.005)
         assert process.is_alive()
@@ -409,10 +402,7 @@ def test_a_killed_rank_comes_back(tmp_path: Path, weights: Path) -> None:
     committed = {path: path.stat().st_mtime_ns for view in views for path in out.glob(f"*/c/{view}/0/0")}
     claim = json.loads(next(out.glob("claims/*/0/0.json")).read_bytes())
     os.kill(claim["process"], signal.SIGKILL)
-    process.join(200)
-    said = "".join(path.read_text() for path in tmp_path.glob("said-*"))
-    assert process.exitcode == 0, said
-    assert said.count(" digest  sha256:") == 1
+    assert _said(tmp_path, process).count(" digest  sha256:") == 1
     assert len(committed) >= 2
     assert {path: path.stat().st_mtime_ns for path in committed} == committed
     _whole(out, digest)
@@ -429,7 +419,8 @@ def test_ranks_train_one_network(tmp_path: Path, weights: Path) -> None:
                "--student", "small:linear_student", "--batch-size", "1438", "--epochs", "3", "--lr", "0.5"]  # fmt: skip
     result = CliRunner().invoke(main, [*command, "--out", str(tmp_path / "one")])
     assert result.exit_code == 0, result.output
-    assert _in_ranks(tmp_path, *command, "--out", tmp_path / "two").count("best accuracy") == 1
+    process = _launch(tmp_path, *command, "--out", tmp_path / "two")
+    assert _said(tmp_path, process).count("best accuracy") == 1
     assert len(_metrics(tmp_path / "two")) == 3
     for alone, together in zip(_metrics(tmp_path / "one"), _metrics(tmp_path / "two"), strict=True):
         for name in alone.keys() - {"images_per_second"}:
@@ -442,7 +433,7 @@ def test_ranks_train_one_network(tmp_path: Path, weights: Path) -> None:
 def test_ranks_agree_on_batch_statistics(tmp_path: Path) -> None:
     """What was evaluated, half by each rank, is the network that the first one saved."""
     command = ["train", "--loss", "ce", "--data", "digits", "--student", "resnet8", "--epochs", "1", "--device", "cpu"]
-    _in_ranks(tmp_path, *command, "--out", tmp_path / "a")
+    _said(tmp_path, _launch(tmp_path, *command, "--out", tmp_path / "a"))
     weights = str(tmp_path / "a/last.safetensors")
     result = CliRunner().invoke(main, ["eval", "--data", "digits", "--weights", weights, "--device", "cpu", "--json"])
     assert json.loads(result.output)["loss"] == pytest.approx(_metrics(tmp_path / "a")[0]["eval_loss"], rel=1e-5)
