@@ -390,6 +390,19 @@ def test_ranks_build_one_cache(tmp_path: Path, weights: Path) -> None:
     _whole(tmp_path / "b", digest)
 
 
+def test_torchrun(tmp_path: Path, weights: Path) -> None:
+    """The README's command: the ranks are processes of the command line, of which the first speaks."""
+    digest = _alone(weights, 2, tmp_path / "a")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python"]
+    command += [sys.executable, "-c", "from gdkd_cache_cli.main import main; main()"]
+    command += map(str, _arguments(weights, 2, tmp_path / "b"))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("built ") == 1
+    _whole(tmp_path / "b", digest)
+
+
 def test_a_killed_rank_comes_back(tmp_path: Path, weights: Path) -> None:
     """torchrun starts the ranks anew when one is killed; they go on where they were, and the first speaks for both."""
     digest = _alone(weights, 20, tmp_path / "a")

@@ -194,6 +194,9 @@ def test_what_a_place_holds(tmp_path: Path, digits: ArraySource, teacher: Networ
     assert (tmp_path / "a.zarr" / BUILD_NAME).read_bytes() == before
     assert all(writer.committed(*unit) for unit in writer.recorded())
     assert isinstance(place.look(), Begun)
+    build_small(tmp_path / "a.zarr", digits, teacher, codec="transform")  # another process finishes and tidies up
+    assert place.begin(begun.codec, begun.fidelity).published()
+    assert not (tmp_path / "a.zarr" / BUILD_NAME).exists()
     assert Place(tmp_path / "whole.zarr", identity).look() == Complete(whole)
     assert Place(tmp_path / "whole.zarr", replace(identity, num_views=3)).look(force=True) == Empty()
     assert not list((tmp_path / "whole.zarr").iterdir())

@@ -64,6 +64,7 @@ class Place:
         self.objects = open_writable(path)
         self._identity = identity
         self._begun = False
+        self._standing: Manifest | None = None  # build.json, with all that it lists
 
     def look(self, *, force: bool = False) -> Found:
         """Find out what the place holds by now, and make the folder when it does not exist.
@@ -98,7 +99,11 @@ class Place:
         self.objects.prepare()
         if found is None:
             return Empty()
-        return Complete(found) if complete else self._read_codec(found)
+        if complete:
+            return Complete(found)
+        begun = self._read_codec(found)
+        self._standing = found if isinstance(begun, Begun) else None
+        return begun
 
     def _manifest(self, names: Iterable[str], force: bool) -> Manifest | None:
         """What the place holds, complete or not; None for a new, empty or cleared place."""
@@ -148,6 +153,8 @@ class Place:
         records = {name: ObjectRecord.of(data) for name, data in tables.items()}
         # Without its card, which may change while the build is unfinished.
         begun = Manifest(dataclasses.replace(identity, card=NO_CARD), records)
+        if begun == self._standing:  # others may be about to tidy it up: nothing is written twice
+            return CacheWriter(self.objects, identity, codec, begun)
         if self._begun:
             self.objects.write(BUILD_NAME, begun.to_bytes())
         elif not self.objects.create(BUILD_NAME, begun.to_bytes()):
