@@ -386,8 +386,26 @@ def test_ranks_build_one_cache(tmp_path: Path, weights: Path) -> None:
     digest = _alone(weights, 4, tmp_path / "a")
     _alone(weights, 1, tmp_path / "b")
     process = _launch(tmp_path, *_arguments(weights, 4, tmp_path / "b"), "--force")
-    assert _said(tmp_path, process).count("built ") == 1
+    assert _said(tmp_path, process).count("    digest  sha256:") == 1
     _whole(tmp_path / "b", digest)
+
+
+def test_claims_beside_one_who_tidies_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that comes when another has just finished: its first beat may lose its folder, and is written again."""
+    folder, write, lost = Folder(tmp_path), Folder.write, [tmp_path / "gone"] * 2
+
+    def vanishing(self: Folder, name: str, data: bytes) -> None:
+        if lost:
+            raise FileNotFoundError(2, "No such file or directory", str(lost.pop()))
+        write(self, name, data)
+
+    monkeypatch.setattr(Folder, "write", vanishing)
+    with Claims(folder) as claims_:
+        claims_.check()
+        assert claims_.take("codec")
+    lost += [tmp_path] * 9
+    with pytest.raises(FileNotFoundError), Claims(folder):
+        pass
 
 
 def test_torchrun(tmp_path: Path, weights: Path) -> None:
@@ -399,7 +417,7 @@ def test_torchrun(tmp_path: Path, weights: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
     assert run.returncode == 0, run.stderr
-    assert run.stdout.count("built ") == 1
+    assert run.stdout.count("    digest  sha256:") == 1
     _whole(tmp_path / "b", digest)
 
 

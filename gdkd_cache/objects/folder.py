@@ -39,8 +39,10 @@ class Folder:
             _fsync_folder(folder.parent)
 
     def sweep(self) -> None:
-        for path in self.root.rglob(f"*{_PARTIAL}"):
-            path.unlink(missing_ok=True)
+        for parent, _, files in os.walk(self.root):  # which passes over folders that another process removes
+            for name in files:
+                if name.endswith(_PARTIAL):
+                    Path(parent, name).unlink(missing_ok=True)
 
     def path(self, name: str) -> Path:
         """Where an object lies.

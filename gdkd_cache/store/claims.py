@@ -24,6 +24,7 @@ CLAIMS_NAME = "claims"
 EXPIRY = 60.0
 _BEATS_PER_EXPIRY = 6
 _LIMIT = 1000
+_TRIES = 5
 
 
 class Claims:
@@ -37,7 +38,13 @@ class Claims:
         self._heart = Thread(target=self._keep_beating, name="claims-beat", daemon=True)
 
     def __enter__(self) -> "Claims":
-        self._objects.write(_beat_name(self._owner), b"0")
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                self._objects.write(_beat_name(self._owner), b"0")
+                break
+            except FileNotFoundError:  # another process is removing all claims, as the cache is complete
+                if not tries_left:
+                    raise
         self._heart.start()
         return self
 
