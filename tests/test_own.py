@@ -198,6 +198,12 @@ def test_all_of_them_by_name(inside: Path, tmp_path: Path) -> None:
     _run(f"{train} --loss own_loss:Huber:delta=0.5 --out {tmp_path}/student")
     first, last = (json.loads(line) for line in (tmp_path / "student/metrics.jsonl").read_text().splitlines())
     assert last["distillation"] < first["distillation"]
+    _run(
+        f"build {_DATA} {_TEACHER} --first-view 2 --views 1 --codec-from c.zarr --use own_codec:Steps "
+        f"--out {tmp_path}/d.zarr"
+    )
+    _run(f"merge c.zarr {tmp_path}/d.zarr --use own_codec:Steps --out {tmp_path}/all.zarr")
+    assert open_cache(tmp_path / "all.zarr").num_views == 3
     stored = (inside / "c.zarr/steps/c/1/0/0").read_bytes()
     (inside / "c.zarr/steps/c/1/0/0").unlink()
     _run(f"repair c.zarr {_DATA} {_TEACHER} --use own_codec:Steps --use own_loss:Huber")

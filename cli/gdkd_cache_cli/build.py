@@ -5,19 +5,21 @@ from click.core import ParameterSource
 
 from gdkd_cache.building.options import BuildOptions, CodecChoice
 from gdkd_cache.fields import option_of
-from gdkd_cache_cli.options import DataOptions, TeacherOptions
+from gdkd_cache_cli.options import DataOptions, TeacherOptions, UseOptions
 from gdkd_cache_cli.taking import takes
 
 
 @click.command(short_help="Run a teacher over seeded views of a dataset and keep its logits.")
-@takes(data=DataOptions, teacher=TeacherOptions, options=BuildOptions)
+@takes(data=DataOptions, teacher=TeacherOptions, options=BuildOptions, own=UseOptions)
 @click.option(
     "--sidecars",
     default=None,
     metavar="DIR",
     help="Also write the cache as sidecars of the wds shards of --data, as convert does; DIR may be their folder.",
 )
-def build(data: DataOptions, teacher: TeacherOptions, options: BuildOptions, sidecars: str | None) -> None:
+def build(
+    data: DataOptions, teacher: TeacherOptions, options: BuildOptions, own: UseOptions, sidecars: str | None
+) -> None:
     """Run a teacher once over seeded views of a dataset and keep its logits in a cache.
 
     An interrupted build goes on where it stopped when the same command is run again; the result is the

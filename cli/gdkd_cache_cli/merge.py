@@ -3,15 +3,15 @@
 import click
 
 from gdkd_cache.building.options import CardOptions
-from gdkd_cache_cli.options import PLACE_HELP
+from gdkd_cache_cli.options import PLACE_HELP, UseOptions
 from gdkd_cache_cli.taking import argument, takes
 
 
 @click.command(short_help="Join caches of different views of the same data.", epilog=PLACE_HELP)
 @argument("caches", nargs=-1, required=True)
 @click.option("--out", required=True, help="The joined cache: a folder, or a URL: s3://, gs://, az://.")
-@takes(card=CardOptions)
-def merge(caches: tuple[str, ...], out: str, card: CardOptions) -> None:
+@takes(card=CardOptions, own=UseOptions)
+def merge(caches: tuple[str, ...], out: str, card: CardOptions, own: UseOptions) -> None:
     """Join CACHES that differ in nothing but their views, such as views 0-3 and 4-7, built by two teams.
 
     The result is the cache that one build of all the views gives, to the byte, where the parts were built on the same

@@ -121,13 +121,12 @@ class KnownDataOptions(CachedDataOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CacheOptions:
-    """Which cache may be read."""
+class UseOptions:
+    """The user's own code that caches may mention; it is imported when this is made."""
 
-    digest: str | None = option(None, "Refuse any other cache.", metavar="sha256:...")
     use: tuple[str, ...] = option(
         (),
-        "Code of your own that the cache mentions, a codec or a loss as package.module:name; may be repeated. What a "
+        "Code of your own that a cache mentions, a codec or a loss as package.module:name; may be repeated. What a "
         "cache names itself is never loaded.",
         metavar="NAME",
     )
@@ -135,6 +134,13 @@ class CacheOptions:
     def __post_init__(self) -> None:
         for name in self.use:
             use(name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheOptions(UseOptions):
+    """Which cache may be read."""
+
+    digest: str | None = option(None, "Refuse any other cache.", metavar="sha256:...")
 
     def open(self, cache: str, local_copy: Path | None = None) -> "Cache":
         """The cache in a place."""

@@ -5,10 +5,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gdkd_cache.fields import check_fields, option
-from gdkd_cache.registry import use
+from gdkd_cache.fields import option
 from gdkd_cache.training.options import CROSS_ENTROPY, TrainOptions
-from gdkd_cache_cli.options import CachedDataOptions
+from gdkd_cache_cli.options import CachedDataOptions, UseOptions
 from gdkd_cache_cli.taking import takes
 
 if TYPE_CHECKING:
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _TeachersOptions:
+class _TeachersOptions(UseOptions):
     """What the distillation loss reads, and which views are trained on."""
 
     caches: tuple[str, ...] = option(
@@ -40,9 +39,6 @@ class _TeachersOptions:
         flag="--digest",
         metavar="sha256:...",
     )
-    use: tuple[str, ...] = option(
-        (), "Code of your own that a cache mentions, a codec as package.module:name; may be repeated.", metavar="NAME"
-    )
     strict_replay: bool = option(False, "Refuse views that differ from the teacher's by rounding.")
     recipe: str | None = option(
         None,
@@ -52,11 +48,6 @@ class _TeachersOptions:
         metavar="SPEC",
     )
     view_seed: int | None = option(None, "Seed of ce's views; with a cache it must be the cache's.", unset="0")
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        for name in self.use:
-            use(name)
 
     def check(self, loss: str, is_remote: bool, has_copy: bool) -> None:
         """Refuse options that do not go together.

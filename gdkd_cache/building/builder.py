@@ -67,9 +67,10 @@ class Builder:
         self.renderer = ViewRenderer(source, self.recipe, options.seed, probe_rows=self._probed, device=teacher.device)
         self._view_size = self.renderer[ViewRequest((0,), np.arange(1))][0].pixels.shape[2:]
         teacher.check_classes(len(source.classes), (self._view_size[0], self._view_size[1]))
-        options.request.check(len(source.classes))
         self._num_workers = default_num_workers(source) if options.num_workers is None else options.num_workers
         self._given = None if options.codec_from is None else open_cache(options.codec_from)
+        if self._given is None:  # else that cache's codec and losses count, not those of the options
+            options.request.check(len(source.classes))
 
     def identity(self) -> Identity:
         """The identity of the cache that comes of it; codec and fidelity are open, unless another cache gives them.
