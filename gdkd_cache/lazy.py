@@ -10,15 +10,14 @@ def lazy_names(package: str, places: dict[str, str]) -> Callable[[str], Any]:
 
     Args:
         package: its `__name__`.
-        places: where each name lies: a module that has it, `module:other` where it has another name there, or
-            `module:` for the module itself.
+        places: where each name lies: a module that has it, or `module:` for the module itself.
     """
 
     def load(name: str) -> Any:
         if name not in places:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        place, colon, other = places[name].partition(":")
+        place, colon, _ = places[name].partition(":")
         module = import_module(place)
-        return getattr(module, other or name) if other or not colon else module
+        return module if colon else getattr(module, name)
 
     return load

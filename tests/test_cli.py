@@ -189,7 +189,7 @@ _BUILD = "build --data digits --teacher cnn-s --weights {weights} --out out"
         ("show {cache} --data digits --out views.gif", 2, "must end in .png, .jpg"),
         ("show {cache} --data digits --out {parent}", 2, "is a directory"),
         ("show {cache} --data digits --out views.png --views 0;1", 2, "--views: views='0;1' is not int"),
-        ("show {cache} --data digits --out views.png --rows 0", 2, "0 rows to show"),
+        ("show {cache} --data digits --out views.png --rows 0", 2, "rows is 0; it must be int in 1..64"),
         ("show {cache} --data digits --out views.png", 1, "is not in"),  # a cache of 256 digits
         ("show nowhere --data digits --out views.png", 1, "is no cache"),
         ("eval --data digits --weights nowhere", 1, "do not exist"),

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from gdkd_cache.errors import UsageError
 from gdkd_cache.fields import check_fields, option
 
-DEFAULT_VIEWS = 4
 _MOST_ROWS = 64
 _MOST_VIEWS = 16
 
@@ -18,18 +17,18 @@ class ShowOptions:
         UsageError: a number out of range.
     """
 
-    rows: int = option(6, "Images, spread evenly over the data; at most 64.")
-    keys: tuple[str, ...] = option((), "Show the image of this key instead; may be repeated.", flag="--key")
+    rows: int = option(6, "Images, spread evenly over the data.", least=1, most=_MOST_ROWS)
+    keys: tuple[str, ...] = option(
+        (), f"Show the image of this key instead; may be repeated, at most {_MOST_ROWS} times.", flag="--key"
+    )
     views: tuple[int, ...] | None = option(
-        None, "Which views, at most 16.", unset="the first four", metavar="V,V,...", joined=True
+        None, f"Which views, at most {_MOST_VIEWS}.", unset="the first four", metavar="V,V,...", joined=True
     )
     temperature: float = option(1.0, "Of the probabilities shown.", above=0)
 
     def __post_init__(self) -> None:
         check_fields(self)
-        for name, count, most in (
-            ("rows", len(self.keys) or self.rows, _MOST_ROWS),
-            ("views", DEFAULT_VIEWS if self.views is None else len(self.views), _MOST_VIEWS),
-        ):
-            if not 1 <= count <= most:
-                raise UsageError(f"{count} {name} to show; it must be 1..{most}")
+        if len(self.keys) > _MOST_ROWS:
+            raise UsageError(f"{len(self.keys)} keys to show; at most {_MOST_ROWS} rows")
+        if self.views is not None and not 1 <= len(self.views) <= _MOST_VIEWS:
+            raise UsageError(f"{len(self.views)} views to show; it must be 1..{_MOST_VIEWS}")

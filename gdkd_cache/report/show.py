@@ -15,11 +15,12 @@ from gdkd_cache.data.views import ViewBatch, ViewRenderer, ViewRequest
 from gdkd_cache.errors import UsageError
 from gdkd_cache.losses.partition import top_classes
 from gdkd_cache.models.weights import replace_file
-from gdkd_cache.report.options import DEFAULT_VIEWS, ShowOptions
+from gdkd_cache.report.options import ShowOptions
 from gdkd_cache.report.sheet import ShownRow, ShownView, draw_sheet
 
 _LOG = logging.getLogger(__name__)
 _TOP = 5
+_DEFAULT_VIEWS = 4
 
 
 def show(options: ShowOptions, cache: Cache, source: Source, *, recipe: Recipe | None = None) -> Image.Image:
@@ -57,7 +58,7 @@ def shown_rows(options: ShowOptions, cache: Cache, source: Source, *, recipe: Re
     views = cache.manifest.identity.views
     assert views is not None
     rows = _find_rows(options, source)
-    numbers = cache.view_numbers[:DEFAULT_VIEWS] if options.views is None else options.views
+    numbers = cache.view_numbers[:_DEFAULT_VIEWS] if options.views is None else options.views
     tops = [_top(cache, number, dataset.cache_rows[rows], options.temperature) for number in numbers]
     batches = ViewRenderer(source, dataset.recipe, views.seed)[ViewRequest(tuple(numbers), rows)]
     shown = []

@@ -83,7 +83,7 @@ class Place:
         except CacheError:
             if MANIFEST_NAME in names or self.objects.size(MANIFEST_NAME) is None:
                 raise
-            return self.look()  # another process has just finished this build, and build.json is gone
+            return self.look(force=force)  # another process has just finished this build, and build.json is gone
         complete = MANIFEST_NAME in names
         # Without a codec of its own, a build takes what an earlier run of it has fitted; and the card of an unfinished
         # build is that of the run that finishes it.
