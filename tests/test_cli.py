@@ -186,6 +186,7 @@ _BUILD = "build --data digits --teacher cnn-s --weights {weights} --out out"
         ("inspect nowhere", 1, "is no cache"),
         ("verify .", 1, "is no cache"),
         ("verify {cache} --digest sha256:0", 1, "not the sha256:0 asked for"),
+        ("repair {cache} --digest sha256:0", 1, "not the sha256:0 asked for"),
         ("show {cache} --data digits --out views.gif", 2, "must end in .png, .jpg"),
         ("show {cache} --data digits --out {parent}", 2, "is a directory"),
         ("show {cache} --data digits --out views.png --views 0;1", 2, "--views: views='0;1' is not int"),
