@@ -105,7 +105,7 @@ def pack(
     place = Place(path, identity)
     found = place.look(force=force)
     if isinstance(found, Complete):
-        place.clean()
+        place.clean(found)
         return found.manifest
     if isinstance(found, Empty):
         chosen = np.sort(np.argsort(hash_keys(keys), kind="stable")[: calibration_rows(num_rows, num_classes)])
@@ -125,7 +125,7 @@ def pack(
                 columns = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
                 writer.commit(number, shard, columns)
     manifest = writer.finish(keys, labels.numpy())
-    place.clean()
+    place.clean(Complete(manifest))
     return manifest
 
 

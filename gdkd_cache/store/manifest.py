@@ -31,6 +31,8 @@ FORMAT = "gdkd-cache/1"
 MANIFEST_NAME = "manifest.json"
 BUILD_NAME = "build.json"
 LEDGER_NAME = "ledger"
+REPLACED_NAME = "replaced.json"
+_TABLES = "tables/c/"
 MANIFEST_LIMIT = 32 * 2**20
 """Of any JSON in a cache: room for 300,000 objects; what is made of it stays below half a GB."""
 _MOST_VALUES = 2**20
@@ -128,6 +130,12 @@ class Manifest:
     def digest(self) -> str:
         """`sha256:` and the SHA-256 of the canonical manifest, which holds every object's checksum."""
         return "sha256:" + hashlib.sha256(canonical_json(self._body())).hexdigest()
+
+    @property
+    def begun(self) -> "Manifest":
+        """What `build.json` holds of it from the start: not its card, which may change until the end, nor any shard."""
+        tables = {name: record for name, record in self.objects.items() if name.startswith(_TABLES)}
+        return Manifest(replace(self.identity, card=NO_CARD), tables)
 
     @property
     def num_bytes(self) -> int:
