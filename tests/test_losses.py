@@ -11,12 +11,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from slow_losses import slow_partition_loss
 from torch import Tensor
 
 import gdkd_cache as gc
 from gdkd_cache import losses
 from gdkd_cache.errors import CacheError, UsageError
+from gdkd_cache.losses import partition
 from gdkd_cache.losses.base import Loss, loss_from_json
+from gdkd_cache.losses.partition import KL_KINDS
 from gdkd_cache.losses.registry import LOSSES
 
 _GOLDEN = Path(__file__).parent / "golden"
@@ -80,6 +83,45 @@ def test_gdkd_is_its_equation(num_classes: int, seed: int, data: st.DataObject) 
     expected = _slow_gdkd(student, teacher, k, (1.0, 2.0, 8.0), 2.0)
     loss = losses.gdkd(student, teacher, k=k, w0=1.0, w1=2.0, w2=8.0, temperature=2.0)
     assert loss.item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**31), st.lists(st.integers(1, 4), max_size=4), st.integers(1, 6), st.sampled_from(KL_KINDS),
+       st.sampled_from([1.0, 30.0]), st.sampled_from([1, 7, 2**17]), st.data())  # fmt: skip
+def test_the_closed_gradient(
+    seed: int, sizes: list[int], rest: int, kl: str, scale: float, at_once: int, data: st.DataObject
+) -> None:
+    """Any number of groups, some of them without weight, many rows or few at a time: what autograd makes of the sum."""
+    generator = torch.Generator().manual_seed(seed)
+    num_classes = max(sum(sizes) + rest, 2)
+    student, teacher = torch.randn(2, 2, 5, num_classes, generator=generator, dtype=torch.float64).mul(scale)
+    order = torch.stack([torch.randperm(num_classes, generator=generator) for _ in range(10)]).view(2, 5, -1)
+    members = order[..., : sum(sizes)]
+    group = torch.full_like(order, len(sizes)).scatter(
+        -1,
+        members,
+        torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes, dtype=torch.int64)).expand_as(members),
+    )
+    weights = data.draw(st.lists(st.sampled_from([0.0, 0.5, 8.0]), min_size=len(sizes) + 1, max_size=len(sizes) + 1))
+    settings: dict[str, Any] = {"top_weight": 2.0, "group_weights": weights, "temperature": 3.0, "kl": kl}
+    found, expected = student.clone().requires_grad_(), student.clone().requires_grad_()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(partition, "_ELEMENTS_AT_ONCE", {"cpu": at_once})
+        loss = partition.partition_loss(found, teacher, partition.Partition(members, tuple(sizes)), **settings)
+    slow = slow_partition_loss(expected, teacher, group, **settings)
+    torch.testing.assert_close(loss, slow)
+    torch.testing.assert_close(
+        *(torch.autograd.grad(value * 7, logits)[0] for value, logits in ((loss, found), (slow, expected)))
+    )
+
+
+@pytest.mark.parametrize("name", ["kd", "dkd", "gdkd", "gdkd3"])
+def test_there_is_no_second_derivative(name: str) -> None:
+    student = torch.randn(4, 10, requires_grad=True)
+    loss = gc.loss(name)(student, torch.randn(4, 10), torch.zeros(4, dtype=torch.int64))
+    (gradient,) = torch.autograd.grad(loss, student, create_graph=True)
+    with pytest.raises(UsageError, match="no second derivative"):
+        torch.autograd.grad(gradient.sum(), student)
 
 
 def test_equal_logits_rank_by_class_id() -> None:

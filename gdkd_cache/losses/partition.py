@@ -4,13 +4,19 @@ For teacher logits t, student logits s, temperature T and a partition of the cla
 L_g(z) = logsumexp over g of z/T:
 
 - level 0: KL between the group masses, log b_g = L_g - logsumexp_g L_g, always forward, weight w0;
-- level 1: for each group g, KL between softmax over g of t/T and of s/T, weight w_g;
+- level 1: for each group g, KL between p_g = softmax over g of t/T and q_g of s/T, weight w_g;
 
-summed over classes, averaged over the batch, times T**2 (GDKD, arXiv 2512.04625; DKD, CVPR 2022).
+summed over classes, averaged over the batch, times T**2 (GDKD, arXiv 2512.04625; DKD, CVPR 2022). Its gradient is
+closed: by s/T of a class i in g, with c_g the masses of the student,
+
+    w0 (c_g - b_g) q_g,i + w_g (q_g,i - p_g,i)                              forward
+                           w_g q_g,i (log q_g,i - log p_g,i - KL(q_g, p_g))   reverse
+
 Everything stays in log space in float32 or wider: no log of a sum of probabilities, no finite mask value.
 """
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -19,25 +25,24 @@ from torch import Tensor
 from gdkd_cache.errors import UsageError
 
 KL_KINDS = ("forward", "reverse", "both")
+_ELEMENTS_AT_ONCE = {"cpu": 2**17}
+_MOST_ELEMENTS_AT_ONCE = 2**25
 
 
-def _kl_terms(log_p: Tensor, log_q: Tensor, kind: str) -> Tensor:
-    """The summands of KL(p || q) (forward), KL(q || p) (reverse) or their mean (both)."""
-    if kind == "forward":
-        return log_p.exp() * (log_p - log_q)
-    if kind == "reverse":
-        return log_q.exp() * (log_q - log_p)
-    return 0.5 * (log_p.exp() - log_q.exp()) * (log_p - log_q)
+class Partition(NamedTuple):
+    """Groups of classes for each row: some are listed, the last one is the rest.
+
+    Attributes:
+        members: int64 [..., member], the classes of the listed groups, group by group.
+        sizes: how many of them each listed group has; the rest is never empty.
+    """
+
+    members: Tensor
+    sizes: tuple[int, ...]
 
 
-def log_masses(z: Tensor, group: Tensor, num_groups: int) -> Tensor:
-    """L_g for every group: [..., class] -> [..., group]."""
-    masses = [z.masked_fill(group != g, -torch.inf).logsumexp(-1) for g in range(num_groups)]
-    return torch.stack(masses, -1)
-
-
-def check_logits(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Validate a student/teacher pair and return both divided by the temperature, in float32 or wider.
+def check_logits(student: Tensor, teacher: Tensor, temperature: float) -> None:
+    """Validate a student/teacher pair.
 
     Raises:
         UsageError: shapes differ, there are fewer than 2 classes, or temperature <= 0.
@@ -51,14 +56,12 @@ def check_logits(student: Tensor, teacher: Tensor, temperature: float) -> tuple[
         raise UsageError(f"logits have {student.shape[-1]} classes; distillation needs at least 2")
     if not 0 < temperature < float("inf"):
         raise UsageError(f"temperature is {temperature}; it must be above 0 and finite")
-    wide = torch.promote_types(torch.promote_types(student.dtype, teacher.dtype), torch.float32)
-    return student.to(wide) / temperature, teacher.detach().to(wide) / temperature
 
 
 def partition_loss(
     student: Float[Tensor, "*batch class"],
     teacher: Float[Tensor, "*batch class"],
-    group: Int[Tensor, "*batch class"],
+    partition: Partition,
     *,
     top_weight: float,
     group_weights: Sequence[float],
@@ -70,31 +73,124 @@ def partition_loss(
     Args:
         student: [..., class], any floating dtype; computed in float32 or wider.
         teacher: [..., class]; no gradient flows into it.
-        group: int64 [..., class] in [0, len(group_weights)); every group has at least one class in each row.
+        partition: of the classes, one for each row.
         top_weight: w0, weight of level 0.
-        group_weights: w_g, weight of level 1 of each group; a group of one class has no level 1.
+        group_weights: w_g, weight of level 1 of each listed group, then of the rest; a group of one class has none.
         temperature: T > 0.
         kl: `forward`, `reverse` or `both` (their mean), for level 1 only.
 
     Returns:
-        Scalar: mean over all leading positions.
+        Scalar: mean over all leading positions. It has no second derivative.
 
     Raises:
         UsageError: as `check_logits`; an unknown `kl`.
     """
     if kl not in KL_KINDS:
         raise UsageError(f"kl is {kl!r}; it must be one of {', '.join(KL_KINDS)}")
-    s, t = check_logits(student, teacher, temperature)
-    num_groups = len(group_weights)
-    masses_s, masses_t = log_masses(s, group, num_groups), log_masses(t, group, num_groups)
-    within = _kl_terms(t - masses_t.gather(-1, group), s - masses_s.gather(-1, group), kl)
-    weights = torch.tensor(group_weights, dtype=s.dtype, device=s.device)[group]
-    # A zero weight must also silence an infinite term, so it selects instead of multiplying.
-    loss = torch.where(weights != 0, weights * within, 0).sum(-1)
-    if num_groups > 1:
-        between = _kl_terms(masses_t.log_softmax(-1), masses_s.log_softmax(-1), "forward")
-        loss = loss + top_weight * between.sum(-1)
-    return loss.mean() * temperature**2
+    check_logits(student, teacher, temperature)
+    return _PartitionLoss.apply(  # pyright: ignore[reportReturnType]  (torch types it as anything)
+        student, teacher, partition, (top_weight, *group_weights), temperature, kl
+    )
+
+
+class _PartitionLoss(torch.autograd.Function):
+    """The loss and, made with it, its gradient: the backward pass only scales that."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        student: Tensor,
+        teacher: Tensor,
+        partition: Partition,
+        weights: Sequence[float],
+        temperature: float,
+        kl: str,
+    ) -> Tensor:
+        num_classes = student.shape[-1]
+        wide = torch.promote_types(torch.promote_types(student.dtype, teacher.dtype), torch.float32)
+        s, t = student.reshape(-1, num_classes), teacher.reshape(-1, num_classes)
+        members = partition.members.reshape(len(s), -1)
+        gradient = torch.empty_like(s, dtype=wide, memory_format=torch.contiguous_format)
+        # Some rows at a time: their temporaries stay in a processor's cache, and take no memory to speak of.
+        at_once = max(1, _ELEMENTS_AT_ONCE.get(s.device.type, _MOST_ELEMENTS_AT_ONCE) // num_classes)
+        values = []
+        for start in range(0, len(s), at_once):
+            rows = slice(start, start + at_once)
+            both = torch.stack((s[rows].to(wide), t[rows].to(wide))).div_(temperature)
+            listed = Partition(members[rows], partition.sizes)
+            values.append(_two_levels(both, listed, weights, kl, gradient[rows]))
+        ctx.save_for_backward(student, gradient)
+        ctx.shape, ctx.dtype, ctx.scale = student.shape, student.dtype, temperature / max(len(s), 1)
+        return torch.cat(values).mean() * temperature**2
+
+    @staticmethod
+    def backward(ctx: Any, *scale: Tensor) -> tuple[Tensor | None, ...]:
+        student, gradient = ctx.saved_tensors
+        scaled = _Scaled.apply(student, gradient, scale[0] * ctx.scale)
+        assert isinstance(scaled, Tensor)
+        return scaled.reshape(ctx.shape).to(ctx.dtype), None, None, None, None, None
+
+
+class _Scaled(torch.autograd.Function):
+    """The gradient, which depends on the student's logits and has no derivative by them."""
+
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, gradient: Tensor, scale: Tensor) -> Tensor:
+        return gradient * scale
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> None:
+        raise UsageError("the distillation losses have no second derivative: their gradient is made with the loss")
+
+
+def _two_levels(both: Tensor, partition: Partition, weights: Sequence[float], kl: str, gradient: Tensor) -> Tensor:
+    """The loss of each row, and its gradient.
+
+    Args:
+        both: [2, row, class], the logits of the student and of the teacher, divided by T; overwritten.
+        partition: members int64 [row, member].
+        weights: w0, then w_g of each group.
+        kl: of level 1.
+        gradient: [row, class], where the gradient by the student's is put.
+
+    Returns:
+        [row].
+    """
+    members, sizes = partition
+    groups = [both]
+    if sizes:
+        listed = members.expand(2, -1, -1)
+        groups = [*both.gather(-1, listed).split(sizes, -1), both]
+        both.scatter_(-1, listed, -torch.inf)
+    softened = [group.softmax(-1) for group in groups]
+    # The logarithm of each group's sum of powers, from its largest, which a softmax keeps exactly enough.
+    masses = [group.amax(-1) - soft.amax(-1).log() for group, soft in zip(groups, softened, strict=True)]
+    log_masses = torch.stack(masses, -1).log_softmax(-1)
+    student_mass, teacher_mass = log_masses.exp()
+    value = weights[0] * (teacher_mass * (log_masses[1] - log_masses[0])).sum(-1)
+    between = (weights[0] * (student_mass - teacher_mass)).unbind(-1)
+    parts = []
+    for group, soft, mass, outer, weight in zip(groups, softened, masses, between, weights[1:], strict=True):
+        part = gradient if group is both else torch.empty_like(soft[0])
+        parts.append(torch.mul(soft[0], outer[:, None], out=part))
+        if weight == 0 or group.shape[-1] == 1:  # a zero weight silences a term that is infinite too
+            continue
+        apart = group[1] - group[0]  # of the logits: log p - log q but for what the masses differ
+        if group is both and sizes:
+            apart.scatter_(-1, members, 0)
+        masses_apart = mass[1] - mass[0]
+        if kl != "reverse":
+            share = weight if kl == "forward" else weight / 2
+            value = value + share * (torch.linalg.vecdot(soft[1], apart) - masses_apart)
+            part.add_(soft[0] - soft[1], alpha=share)
+        if kl != "forward":
+            share = weight if kl == "reverse" else weight / 2
+            inside = masses_apart - torch.linalg.vecdot(soft[0], apart)
+            value = value + share * inside
+            part.add_(soft[0] * (masses_apart - inside)[:, None].sub(apart), alpha=share)
+    if sizes:
+        gradient.scatter_(-1, members, torch.cat(parts[:-1], -1))
+    return value
 
 
 def top_classes(logits: Float[Tensor, "*batch class"], k: int) -> Int[Tensor, "*batch {k}"]:
@@ -102,16 +198,13 @@ def top_classes(logits: Float[Tensor, "*batch class"], k: int) -> Int[Tensor, "*
     return logits.sort(dim=-1, descending=True, stable=True).indices[..., :k]
 
 
-def ranked_groups(teacher: Tensor, top: Tensor | None, sizes: Sequence[int]) -> Tensor:
-    """Group ids by teacher rank: the first sizes[0] classes get 0, the next sizes[1] get 1, ..., the rest last.
+def ranked_groups(teacher: Tensor, top: Tensor | None, sizes: Sequence[int]) -> Partition:
+    """Groups by teacher rank: the first sizes[0] classes, the next sizes[1], ..., and the rest.
 
     Args:
         teacher: [..., class].
         top: int64 [..., >= sum(sizes)] exact class ids in rank order, or None to rank `teacher` itself.
-        sizes: how many classes each leading group has.
-
-    Returns:
-        int64 [..., class].
+        sizes: how many classes each listed group has.
 
     Raises:
         UsageError: k is not in [1, class), or `top` has another batch shape or fewer classes than needed.
@@ -126,28 +219,28 @@ def ranked_groups(teacher: Tensor, top: Tensor | None, sizes: Sequence[int]) -> 
             f"top is {list(top.shape)}; it must hold at least k={k} classes for each row of the logits, "
             f"{list(teacher.shape[:-1])}"
         )
-    ranks = torch.arange(len(sizes), device=teacher.device).repeat_interleave(
-        torch.tensor(sizes, device=teacher.device)
-    )
-    group = torch.full(teacher.shape, len(sizes), dtype=torch.int64, device=teacher.device)
-    return group.scatter(-1, top[..., :k], ranks.expand(*teacher.shape[:-1], k))
+    return Partition(top[..., :k], tuple(sizes))
 
 
-def label_groups(shape: torch.Size, labels: Tensor) -> Tensor:
-    """Group ids by label: the label's class gets 0, all others 1: labels int64 [...] -> int64 [..., class].
+def label_groups(shape: torch.Size, labels: Tensor) -> Partition:
+    """The label's class, and the rest: labels int64 [...] of logits of `shape`, [..., class].
 
     Raises:
         UsageError: the labels' shape is not that of the logits without their last axis.
     """
     if labels.shape != shape[:-1]:
         raise UsageError(f"labels are {list(labels.shape)}; the logits need {list(shape[:-1])}")
-    group = torch.ones(shape, dtype=torch.int64, device=labels.device)
-    return group.scatter(-1, labels.long().unsqueeze(-1), 0)
+    return Partition(labels.long().unsqueeze(-1), (1,))
+
+
+def one_group(teacher: Tensor) -> Partition:
+    """All classes together."""
+    return Partition(torch.zeros((*teacher.shape[:-1], 0), dtype=torch.int64, device=teacher.device), ())
 
 
 def within_groups(
     teacher: Float[Tensor, "*batch class"],
-    group: Int[Tensor, "*batch class"],
+    partition: Partition,
     *,
     group_weights: Sequence[float],
     temperature: float,
@@ -156,12 +249,16 @@ def within_groups(
 
     Args:
         teacher: float32 [..., class].
-        group, group_weights, temperature: as for `partition_loss`.
+        partition, group_weights, temperature: as for `partition_loss`.
     """
+    members, sizes = partition
     z = teacher / temperature
-    masses = log_masses(z, group, len(group_weights)).gather(-1, group)
-    weights = torch.tensor(group_weights, dtype=z.dtype, device=z.device)[group]
-    return temperature * weights * (z - masses).exp()
+    listed = [group.softmax(-1) for group in z.gather(-1, members).split(sizes, -1)] if sizes else []
+    *listed_weights, rest_weight = group_weights
+    moved = z.scatter(-1, members, -torch.inf).softmax(-1).mul_(rest_weight)
+    for group, weight in zip(listed, listed_weights, strict=True):
+        group.mul_(weight)
+    return (moved.scatter_(-1, members, torch.cat(listed, -1)) if listed else moved).mul_(temperature)
 
 
 def standardize(logits: Float[Tensor, "*batch class"]) -> Float[Tensor, "*batch class"]:

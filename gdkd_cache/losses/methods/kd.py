@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from gdkd_cache.losses.base import Labels, Logits, Loss, Top
-from gdkd_cache.losses.partition import partition_loss, within_groups
+from gdkd_cache.losses.partition import one_group, partition_loss, within_groups
 
 
 def kd(
@@ -27,8 +26,9 @@ def kd(
     Raises:
         UsageError: shapes differ, fewer than 2 classes, or temperature <= 0.
     """
-    one_group = torch.zeros(teacher.shape, dtype=torch.int64, device=teacher.device)
-    return partition_loss(student, teacher, one_group, top_weight=0.0, group_weights=[1.0], temperature=temperature)
+    return partition_loss(
+        student, teacher, one_group(teacher), top_weight=0.0, group_weights=[1.0], temperature=temperature
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,5 +41,4 @@ class KD(Loss):
         return kd(student, teacher, temperature=self.temperature)
 
     def logit_sensitivity(self, teacher: Logits, labels: Labels, top: Top) -> Tensor:
-        one_group = torch.zeros(teacher.shape, dtype=torch.int64, device=teacher.device)
-        return within_groups(teacher, one_group, group_weights=[1.0], temperature=self.temperature)
+        return within_groups(teacher, one_group(teacher), group_weights=[1.0], temperature=self.temperature)
