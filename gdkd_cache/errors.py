@@ -17,7 +17,7 @@ class SourceError(GdkdCacheError):
 
 
 class ModelError(GdkdCacheError):
-    """A model or its weights cannot be built, or do not fit the data."""
+    """A model or its weights cannot be built, do not fit the data, or give numbers that are not finite."""
 
 
 class CacheError(GdkdCacheError):

@@ -232,7 +232,7 @@ def match_rows(cache: CacheReader, source: FullSource) -> np.ndarray:
     if len(unknown):
         raise MismatchError(
             f"key {source.keys[int(unknown[0])]!r} of source {source.name} is not in {cache.path} "
-            f"({len(unknown)} of {len(rows)} are not); build a cache of this data, or train on the cached part"
+            f"({len(unknown)} of {len(rows)} are not); use data that the cache was built from, or build a cache of this"
         )
     labels = cache.labels[rows]
     if labels.shape != source.labels.shape:

@@ -1,5 +1,6 @@
 """Top-1 accuracy of a network on a source, without augmentation."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from gdkd_cache.data.loader import ViewLoader
 from gdkd_cache.data.recipes.presets import open_recipe
 from gdkd_cache.data.source import Source, settle
 from gdkd_cache.data.views import ViewRenderer, image_size, requests_for
+from gdkd_cache.errors import ModelError
 from gdkd_cache.models.normalization import normalize_pixels
 from gdkd_cache.training.distributed import rank_and_size, sum_over_ranks
 
@@ -57,6 +59,7 @@ class Evaluator:
         rank, world_size = rank_and_size()
         self._requests = requests_for(0, np.arange(rank, len(source), world_size), batch_size)
         self._mean, self._std, self._device = mean, std, device
+        self._name = source.name
 
     @torch.inference_mode()
     def __call__(self, model: nn.Module) -> Evaluation:
@@ -64,6 +67,7 @@ class Evaluator:
 
         Raises:
             SourceError: an image cannot be decoded, or its size is not the others'.
+            ModelError: the loss is not finite.
         """
         was_training = model.training
         model.eval()
@@ -76,4 +80,6 @@ class Evaluator:
             sums += torch.tensor([correct, loss, len(labels)])
         model.train(was_training)
         correct, loss, seen = sum_over_ranks(sums.to(self._device)).tolist()
+        if not math.isfinite(loss):
+            raise ModelError(f"on {self._name} the network's outputs, or their loss, are not finite (loss {loss})")
         return Evaluation(accuracy=correct / seen, loss=loss / seen, num_rows=int(seen))

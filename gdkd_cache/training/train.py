@@ -1,5 +1,6 @@
 """Train a network with cross-entropy and, from a cache or a live teacher, a distillation loss."""
 
+import itertools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from gdkd_cache.losses.base import Loss
 from gdkd_cache.losses.registry import LOSSES
 from gdkd_cache.models.build import build_model
 from gdkd_cache.models.weights import ModelCard
+from gdkd_cache.schema import short
 from gdkd_cache.training.batches import Batches, cached_batches, rendered_batches
 from gdkd_cache.training.distributed import process_group, rank_and_size
 from gdkd_cache.training.evaluate import Evaluator
@@ -89,11 +91,7 @@ def train(
     if (cache is not None and (views is not None or teacher is not None)) or (cache is None and recipe is not None):
         raise UsageError("a cache brings its own views and its teacher; give either a cache or views")
     source, eval_source = settle(source), settle(eval_source)
-    if list(eval_source.classes) != list(source.classes):
-        raise MismatchError(
-            f"evaluation source {eval_source.name} has {len(eval_source.classes)} classes, training source "
-            f"{source.name} {len(source.classes)}, or other names; both must be the same"
-        )
+    _require_same_classes(source, eval_source)
     folder = RunFolder(options.out, force=options.force)
     device = choose_device(options.device)
     with process_group(device):
@@ -148,6 +146,18 @@ def train(
             device=device,
         )
         return training.run(State.begin(options, model))
+
+
+def _require_same_classes(source: FullSource, eval_source: FullSource) -> None:
+    pairs = itertools.zip_longest(source.classes, eval_source.classes)
+    for number, (ours, theirs) in enumerate(pairs):
+        if ours != theirs:
+            there, here = ("absent" if name is None else short(name) for name in (theirs, ours))
+            raise MismatchError(
+                f"class {number} is {there} in evaluation source {eval_source.name}, which has "
+                f"{len(eval_source.classes)} classes, and {here} in training source {source.name}, which has "
+                f"{len(source.classes)}; both must have the same, in the same order"
+            )
 
 
 class _Loading(TypedDict):
