@@ -16,7 +16,7 @@ class _PackOptions:
 
     labels: Path | None = option(None, "A .npy of class ids [row].", unset="those of a .npz, else the top-1 of view 0")
     keys: Path | None = option(None, "A file of one key a line.", unset="numbers")
-    force: bool = option(False, "Replace another cache or build there, once this one begins; refused beside other files.")
+    force: bool = option(False, "Replace another cache or build there; refused beside other files.")
 
 
 @click.command(short_help="Make a cache of logits that were computed elsewhere.")

@@ -120,7 +120,7 @@ class BuildOptions(PlanOptions, CardOptions):
         "Take the codec of this cache, of the same data, teacher, recipe and seed, so that both can be merged.",
         metavar="CACHE",
     )
-    force: bool = option(False, "Replace another cache or build there, once this one begins; refused beside other files.")
+    force: bool = option(False, "Replace another cache or build there; refused beside other files.")
     shard_rows: int = SHARD_ROWS  # the unit of commit and resume
 
     def __post_init__(self) -> None:
