@@ -2,13 +2,13 @@
 
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from gdkd_cache.errors import GdkdCacheError
 
 
-def open_plain(path: Path, what: str, error: type[GdkdCacheError]) -> BinaryIO:
+def open_plain(path: Path, what: str, error: type[GdkdCacheError]) -> BufferedReader:
     """Open a plain file to read; a folder, a pipe or a device is refused at once, without waiting for its other end.
 
     Args:

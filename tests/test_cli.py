@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +10,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from gdkd_cache_cli.main import main
+from safetensors.torch import load_file, save_file
 
 import gdkd_cache as gc
 from gdkd_cache import open_cache
 from gdkd_cache.losses.registry import LOSSES
+from gdkd_cache.models.weights import load_card
 
 _COMMANDS = sorted(main.commands)
 
@@ -29,6 +30,7 @@ import gdkd_cache
 assert not {"torch", "numpy", "zarr"} & sys.modules.keys()
 assert gdkd_cache.BuildOptions.__name__ == "BuildOptions" and "torch" not in sys.modules
 from gdkd_cache_cli.main import main
+from safetensors.torch import load_file, save_file
 main(["--help"], standalone_mode=False)
 for name, command in main.commands.items():
     try:
@@ -92,11 +94,11 @@ def test_the_fixed_forms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert verified["problems"] == []
     assert verified["replay"]["exact"] == 4 * 53  # 22 are 1 in 64, and the 32 of the smallest hashes are others but one
     evaluated = json.loads(_run("eval", "--data", "digits", "--weights", "student/best.safetensors", "--json").stdout)
-    card = json.loads(Path("student/best.json").read_text())
-    assert evaluated["accuracy"] == card["accuracy"]
-    assert sorted(path.name for path in Path("student").iterdir()) == sorted(
-        ["best.json", "best.safetensors", "last.json", "last.safetensors", "metrics.jsonl"]
-    )
+    card = load_card(Path("student/best.safetensors"))
+    assert card is not None
+    assert evaluated["accuracy"] == card.accuracy
+    written = sorted(path.name for path in Path("student").iterdir())
+    assert written == ["best.safetensors", "last.safetensors", "metrics.jsonl"]
 
 
 def test_plan_says_what_build_takes(tmp_path: Path, weights: Path) -> None:
@@ -221,13 +223,13 @@ def test_bad_input(
 def test_what_nobody_says_of_a_teacher_is_not_guessed(tmp_path: Path, weights: Path) -> None:
     """Weights without a card: a build and an evaluation want to be told how inputs are normalised."""
     bare = tmp_path / "bare.safetensors"
-    shutil.copy(weights, bare)
+    save_file(load_file(weights), bare)
     build = ["build", "--data", "digits", "--teacher", "cnn-s", "--weights", bare, "--views", "1", "--codec", "dense"]
     evaluate = ["eval", "--data", "digits", "--model", "cnn-s", "--weights", bare]
     for command in ([*build, "--out", tmp_path / "a.zarr"], evaluate):
         refused = _run(*command)
         assert refused.exit_code == 1
-        assert "have no bare.json beside them, and cnn-s does not say how its inputs are normalised" in refused.stderr
+        assert "have no card, and cnn-s does not say how its inputs are normalised" in refused.stderr
         assert "type --normalize imagenet|cifar|half, or --mean R G B --std R G B" in refused.stderr
     assert not (tmp_path / "a.zarr").exists()
     for out, given, mean in (

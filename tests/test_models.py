@@ -1,7 +1,5 @@
-"""The networks have the literature's sizes; weights round-trip, and foreign ones are refused in one line."""
+"""The networks have the literature's sizes; what is no network, or takes no such images, is refused in one line."""
 
-import json
-import pickle
 from pathlib import Path
 
 import pytest
@@ -9,7 +7,7 @@ import torch
 
 from gdkd_cache.errors import ModelError, UsageError
 from gdkd_cache.models.build import build_model
-from gdkd_cache.models.weights import ModelCard, load_card, load_model, save_weights
+from gdkd_cache.models.weights import ModelCard
 
 _CARD = ModelCard(name="cnn-s", num_classes=10, size=(8, 8), mean=(0.1, 0.2, 0.3), std=(1.0, 1.0, 1.0), accuracy=0.5)
 
@@ -49,57 +47,3 @@ def test_a_users_own_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_unknown_models(name: str) -> None:
     with pytest.raises(UsageError):
         build_model(name, 10)
-
-
-def test_weights_round_trip(tmp_path: Path) -> None:
-    path = tmp_path / "best.safetensors"
-    model = build_model("cnn-s", 10).eval()
-    save_weights(model, _CARD, path)
-    assert load_card(path) == _CARD
-    loaded, checksum = load_model("cnn-s", 10, path)
-    assert torch.equal(loaded(torch.ones(1, 3, 8, 8)), model(torch.ones(1, 3, 8, 8)))
-    assert checksum.startswith("sha256:")
-    assert not loaded.training
-    torch.save({"state_dict": model.state_dict()}, tmp_path / "best.pth")
-    assert load_card(tmp_path / "best.pth") == _CARD
-    assert torch.equal(
-        load_model("cnn-s", 10, tmp_path / "best.pth")[0](torch.ones(1, 3, 8, 8)), model(torch.ones(1, 3, 8, 8))
-    )
-
-
-class _Canary:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[object, tuple[Path]]:
-        return (Path.touch, (self.path,))
-
-
-def test_weights_cannot_execute(tmp_path: Path) -> None:
-    (tmp_path / "evil.pth").write_bytes(pickle.dumps(_Canary(tmp_path / "canary")))
-    torch.save({"state_dict": _Canary(tmp_path / "canary")}, tmp_path / "evil2.pth")
-    for name in ("evil.pth", "evil2.pth"):
-        with pytest.raises(ModelError, match="cannot be read"):
-            load_model("cnn-s", 10, tmp_path / name)
-    assert not (tmp_path / "canary").exists()
-
-
-def test_foreign_weights_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "best.safetensors"
-    with pytest.raises(ModelError, match="do not exist"):
-        load_model("cnn-s", 10, path)
-    save_weights(build_model("cnn-s", 10), _CARD, path)
-    with pytest.raises(ModelError, match=r"do not fit cnn-s with 20 classes: .* is \[10"):
-        load_model("cnn-s", 20, path)
-    with pytest.raises(ModelError, match="do not fit resnet8"):
-        load_model("resnet8", 10, path)
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(ModelError, match="cannot be read"):
-        load_model("cnn-s", 10, path)
-
-
-@pytest.mark.parametrize("change", [{"mean": [1]}, {"std": [0, 1, 1]}, {"extra": 1}, {"size": None}])
-def test_wrong_cards_are_refused(tmp_path: Path, change: dict[str, object]) -> None:
-    (tmp_path / "a.json").write_text(json.dumps(_CARD.to_json() | change))
-    with pytest.raises(ModelError, match="no model card"):
-        load_card(tmp_path / "a.safetensors")

@@ -145,12 +145,14 @@ class Place:
 
         Raises:
             MismatchError: where the last look found nothing, another build has begun meanwhile.
+            CacheError: the identity holds what no manifest may, such as a number that is not finite.
             OSError, StoreError: the place cannot be written.
         """
         identity = dataclasses.replace(self._identity, codec=from_json(CodecFacts, codec.to_json()), fidelity=fidelity)
         layout = row_layouts(identity).get(TABLES)
         tables = {} if layout is None else layout.encode(codec.tables_bytes())
         records = {name: ObjectRecord.of(data) for name, data in tables.items()}
+        _check_readable(Manifest(identity, records))
         # Without its card, which may change while the build is unfinished.
         begun = Manifest(dataclasses.replace(identity, card=NO_CARD), records)
         if begun == self._standing:  # others may be about to tidy it up: nothing is written twice
@@ -170,3 +172,11 @@ class Place:
         for name in (LEDGER_NAME, BUILD_NAME, CLAIMS_NAME):
             self.objects.delete(name)
         self.objects.sweep()
+
+
+def _check_readable(manifest: Manifest) -> None:
+    """Refuse, before a shard is computed for it, what no reader would accept once it is published."""
+    try:
+        Manifest.from_bytes(manifest.to_bytes(), "the manifest of this build")
+    except ValueError as error:  # what JSON cannot hold: a number that is not finite, half of a character
+        raise CacheError(f"the manifest of this build cannot be written: {error}") from None

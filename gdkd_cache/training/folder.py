@@ -14,7 +14,7 @@ _METRICS = "metrics.jsonl"
 
 
 class RunFolder:
-    """The folder of one training: `best.safetensors`, `last.safetensors`, each with its card, and `metrics.jsonl`."""
+    """The folder of one training: `best.safetensors`, `last.safetensors`, with their cards, and `metrics.jsonl`."""
 
     def __init__(self, path: Path, *, force: bool) -> None:
         """Look at the folder; nothing is written yet.
