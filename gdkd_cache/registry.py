@@ -122,7 +122,7 @@ def use(name: str) -> Any:
     except (ImportError, AttributeError) as error:
         raise UsageError(f"{name!r} cannot be imported: {error}; is its folder on PYTHONPATH?") from None
     except Exception as error:  # the user's own module may raise anything
-        raise UsageError(f"{name!r} cannot be imported: {type(error).__name__}: {first_line(error)}") from error
+        raise UsageError(f"{name!r} cannot be imported: {first_line(error)}") from error
     canonical = f"{getattr(thing, '__module__', module)}:{getattr(thing, '__qualname__', attribute)}"
     _own[name] = _own[canonical] = thing
     return thing

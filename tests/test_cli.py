@@ -30,7 +30,6 @@ import gdkd_cache
 assert not {"torch", "numpy", "zarr"} & sys.modules.keys()
 assert gdkd_cache.BuildOptions.__name__ == "BuildOptions" and "torch" not in sys.modules
 from gdkd_cache_cli.main import main
-from safetensors.torch import load_file, save_file
 main(["--help"], standalone_mode=False)
 for name, command in main.commands.items():
     try:

@@ -21,7 +21,7 @@ def classifier(name: str, num_classes: int) -> nn.Module:
         UsageError: torchvision has none of that name.
     """
     if name not in torchvision.models.list_models(module=torchvision.models):
-        raise UsageError(f"model 'torchvision:{name}': torchvision has no classifier {name!r}")
+        raise UsageError(f"model {f'torchvision:{name}'!r}: torchvision has no classifier {name!r}")
     model = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **_OPTIONS.get(name, {}))
     for child, head in model.named_children():
         if child in _HEADS:
