@@ -36,7 +36,7 @@ class Loss(ABC):
     needs_tail: ClassVar[bool] = True
     """Whether it needs each class of the teacher's tail, and not only the tail's mass spread uniformly."""
 
-    temperature: float = option(4.0, "T, which logits are divided by", above=0, most=LARGEST_FACTOR)
+    temperature: float = option(4.0, "T, which logits are divided by", least=1e-3, most=LARGEST_FACTOR)
     standardize: bool = option(False, "standardize student and teacher logits first (LSKD, LS-GDKD)")
 
     def __post_init__(self) -> None:

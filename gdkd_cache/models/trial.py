@@ -31,8 +31,8 @@ def try_logits(what: str, run: Callable[[], object], shape: tuple[int, int], siz
     found = list(logits.shape)  # pyright: ignore[reportAttributeAccessIssue]  (a tensor)
     if found != list(shape):
         raise ModelError(
-            f"{what} gives logits {found} for {shape[0]} images; the data has {shape[1]} classes, so they must be "
-            f"{list(shape)}"
+            f"{what} gives logits {found} for {shape[0]} images, expected {list(shape)}: the data has {shape[1]} "
+            "classes, and it must know the same ones"
         )
 
 
