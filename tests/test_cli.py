@@ -160,11 +160,7 @@ _BUILD = "build --data digits --teacher cnn-s --weights {weights} --out out"
         (f"{_TRAIN} --loss gdkd --cache {{weights}}", 1, "is no cache"),
         (f"{_TRAIN} --loss gdkd --cache .", 1, "is no cache"),
         (f"{_TRAIN} --loss gdkd:k=9 --cache {{cache}}", 1, "k=9 needs more exact classes"),
-        (
-            f"{_TRAIN} --loss gdkd:temperature=0 --cache {{cache}}",
-            2,
-            "temperature is 0.0; it must be float in 0.001..1000000",
-        ),
+        (f"{_TRAIN} --loss gdkd:temperature=0 --cache {{cache}}", 2, "temperature is 0.0; it must be float in 0.001"),
         (f"{_TRAIN} --loss gdkd --cache {{cache}} --digest sha256:0", 1, "not the sha256:0 asked for"),
         (f"{_TRAIN} --loss gdkd --cache {{cache}} --recipe none", 1, "recipe none is not the cache's"),
         (f"{_TRAIN} --loss gdkd --cache {{cache}} --view-seed 3", 1, "view seed 3 is not the cache's 0"),
