@@ -236,6 +236,7 @@ def _pickled(body: bytes) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("a/data.pkl", body)
+        archive.writestr("a/version", "3")
     return file.getvalue()
 
 
@@ -252,8 +253,8 @@ def _bomb(path: Path, name: str) -> None:
             members = {member: archive.read(member) for member in archive.namelist()}
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             for member, data in members.items():
-                archive.writestr(member, data)
-            archive.writestr("a/data/1", bytes(2**30))
+                lies = data.replace(b"K\x01", b"J\0\0\0\4") if member.endswith(".pkl") else data  # 2**26 numbers
+                archive.writestr(member, bytes(2**28) if member.endswith("data/0") else lies)
     elif name == "overlapping":
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("a/data.pkl", b"\x80\x02}.")
