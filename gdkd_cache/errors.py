@@ -34,3 +34,16 @@ class NotServedError(GdkdCacheError):
 
 class StoreError(GdkdCacheError):
     """An object store cannot be reached, refuses, or does not keep what it was given."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory is full, the machine's or a GPU's: no fault of what was computed or read."""
+    said = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(t in str(error) for t in said))
+
+
+def first_line(error: BaseException) -> str:
+    """What a library's error says, in a line; its type too where a user's own eyes would need it."""
+    text = (str(error).splitlines() or [""])[0].strip()
+    plain = isinstance(error, ValueError | RuntimeError | AssertionError | OSError) and text
+    return text if plain else f"{type(error).__name__}: {text}" if text else type(error).__name__

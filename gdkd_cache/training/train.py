@@ -22,6 +22,7 @@ from gdkd_cache.errors import MismatchError, UsageError
 from gdkd_cache.losses.base import Loss
 from gdkd_cache.losses.registry import LOSSES
 from gdkd_cache.models.build import build_model
+from gdkd_cache.models.trial import try_student
 from gdkd_cache.models.weights import ModelCard
 from gdkd_cache.schema import short
 from gdkd_cache.training.batches import Batches, cached_batches, rendered_batches
@@ -80,6 +81,7 @@ def train(
     Raises:
         UsageError: a distillation loss without cache or teacher, or the reverse.
         NotServedError: the cache cannot serve the loss.
+        ModelError: the network cannot be built, cannot take such images, or gives no logit a class.
         MismatchError: source and cache, or the two sources, do not belong together; or `out` holds an earlier
             training, and `force` is off.
         SourceError: an image cannot be read.
@@ -133,6 +135,8 @@ def train(
         model = build_model(options.student, card.num_classes).to(device)
         if device.type == "cuda":
             model = model.to(memory_format=torch.channels_last)
+        batch_size = min(loading["batch_size"], 2)
+        try_student(options.student, model, card.num_classes, size, num_images=batch_size, device=device)
         if rank:
             torch.manual_seed(options.seed + rank)  # the same weights, but dropout of its own
         training = Training(
