@@ -51,8 +51,8 @@ def test_a_training_that_diverges(
     tmp_path: Path, digits: ArraySource, digits_test: ArraySource, monkeypatch: pytest.MonkeyPatch, way: str, said: str
 ) -> None:
     """At the end of the second epoch; the first one's files stay, and are the last to be written."""
-    # Four steps an epoch.
-    monkeypatch.setattr(training, "build_model", lambda name, num_classes: _Breaking(way, 6 if way == "loss" else 8))
+    # One batch to try the network, then four steps an epoch.
+    monkeypatch.setattr(training, "build_model", lambda name, num_classes: _Breaking(way, 7 if way == "loss" else 9))
     monkeypatch.setattr(loop, "_CHECK_STEPS", 2)
     options = TrainOptions(student="cnn-s", epochs=4, lr=0.1, out=tmp_path / "s")
     with pytest.raises(ModelError, match=said) as caught:
