@@ -34,3 +34,8 @@ class NotServedError(GdkdCacheError):
 
 class StoreError(GdkdCacheError):
     """An object store cannot be reached, refuses, or does not keep what it was given."""
+
+
+def first_line(error: BaseException) -> str:
+    """What a library says of a failure, on one line; its kind where it says nothing."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
