@@ -37,5 +37,6 @@ class StoreError(GdkdCacheError):
 
 
 def first_line(error: BaseException) -> str:
-    """What a library says of a failure, on one line; its kind where it says nothing."""
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    """What a library says of a failure, on one line and not at length; its kind where it says nothing."""
+    line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return line if len(line) <= 200 else f"{line[:197]}..."

@@ -71,19 +71,21 @@ def _opened(key: str, file: Path | bytes) -> Iterator[io.BytesIO | io.BufferedRe
 def _decoded(key: str, data: io.BytesIO | io.BufferedReader, side: int | None) -> Image.Image:
     """The image, in RGB and in memory; what it was made of is not kept."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own bound follows
+        warnings.filterwarnings(
+            "ignore", module="PIL"
+        )  # of sizes, for which we have our own bound, and of harmless things
         image = Image.open(data, formats=_FORMATS)
-    pixels, most = image.width * image.height, _most_pixels()
-    if image.format == "WEBP":
-        most //= 2
-    if pixels > most:
-        raise SourceError(
-            f"image {key!r} has {pixels:,} pixels; at most {most:,} are decoded: shrink it, or set {_MOST_PIXELS}"
-        )
-    if side is not None:
-        image.draft("RGB", (side, side))
-    image.load()
-    return image if image.mode == "RGB" else image.convert("RGB")
+        pixels, most = image.width * image.height, _most_pixels()
+        if image.format == "WEBP":
+            most //= 2
+        if pixels > most:
+            raise SourceError(
+                f"image {key!r} has {pixels:,} pixels; at most {most:,} are decoded: shrink it, or set {_MOST_PIXELS}"
+            )
+        if side is not None:
+            image.draft("RGB", (side, side))
+        image.load()
+        return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _most_pixels() -> int:

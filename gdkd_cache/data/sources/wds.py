@@ -142,13 +142,13 @@ def _samples(shard: Path, place: str, *, stream: bool) -> list[_Sample]:
             sample: dict[str, Any] = {}
             for _, kind, data in members:
                 if kind in sample:
-                    raise SourceError(f"wds: {place} holds {key!r} with .{kind} twice; a sample has one of each")
+                    raise SourceError(f"wds: {place} holds {key!r} with {short(kind)} twice; a sample has one of each")
                 sample[kind] = data
             image = next((sample[name] for name in _IMAGES if name in sample), None)
             label: bytes = sample.get("cls") or b""
             if image is None or not label.isdigit():
                 raise SourceError(
-                    f"wds: sample {key!r} has the members {', '.join(sorted(sample)) or 'none'}; "
+                    f"wds: sample {key!r} has the members {', '.join(map(short, sorted(sample))) or 'none'}; "
                     f"it needs an image ({', '.join(_IMAGES)}) and a number in .cls"
                 )
             if int(label) >= MOST_CLASSES:
