@@ -115,7 +115,10 @@ def _header(start: bytes, size: int) -> _Header:
     version = npy.read_magic(file)
     if version not in _VERSIONS:
         raise ValueError(f"its format has version {version}; 1.0 and 2.0 are read")
-    shape, fortran, dtype = _VERSIONS[version](file)
+    try:
+        shape, fortran, dtype = _VERSIONS[version](file)
+    except Exception:  # from TokenError to RecursionError, with words that are of no use
+        raise ValueError("its header describes no array") from None
     if any(extent < 0 for extent in shape) or dtype.hasobject:
         raise ValueError(f"its header says {short(dtype)} {short(shape)}")
     said, there = math.prod(shape) * dtype.itemsize, size - file.tell()

@@ -62,9 +62,7 @@ def _opened(key: str, file: Path | bytes) -> Iterator[io.BytesIO | io.BufferedRe
     with io.BytesIO(file) if isinstance(file, bytes) else open_plain(file, "image", SourceError) as data:
         size = len(file) if isinstance(file, bytes) else os.fstat(data.fileno()).st_size
         if size > MOST_IMAGE_BYTES:
-            raise SourceError(
-                f"image {key!r} has {size:,} bytes; at most {MOST_IMAGE_BYTES:,} are read: store it smaller"
-            )
+            raise SourceError(f"image {key!r} has {size:,} bytes; at most {MOST_IMAGE_BYTES:,} are read: shrink it")
         yield cast(io.BytesIO | io.BufferedReader, data)
 
 

@@ -197,7 +197,7 @@ def step_from_json(fields: object, find: Callable[[str], type[Step]]) -> Step:
     try:
         return kind(**options)
     except TypeError as error:
-        raise UsageError(f"{name}: {str(error).split('__init__() ')[-1]}") from None
+        raise UsageError(f"{name}: {first_line(error).split('__init__() ')[-1]}") from None
 
 
 def mix_from_json(fields: object) -> Mix:
@@ -209,7 +209,7 @@ def mix_from_json(fields: object) -> Mix:
     try:
         return Mix(**_options("mix", fields))
     except TypeError as error:
-        raise UsageError(f"mix: {str(error).split('__init__() ')[-1]}") from None
+        raise UsageError(f"mix: {first_line(error).split('__init__() ')[-1]}") from None
 
 
 def _options(what: str, fields: object) -> dict[str, Any]:

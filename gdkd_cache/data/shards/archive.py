@@ -44,7 +44,7 @@ class Archive:
                 vars(tar)["members"].clear()  # it would keep all
                 if member.size < 0 or (member.isreg() and member.size > self._size - member.offset_data):
                     raise ReadError(
-                        f"member {member.name!r} says that it has {member.size:,} bytes, more than there are"
+                        f"member {member.name!r} says that it has {member.size:,} bytes, more than there can be"
                     )
                 if member.isreg() and not member.issparse():
                     yield member

@@ -27,7 +27,7 @@ _IMAGES = ("png", "jpg", "jpeg", "webp", "ppm")
 _IN_MEMORY_PIXELS = 64 * 64
 _LABEL_BYTES = 32
 _CLASSES_BYTES = 2**26
-_MOST_SHARDS = 2**20
+_MOST_SHARDS = 2**17
 _SCHEMES = ("s3", "gs", "az", "https", "http")  # the last for this machine only, which Bucket sees to
 _META = re.compile(r"__[^/]*__($|/)")  # what webdataset itself skips
 
