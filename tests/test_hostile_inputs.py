@@ -1,13 +1,13 @@
 """Images, shards, recipes and arrays that are wrong or hostile: one line that names the thing, and nothing is run."""
 
 import io
-import json
 import os
 import socket
 import struct
 import tarfile
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,8 @@ from gdkd_cache import open_source
 from gdkd_cache.building.arrays import read_logits
 from gdkd_cache.data.decoding import decode_image
 from gdkd_cache.data.recipes.presets import open_recipe
-from gdkd_cache.errors import GdkdCacheError, SourceError, UsageError
+from gdkd_cache.data.source import ArraySource
+from gdkd_cache.errors import GdkdCacheError, MismatchError, SourceError, UsageError
 
 _PIXELS = np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8)
 
@@ -438,4 +439,13 @@ def test_wrong_arrays_from_the_command_line(tmp_path: Path) -> None:
     run("labels are [0]; give 20 class ids", 2, **good | {"labels": _npy(np.zeros(0))})
     run("it needs floats [view, row, class]", 1, **good | {"logits": _npy(np.zeros((0, 20, 9)))})
     run("it needs floats [view, row, class]", 1, **good | {"logits": _npy(np.zeros((1, 20, 9), int))})
-    assert json.loads(json.dumps(sorted(path.name for path in tmp_path.iterdir()))) == ["keys", "labels", "logits"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["keys", "labels", "logits"]
+
+
+@pytest.mark.parametrize(
+    ("classes", "said"), [("abcdefghi", "has 9 classes, not the 10"), ("012345678x", "has class 9 'x', not the '9'")]
+)
+def test_other_classes_are_named(digits: ArraySource, tmp_path: Path, classes: str, said: str) -> None:
+    other = replace(digits, labels=np.zeros(256, np.int64), classes=tuple(classes))
+    options = gc.TrainOptions(student="cnn-s", out=tmp_path, loss="ce", epochs=1)
+    _refused(lambda: gc.train(options, digits, other), said, MismatchError)

@@ -1,7 +1,7 @@
 """Train a network with cross-entropy and, from a cache or a live teacher, a distillation loss."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -91,8 +91,8 @@ def train(
     source, eval_source = settle(source), settle(eval_source)
     if list(eval_source.classes) != list(source.classes):
         raise MismatchError(
-            f"evaluation source {eval_source.name} has {len(eval_source.classes)} classes, training source "
-            f"{source.name} {len(source.classes)}, or other names; both must be the same"
+            f"evaluation source {eval_source.name} has {_differing(eval_source.classes, source.classes)} of training "
+            f"source {source.name}; both must have the same classes in the same order"
         )
     folder = RunFolder(options.out, force=options.force)
     device = choose_device(options.device)
@@ -220,3 +220,11 @@ def _refuse_mixed_labels(distillation: Loss | None, recipe: Recipe) -> None:
         raise UsageError(
             f"{distillation.name} needs one label an image; recipe {recipe.name} mixes images: use one of {others}"
         )
+
+
+def _differing(found: Sequence[str], expected: Sequence[str]) -> str:
+    """In what two lists of class names differ."""
+    if len(found) != len(expected):
+        return f"{len(found)} classes, not the {len(expected)}"
+    row = next(row for row, (one, other) in enumerate(zip(found, expected, strict=True)) if one != other)
+    return f"class {row} {found[row]!r}, not the {expected[row]!r}"
