@@ -64,7 +64,7 @@ def read_logits(logits: Path, labels: Path | None, keys: Path | None) -> PackInp
             raise SourceError(f"labels {labels} hold no array {' or '.join(_LABELS)}; name yours so")
     else:
         found = _read(logits, "labels", _LABELS, only_named=True)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         guessed = np.asarray(array[0], np.float32).argmax(-1) if found is None else found
     return PackInput(
         logits=array,

@@ -146,7 +146,7 @@ def _rows(view: Logits, rows: slice, number: int, keys: Sequence[str]) -> Tensor
     if isinstance(view, Tensor):
         part = view[rows].detach().cpu().float()
     else:
-        with np.errstate(over="ignore"):  # infinity is told below
+        with np.errstate(over="ignore", invalid="ignore"):  # what becomes of it is told below
             part = torch.from_numpy(np.array(view[rows], np.float32))
     finite = part.isfinite().all(-1)
     if not finite.all():

@@ -213,7 +213,8 @@ def class_ids(labels: Any) -> np.ndarray:
         raise ValueError(f"make no array ({first_line(error)}); give class ids") from None
     whole = given.dtype.kind in "iub" or not given.size
     if given.dtype.kind == "f":  # 3.0 is a class id, as far as floats count exactly
-        whole = bool((np.abs(given) < 2**53).all() and (given == np.rint(given)).all())
+        with np.errstate(invalid="ignore"):
+            whole = bool((np.abs(given) < 2**53).all() and (given == np.rint(given)).all())
     if not whole:
         raise ValueError(f"are {given.dtype}, not all whole numbers; give class ids")
     return given.astype(np.int64, copy=False)
