@@ -43,7 +43,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """What a library's error says, in a line; its type too where a user's own eyes would need it."""
-    text = (str(error).splitlines() or [""])[0].strip()
+    """What a library says of a failure, on one line and not at length; its kind too where the text alone is obscure."""
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     plain = isinstance(error, ValueError | RuntimeError | AssertionError | OSError) and text
-    return text if plain else f"{type(error).__name__}: {text}" if text else type(error).__name__
+    line = text if plain else f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return line if len(line) <= 200 else f"{line[:197]}..."

@@ -4,6 +4,14 @@ SHARD_ROWS = 131072
 """Rows a shard, where nobody says otherwise."""
 MOST_VIEWS = 2**20
 MOST_CLASSES = 2**17
+MOST_IMAGE_PIXELS = 40_000_000
+"""Of one image file: ImageNet's largest has 5980 x 6430. Decoding takes 7 to 12 bytes for each, so below half a GB."""
+MOST_IMAGE_BYTES = 2**28
+"""Of one image file: room for the most pixels without compression."""
+MOST_UNPACKED = 64
+"""How many times its size a compressed file of images or logits may unpack to; neither gets near it."""
+LEAST_UNPACKED = 2**26
+"""Bytes that any may unpack to."""
 LARGEST_SIDE = 2048
 """Of a view, in pixels."""
 LARGEST_BATCH = 2**20

@@ -33,8 +33,8 @@ def pack(logits: Path, out: str, files: _PackOptions, choice: CodecChoice, card:
     Example:
       gdkd-cache pack logits.npy my.zarr --labels labels.npy --keys keys.txt --fidelity 0.1
     """
+    from gdkd_cache.building.arrays import read_logits
     from gdkd_cache.building.pack import pack as run_pack
-    from gdkd_cache.building.pack import read_logits
     from gdkd_cache_cli.report import cache_lines
 
     _ = choice.request  # refused before anything is read
