@@ -233,7 +233,8 @@ class ViewRenderer(Dataset[list[ViewBatch]]):
             SourceError: an image cannot be read, or is something else.
         """
         if self._source.images is not None:
-            yield from np.ascontiguousarray(self._source.images[rows].transpose(0, 2, 3, 1))
+            # Channel by channel: several times faster than a transposed copy.
+            yield from np.stack(self._source.images[rows].swapaxes(0, 1), axis=-1)
             return
         side = self._recipe.decode_side
         for row in rows.tolist():

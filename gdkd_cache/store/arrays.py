@@ -154,9 +154,8 @@ class ArrayLayout:
 
     def object_name(self, shard: int, view: int | None = None) -> str:
         """Name of a shard's object; the view is of no account to columns that all views share."""
-        shared = self.num_views is None or view is None
-        prefix = f"{self.name}/c" if shared else f"{self.name}/c/{view - self.first_view}"
-        return f"{prefix}/{shard}{'/0' * len(self.column.shape)}"
+        place = "" if self.num_views is None or view is None else f"/{view - self.first_view}"
+        return f"{self.name}/c{place}/{shard}{'/0' * len(self.column.shape)}"
 
     def decode(self, objects: Mapping[str, bytes], view: int | None = None) -> np.ndarray:
         """Decode one view's rows from its objects, all already checked.
