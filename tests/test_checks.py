@@ -125,6 +125,12 @@ def cache(tmp_path_factory: pytest.TempPathFactory, source: ArraySource, teacher
     return path
 
 
+def _checks(path: Path) -> np.ndarray:
+    checks = open_cache(path).source_checks()
+    assert checks is not None
+    return checks
+
+
 def _replaced(source: ArraySource, count: int) -> tuple[ArraySource, set[str]]:
     """The source with so many unprobed images replaced by others of it, and their keys."""
     rows = np.flatnonzero(~probed(hash_keys(source.keys)))
@@ -198,8 +204,7 @@ def test_partners_are_compared_too(tmp_path: Path, source: ArraySource, teacher:
     recipe = Recipe("mixed", (), Mix(mixup_alpha=0.8))
     build_small(tmp_path / "a.zarr", _as_files(few, tmp_path), teacher, **_OPTIONS, recipe=recipe)
     build_small(tmp_path / "b.zarr", few, teacher, **_OPTIONS, recipe=recipe)
-    checks = [open_cache(tmp_path / name).source_checks() for name in ("a.zarr", "b.zarr")]
-    assert np.array_equal(*checks)
+    assert np.array_equal(_checks(tmp_path / "a.zarr"), _checks(tmp_path / "b.zarr"))
     bad, keys = _replaced(few, 1)
     data = open_cache(tmp_path / "a.zarr").dataset(_as_files(bad, tmp_path))
     with pytest.raises(MismatchError, match=f"the decoded image of '{min(keys)}'"):
@@ -294,9 +299,7 @@ def test_a_build_decodes_no_image_for_its_check(
     build_small(tmp_path / "b.zarr", counted, teacher, **options)
     unprobed = np.flatnonzero(~probed(hash_keys(source.keys)))
     assert {_DECODED[row] for row in unprobed.tolist()[1:]} == {1}
-    checks = open_cache(tmp_path / "b.zarr").source_checks()
-    assert checks is not None
-    assert np.array_equal(checks, open_cache(cache).source_checks())
+    assert np.array_equal(_checks(tmp_path / "b.zarr"), _checks(cache))
     assert sorted(file.name for file in (tmp_path / "b.zarr/source_check/c").iterdir()) == ["0", "1", "2"]
 
 
@@ -321,16 +324,13 @@ def test_an_interrupted_build(tmp_path: Path, source: ArraySource, cache: Path, 
 def test_sidecars_and_back(tmp_path: Path, source: ArraySource, cache: Path) -> None:
     shards = _as_shards(source, tmp_path)
     to_sidecars(cache, tmp_path / "sidecars", shards)
-    opened = open_cache(tmp_path / "sidecars")
-    checks = opened.source_checks()
-    assert checks is not None
-    assert np.array_equal(checks, open_cache(cache).source_checks())
+    assert np.array_equal(_checks(tmp_path / "sidecars"), _checks(cache))
     assert verify(tmp_path / "sidecars", source=shards, strict=True).problems == ()
     from_sidecars(tmp_path / "sidecars", tmp_path / "back.zarr")
     assert _contents(tmp_path / "back.zarr") == _contents(cache)
     bad, keys = _replaced(source, 1)
     with pytest.raises(MismatchError, match=f"the decoded image of '{min(keys)}'"):
-        list(opened.dataset(_as_shards(bad, tmp_path)).loader(0, batch_size=50))
+        list(open_cache(tmp_path / "sidecars").dataset(_as_shards(bad, tmp_path)).loader(0, batch_size=50))
 
 
 def test_parts(tmp_path: Path, source: ArraySource, cache: Path) -> None:
@@ -434,7 +434,7 @@ def test_the_commands(tmp_path: Path, weights: Path) -> None:
     key = source.keys[int(np.flatnonzero(~probed(hash_keys(source.keys)))[7])]
     Image.fromarray(digits[1700 % len(digits)][0][:, ::-1].copy()).save(folder.parent / key)
     trained = ["train", "--data", data, "--eval-data", data, "--cache", tmp_path / "a.zarr", "--student", "cnn-s"]
-    trained += ["--loss", "gdkd", "--epochs", 1, "--workers", 0, "--out", tmp_path / "s"]
+    trained += ["--loss", "gdkd", "--epochs", 1, "--workers", 0, "--force", "--out", tmp_path / "s"]
     for command in (trained, [*trained, "--strict-replay"], ["verify", tmp_path / "a.zarr", "--data", data]):
         result = run(*command)
         assert result.exit_code == 1, result.output

@@ -234,7 +234,7 @@ class ViewRenderer(Dataset[list[ViewBatch]]):
         """
         if self._source.images is not None:
             # Channel by channel: several times faster than a transposed copy.
-            yield from np.stack(self._source.images[rows].swapaxes(0, 1), axis=-1)
+            yield from np.stack([*self._source.images[rows].swapaxes(0, 1)], axis=-1)
             return
         side = self._recipe.decode_side
         for row in rows.tolist():
