@@ -28,7 +28,7 @@ from gdkd_cache.data.checks import CHECK_RMS, check_images
 from gdkd_cache.data.probes import difference, probed
 from gdkd_cache.data.recipes.mixing import Mix
 from gdkd_cache.data.recipes.recipe import Recipe
-from gdkd_cache.data.source import ArraySource, EncodedSource, FullSource
+from gdkd_cache.data.source import ArraySource, EncodedSource, FullSource, settle
 from gdkd_cache.errors import CacheError, MismatchError, UsageError
 from gdkd_cache.models.network import Network
 from gdkd_cache.seeding import hash_keys
@@ -111,10 +111,24 @@ def _as_shards(source: ArraySource, tmp_path: Path) -> FullSource:
     return open_source(f"wds:{folder}/Train-*.tar", stream=True)
 
 
+class _Own:
+    """A user's own source, with no more than it must have."""
+
+    def __init__(self, source: ArraySource) -> None:
+        self.keys, self.classes, self.digest, self._source = source.keys, source.classes, source.digest, source
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, row: int) -> tuple[np.ndarray, int]:
+        return self._source[row]
+
+
 _KINDS: dict[str, Callable[[ArraySource, Path], FullSource]] = {
     "memory": lambda source, _: source,
     "files": _as_files,
     "shards": _as_shards,
+    "own": lambda source, _: settle(_Own(source)),
 }
 
 
