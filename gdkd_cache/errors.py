@@ -45,6 +45,6 @@ def is_out_of_memory(error: BaseException) -> bool:
 def first_line(error: BaseException) -> str:
     """What a library says of a failure, on one line and not at length; its kind too where the text alone is obscure."""
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    plain = isinstance(error, ValueError | RuntimeError | AssertionError | OSError) and text
-    line = text if plain else f"{type(error).__name__}: {text}" if text else type(error).__name__
+    obscure = not text or isinstance(error, LookupError | TypeError | AttributeError | ArithmeticError)
+    line = ": ".join(filter(None, (type(error).__name__, text))) if obscure else text
     return line if len(line) <= 200 else f"{line[:197]}..."

@@ -443,7 +443,7 @@ def test_wrong_arrays_from_the_command_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("classes", "said"), [("abcdefghi", "has 9 classes, not the 10"), ("012345678x", "has class 9 'x', not the '9'")]
+    ("classes", "said"), [("abcdefghi", "class 0 is a in .*, which has 9 classes"), ("012345678x", "class 9 is x in")]
 )
 def test_other_classes_are_named(digits: ArraySource, tmp_path: Path, classes: str, said: str) -> None:
     other = replace(digits, labels=np.zeros(256, np.int64), classes=tuple(classes))

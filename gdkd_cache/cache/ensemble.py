@@ -44,7 +44,7 @@ class Ensemble:
         recipe: Recipe | None = None,
         size: int | None = None,
     ) -> CachedDataset:
-        """Join with the images, as `Cache.dataset`; every cache's probes are checked.
+        """Join with the images, as `Cache.dataset`; every cache's probes, and its checks of the images, are compared.
 
         Args:
             source, strict_replay, recipe, size: as for `Cache.dataset`.
@@ -119,6 +119,7 @@ def _common(cache: Cache) -> dict[str, Any]:
     identity = cache.manifest.identity
     assert identity.views is not None
     recipe = replace(identity.views.recipe, name="")  # what was typed for it
-    views = replace(identity.views, first=identity.view_numbers.start, recipe=recipe)
+    # Caches of older versions have no checks, and are no worse teachers for that.
+    views = replace(identity.views, first=identity.view_numbers.start, recipe=recipe, source_checks=False)
     extent = {"num_rows": identity.num_rows, "num_views": identity.num_views, "classes": identity.classes}
     return to_json(extent | {"views": views})
