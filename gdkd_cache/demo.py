@@ -16,6 +16,7 @@ from rich.table import Table
 from gdkd_cache.building.build import build
 from gdkd_cache.building.options import BuildOptions
 from gdkd_cache.cache.cache import open_cache
+from gdkd_cache.data.loader import end_with_parent
 from gdkd_cache.data.sources.registry import open_source
 from gdkd_cache.errors import CacheError
 from gdkd_cache.models.network import open_network
@@ -75,7 +76,7 @@ def run_demo(out: Path) -> None:
     for number, (name, (way, remark)) in enumerate(ways.items(), start=3):
         console.print(f"[{number}/5] The student {_STUDENT} learns with {name}: {remark}.")
         # A process of its own, so that its peak memory is its own.
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), end_with_parent) as pool:
             runs[name] = pool.submit(_train_student, way, out).result()
 
     table = Table("student trained with", "test accuracy", "images/s", "peak memory", "bytes a view")

@@ -39,6 +39,7 @@ from gdkd_cache.objects.objects import Objects, WritableObjects, open_objects, o
 from gdkd_cache.objects.record import ObjectRecord
 from gdkd_cache.objects.remote import WebServer
 from gdkd_cache.sharing.copy import copy
+from gdkd_cache.store.layout import SOURCE_CHECK
 from gdkd_cache.store.manifest import BUILD_NAME, MANIFEST_NAME
 from gdkd_cache.store.place import Complete, Empty, Place
 from gdkd_cache.training.train import TrainOptions, train
@@ -325,8 +326,10 @@ def test_two_builds_in_one_place(tmp_path: Path, digits_cache: Path, bucket: str
     first, same = (each.begin(cache.codec, identity.fidelity) for each in places[:2])
     with pytest.raises(MismatchError, match="another build began here meanwhile"):
         places[2].begin(cache.codec, identity.fidelity)
+    checks = cache.source_checks()
+    assert checks is not None
     for view in (0, 1):
-        columns = {name: cache.column(name, view) for name in cache.layouts}
+        columns = {name: cache.column(name, view) for name in cache.layouts} | {SOURCE_CHECK: checks}
         for writer in (first, same):
             writer.commit(view, 0, columns)
     probes = cache.source_probes()

@@ -7,7 +7,8 @@ all the rest. A build that is interrupted there goes on with it.
 
 import dataclasses
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -95,7 +96,8 @@ class Place:
         """What all processes of this build call it, and no other build is called."""
         open_yet = {"codec": UNFITTED, "fidelity": UNMEASURED} if self._identity.codec == UNFITTED else {}
         identity = dataclasses.replace(self._identity, card=NO_CARD, **open_yet)
-        return hashlib.sha256(canonical_json(to_json(identity))).hexdigest()[:16]
+        with _writable():
+            return hashlib.sha256(canonical_json(to_json(identity))).hexdigest()[:16]
 
     def look(self, *, force: bool = False) -> Found:
         """Find out what the place holds by now, and make the folder when it does not exist.
@@ -174,13 +176,16 @@ class Place:
 
         Raises:
             MismatchError: another build has begun here since the first look.
-            CacheError: what is to be replaced is not alone there any more.
+            CacheError: what is to be replaced is not alone there any more, or the identity holds what no manifest may,
+                such as a number that is not finite.
             OSError, StoreError: the place cannot be written.
         """
         identity = dataclasses.replace(self._identity, codec=from_json(CodecFacts, codec.to_json()), fidelity=fidelity)
         layout = row_layouts(identity).get(TABLES)
         tables = {} if layout is None else layout.encode(codec.tables_bytes())
-        begun = Manifest(identity, {name: ObjectRecord.of(data) for name, data in tables.items()}).begun
+        whole = Manifest(identity, {name: ObjectRecord.of(data) for name, data in tables.items()})
+        _check_readable(whole)
+        begun = whole.begun
         generation = Generation(self.objects, begun.digest)
         with self.objects.alone():
             self._take(begun)
@@ -228,3 +233,18 @@ class Place:
         """Remove what only unfinished work needs, once this build's manifest stands."""
         generation = Generation(self.objects, complete.manifest.begun.digest)
         generation.tidy(lambda: leftovers(self.objects.sizes(), self.build))
+
+
+def _check_readable(manifest: Manifest) -> None:
+    """Refuse, before a shard is computed for it, what no reader would accept once it is published."""
+    with _writable():
+        Manifest.from_bytes(manifest.to_bytes(), "the manifest of this build")
+
+
+@contextmanager
+def _writable() -> Iterator[None]:
+    """Tell of what JSON cannot hold: a number that is not finite, half of a character."""
+    try:
+        yield
+    except ValueError as error:
+        raise CacheError(f"the manifest of this build cannot be written: {error}") from None

@@ -19,6 +19,7 @@ from gdkd_cache.store.belongings import is_claim
 from gdkd_cache.store.layout import (
     KEYS,
     LABELS,
+    SOURCE_CHECK,
     SOURCE_PROBE,
     check_claims,
     check_objects,
@@ -172,6 +173,14 @@ class CacheReader:
             CacheError: the object is missing or damaged.
         """
         return self._shared(SOURCE_PROBE)
+
+    def source_checks(self) -> np.ndarray | None:
+        """Checks of the decoded images: uint8 [row, 8]; None for a cache that has none, as version 0.1.0 wrote it.
+
+        Raises:
+            CacheError: an object is missing or damaged.
+        """
+        return self._shared(SOURCE_CHECK) if SOURCE_CHECK in row_layouts(self.manifest.identity) else None
 
     def problems(self) -> Iterator[tuple[str, str | None]]:
         """Check every object's size and checksum: (object name, what is wrong or None), in name order.

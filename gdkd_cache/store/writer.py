@@ -2,9 +2,10 @@
 
 Protocol: `build.json` first, a manifest of the identity and the codec's tables alone (`place.py`); then for each (view,
 shard) its objects, each durable and read back, and only then its ledger record, which names the build and holds each
-object's size and checksum; the manifest last. Records and `build.json` go once it stands. What an earlier run left is
-used only if every byte of it is what was recorded. The place belongs to one build at a time (`generation.py`): each
-write asks whether it still is this one's; processes of the same build share its shards by claims (`claims.py`).
+object's size and checksum; the manifest last. With a shard of the first view goes that of the images' checks. Records
+and `build.json` go once the manifest stands. What an earlier run left is used only if every byte of it is what was
+recorded. The place belongs to one build at a time (`generation.py`): each write asks whether it still is this one's;
+processes of the same build share its shards by claims (`claims.py`).
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,8 +17,10 @@ from gdkd_cache.errors import CacheError, MismatchError
 from gdkd_cache.objects.objects import WritableObjects
 from gdkd_cache.objects.record import ObjectRecord
 from gdkd_cache.schema import check_json
+from gdkd_cache.store.arrays import ArrayLayout
 from gdkd_cache.store.generation import Generation
 from gdkd_cache.store.layout import (
+    check_layouts,
     check_objects,
     encode_metadata,
     encode_rows,
@@ -63,6 +66,11 @@ class CacheWriter:
         self._layouts, self._generation = view_layouts(identity, codec), generation
         self._verified: dict[tuple[int, int], dict[str, ObjectRecord]] = {}
 
+    def _committed_with(self, view: int) -> dict[str, ArrayLayout]:
+        """The arrays of which a view's shards bring a part."""
+        is_first = view == self._identity.view_numbers.start
+        return self._layouts | (check_layouts(self._identity) if is_first else {})
+
     def shards(self) -> Iterator[tuple[int, int, range]]:
         """All units of work in order: (view, shard, range of rows)."""
         return shards_of(self._identity)
@@ -96,7 +104,8 @@ class CacheWriter:
                 stored = parse_json(name, self._objects.read(name, MANIFEST_LIMIT))
                 check_json(name, stored, {"build": str, "objects": {str: [object]}})
                 records = objects_from_json(name, stored["objects"])
-                if stored["build"] != self._build or [*records] != sorted(shard_objects(self._layouts, view, shard)):
+                wanted = sorted(shard_objects(self._committed_with(view), view, shard))
+                if stored["build"] != self._build or [*records] != wanted:
                     return False
                 for name, record in records.items():
                     record.check(name, self._objects.record(name, record.size))
@@ -108,11 +117,13 @@ class CacheWriter:
     def commit(self, view: int, shard: int, columns: Mapping[str, np.ndarray]) -> None:
         """Write one shard's columns, each [row, ...], then its ledger record.
 
+        Those of the first view have the `source_check` of its rows, if the cache is to have one.
+
         Raises:
             MismatchError: the place was given to another build.
         """
         records: dict[str, ObjectRecord] = {}
-        for name, data in encode_shard(self._layouts, view, shard, columns).items():
+        for name, data in encode_shard(self._committed_with(view), view, shard, columns).items():
             self._write(name, data)
             records[name] = ObjectRecord.of(data)
         objects = {name: [record.size, record.sha256] for name, record in records.items()}
