@@ -19,6 +19,7 @@ MODELS: "Registry[Callable[..., nn.Module]]" = Registry(
     {
         "cnn-s": Entry(f"{_ZOO}.tiny:cnn_s", "a student for tiny images, 6 thousand parameters"),
         "cnn-l": Entry(f"{_ZOO}.tiny:cnn_l", "a teacher for tiny images, 1.1 million parameters"),
+        "cnn-xl": Entry(f"{_ZOO}.tiny:cnn_xl", "a larger one, 6.5 million parameters"),
         **{f"resnet{d}": Entry(f"{_ZOO}.resnet:resnet{d}", "a ResNet for images of about 32x32") for d in _RESNETS},
         "torchvision": Entry(f"{_ZOO}.torchvision_models:classifier", "torchvision's classifiers", "torchvision:NAME"),
     },

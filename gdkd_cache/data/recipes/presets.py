@@ -61,15 +61,23 @@ class Resized(Preset):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CropFlip(Preset):
-    """Padded crops and flips, as for CIFAR."""
+class Crop(Preset):
+    """Padded crops, for images that are something else in a mirror, such as digits."""
 
     size: int | None = option(None, "Side of the crops, in pixels.", unset="the image's smaller side")
     padding: int | None = option(None, "Zeros on all sides, in pixels.", unset="an eighth of the image's smaller side")
 
     def steps(self, side: int) -> tuple[Step, ...]:
         size = side if self.size is None else self.size
-        return RandomCrop(size, side // 8 if self.padding is None else self.padding), HorizontalFlip()
+        return (RandomCrop(size, side // 8 if self.padding is None else self.padding),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CropFlip(Crop):
+    """Padded crops and flips, as for CIFAR."""
+
+    def steps(self, side: int) -> tuple[Step, ...]:
+        return *super().steps(side), HorizontalFlip()
 
 
 @dataclass(frozen=True, kw_only=True)

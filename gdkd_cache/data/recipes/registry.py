@@ -40,6 +40,7 @@ RECIPES: Registry["type[Preset]"] = Registry(
     {
         "none": Entry(f"{_HERE}.presets:Nothing", "images as they are"),
         "resize": Entry(f"{_HERE}.presets:Resized", "images as squares"),
+        "crop": Entry(f"{_HERE}.presets:Crop", "padded crops"),
         "crop-flip": Entry(f"{_HERE}.presets:CropFlip", "padded crops and flips, as for CIFAR"),
         "cifar-strong": Entry(f"{_HERE}.presets:CifarStrong", "crop-flip with AutoAugment and Cutout"),
         "imagenet": Entry(f"{_HERE}.presets:ImageNet", "random resized crops and flips"),

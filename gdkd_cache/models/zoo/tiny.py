@@ -1,4 +1,4 @@
-"""`cnn-s` and `cnn-l`: plain convolutional networks for tiny images (8x8 to 64x64)."""
+"""`cnn-s`, `cnn-l` and `cnn-xl`: plain convolutional networks for tiny images (8x8 to 64x64)."""
 
 from torch import nn
 
@@ -29,3 +29,8 @@ def cnn_s(num_classes: int) -> nn.Module:
 def cnn_l(num_classes: int) -> nn.Module:
     """A teacher of about 1.1 million parameters (10 classes)."""
     return _cnn(num_classes, [[64, 64], [128, 128], [256, 256]])
+
+
+def cnn_xl(num_classes: int) -> nn.Module:
+    """A teacher of about 6.5 million parameters (10 classes)."""
+    return _cnn(num_classes, [[64, 64], [128, 128], [768, 768]])
