@@ -1,6 +1,5 @@
 """Progress of long work: a live bar on a terminal, a plain line every few seconds elsewhere, on stderr."""
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from rich.progress import (
 from rich.text import Text
 
 from gdkd_cache.ranks import this_rank
+from gdkd_cache.terminal import printable, say
 
 _PLAIN_INTERVAL = 10.0
 
@@ -46,14 +46,14 @@ def progress(what: str, total: int, unit: str) -> Iterator[Callable[[int], None]
     console = Console(stderr=True)
     if console.is_terminal:
         columns = (
-            TextColumn(what),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             _Throughput(unit),
             TimeRemainingColumn(),
         )
         with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task(what, total=total)
+            task = bar.add_task(printable(what), total=total)
             yield lambda amount: bar.advance(task, amount)
         return
     start = shown = time.monotonic()
@@ -66,7 +66,7 @@ def progress(what: str, total: int, unit: str) -> Iterator[Callable[[int], None]
         if now - shown >= _PLAIN_INTERVAL:
             shown = now
             rate = done / (now - start)
-            left = (total - done) / rate
-            print(f"{what}: {done}/{total} {unit}, {rate:,.0f} {unit}/s, {left:.0f} s left", file=sys.stderr)
+            left = f", {(total - done) / rate:.0f} s left" if done else ""
+            say(f"{what}: {done}/{total} {unit}, {rate:,.0f} {unit}/s{left}", error=True)
 
     yield advance

@@ -9,6 +9,7 @@ import click
 from gdkd_cache.data.options import RenderOptions
 from gdkd_cache.fields import check_fields, option
 from gdkd_cache.models.registry import MODEL_HELP
+from gdkd_cache.terminal import say
 from gdkd_cache_cli.options import DataOptions, NetworkOptions
 from gdkd_cache_cli.taking import takes
 
@@ -58,6 +59,6 @@ def evaluate(data: DataOptions, options: _EvalOptions, as_json: bool) -> None:
     )
     result = evaluator(network.model)
     if as_json:
-        click.echo(json.dumps(vars(result)))
+        say(json.dumps(vars(result)))
     else:
-        click.echo(f"accuracy {result.accuracy:.2%}, loss {result.loss:.4f} on {result.num_rows} images")
+        say(f"accuracy {result.accuracy:.2%}, loss {result.loss:.4f} on {result.num_rows} images")

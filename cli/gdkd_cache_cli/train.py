@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gdkd_cache.fields import option
+from gdkd_cache.terminal import say
 from gdkd_cache.training.options import CROSS_ENTROPY, TrainOptions
 from gdkd_cache_cli.options import CachedDataOptions, UseOptions
 from gdkd_cache_cli.taking import takes
@@ -144,7 +145,7 @@ def train(data: CachedDataOptions, eval_data: str | None, teachers: _TeachersOpt
         )
     if this_rank().rank:
         return
-    click.echo(
+    say(
         f"{options.student}: best accuracy {result.best_accuracy:.2%} (epoch {result.best_epoch}), last "
         f"{result.last_accuracy:.2%}, {result.images_per_second:,.0f} images/s; {options.out / 'best.safetensors'}"
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import click
 
 from gdkd_cache.fields import option
+from gdkd_cache.terminal import say
 from gdkd_cache_cli.options import PLACE_HELP, CacheOptions
 from gdkd_cache_cli.taking import argument, takes
 
@@ -29,12 +30,12 @@ def _copy(source: str, destination: str, options: _CopyOptions) -> None:
     numbers = None if found is None else range(int(found[1]), int(found[2]) + 1)
     result = copy(source, destination, views=numbers, digest=options.digest)
     manifest = result.manifest
-    click.echo(
+    say(
         f"{result.num_sent} of {len(manifest.objects)} objects copied ({result.num_bytes:,} bytes), "
         f"the others stood already; {destination} is complete: {manifest.digest}"
     )
     if numbers is not None and manifest.digest != result.source_digests[0]:
-        click.echo(f"it holds views {numbers[0]} to {numbers[-1]} of {result.source_digests[0]}")
+        say(f"it holds views {numbers[0]} to {numbers[-1]} of {result.source_digests[0]}")
 
 
 @click.command(short_help="Copy a cache to an object store.", epilog=PLACE_HELP)
