@@ -36,10 +36,13 @@ def convert(cache: str, out: str, data: str | None, trust: CacheOptions) -> None
       gdkd-cache convert c100.zarr data --data wds:data/train-{000000..000003}.tar
       gdkd-cache convert data c100.zarr
     """
-    from gdkd_cache import open_source
+    from gdkd_cache.data.sources.registry import open_source
+    from gdkd_cache.data.sources.registry import takes as takes_option
     from gdkd_cache.sharing.convert import from_sidecars
 
     if data is not None:
+        if not takes_option(data, "stream"):
+            raise click.UsageError(f"--data is {data}; sidecars lie beside the shards of --data wds:PATTERN")
         say(write_sidecars(cache, out, open_source(data, stream=True), trust.digest))
         return
     copied = from_sidecars(cache, out, digest=trust.digest)
