@@ -9,7 +9,7 @@ from typing import Any
 from attacks.case import Attack, Case
 from attacks.fuzz import TEXTS, any_value, fuzz, mutate
 from attacks.making import forge, forge_object
-from attacks.run import FORGED
+from attacks.run import FORGED, run
 
 _HOSTILE = (
     f"x\n{FORGED}; sha256:0", f"x\r{FORGED}", "\x1b[2J\x1b[H", "\x9b2J", "\u202egnp.whole", "\u2066\u2069",
@@ -163,7 +163,7 @@ def force(attack: Attack) -> Case:
         (cache / "manifest.json").rename(cache / "build.json")
     own = [_write(cache / name, "mine") for name in attack.rng.sample(_HIDDEN if hidden else _FOREIGN, 2)]
     if way == 3:
-        own.append(_write(cache / "manifest.json", '{"name": "a web app", "format": "gdkd-cache/"}'))
+        own.append(_write(cache / "manifest.json", '{"name": "a web app"}'))
 
     def after(code: int) -> str | None:
         if gone := [path for path in own if not path.is_file()]:
@@ -176,7 +176,7 @@ def force(attack: Attack) -> Case:
         command = ["pack", attack.kit.logits, cache, "--codec", "dense", "--force"]
     else:
         command = [*attack.kit.build(attack.kit.images, attack.kit.weights, cache), "--seed", 7, "--force"]
-    return Case(command=command, refuse=not hidden, after=after, then=["verify", cache])
+    return Case(command=command, refuse=not hidden or way == 3, after=after, then=["verify", cache])
 
 
 def terminal(attack: Attack) -> Case:
@@ -253,15 +253,22 @@ def any_texts(attack: Attack) -> Case:
 
 
 def killed_trainings(attack: Attack) -> Case:
-    """A training that is killed at any instant: a card that lies beside weights tells their accuracy."""
+    """A training that is killed at any instant: a card tells the accuracy of its weights, and all can be run again."""
     out = attack.place / "out"
     command = attack.kit.train(attack.kit.cache, attack.kit.images, out)
 
     def after(code: int) -> str | None:
         for weights in out.rglob("*.safetensors"):
+            evaluated = run([*attack.kit.evaluate(weights=weights), "--json"], attack.place, seconds=60)
             card = weights.with_suffix(".json")
-            if not card.exists() or not json.loads(card.read_text()).get("accuracy"):
-                return f"{weights.name} has no card"
-        return None
+            if evaluated.code == 0 and card.exists():
+                found, stated = json.loads(evaluated.out)["accuracy"], json.loads(card.read_text())["accuracy"]
+                if found != stated:
+                    return f"the card of {weights.name} says {stated}, its weights give {found}"
+        again = run([*command, "--force"], attack.place, seconds=60)
+        if again.code:
+            return f"cannot be run again: {again.err.strip().splitlines()[-1:]}"
+        left = [path.name for path in out.rglob("*.partial")]
+        return f"{left[0]} stays" if left else _same_as_whole(attack, 0)
 
-    return Case(command=command, kill=attack.rng.uniform(0.02, 1.0), after=after)
+    return Case(command=command, kill=attack.rng.uniform(0.03, 0.4), after=after)

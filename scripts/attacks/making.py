@@ -26,7 +26,7 @@ def read_shard(path: Path) -> list[tuple[str, bytes]]:
     """The files of a tar."""
     with tarfile.open(path) as tar:
         files = [(member.name, tar.extractfile(member)) for member in tar]
-    return [(name, file.read()) for name, file in files if file is not None]
+        return [(name, file.read()) for name, file in files if file is not None]
 
 
 def write_holes(path: Path, start: bytes = b"", size: int = 3 * 2**30) -> None:
