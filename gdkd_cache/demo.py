@@ -14,6 +14,7 @@ import torch
 from gdkd_cache.building.build import build
 from gdkd_cache.building.options import BuildOptions
 from gdkd_cache.cache.cache import open_cache
+from gdkd_cache.data.loader import end_with_parent
 from gdkd_cache.data.sources.registry import open_source
 from gdkd_cache.errors import CacheError
 from gdkd_cache.models.network import open_network
@@ -73,7 +74,7 @@ def run_demo(out: Path) -> None:
     for number, (name, (way, remark)) in enumerate(ways.items(), start=3):
         say(f"[{number}/5] The student {_STUDENT} learns with {name}: {remark}.")
         # A process of its own, so that its peak memory is its own.
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), end_with_parent) as pool:
             runs[name] = pool.submit(_train_student, way, out).result()
 
     rows = []

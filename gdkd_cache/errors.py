@@ -20,7 +20,7 @@ class SourceError(GdkdCacheError):
 
 
 class ModelError(GdkdCacheError):
-    """A model or its weights cannot be built, or do not fit the data."""
+    """A model or its weights cannot be built, do not fit the data, or give numbers that are not finite."""
 
 
 class CacheError(GdkdCacheError):
@@ -51,3 +51,17 @@ def naming(what: object) -> Iterator[None]:
     except OSError as error:
         error.filename = error.filename or str(what)
         raise
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory is full, the machine's or a GPU's: no fault of what was computed or read."""
+    said = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(t in str(error) for t in said))
+
+
+def first_line(error: BaseException) -> str:
+    """What a library says of a failure, on one line and not at length; its kind too where the text alone is obscure."""
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    obscure = not text or isinstance(error, LookupError | TypeError | AttributeError | ArithmeticError)
+    line = ": ".join(filter(None, (type(error).__name__, text))) if obscure else text
+    return line if len(line) <= 200 else f"{line[:197]}..."

@@ -3,6 +3,22 @@
 SHARD_ROWS = 131072
 """Rows a shard, where nobody says otherwise."""
 MOST_VIEWS = 2**20
+MOST_CLASSES = 2**17
+MOST_IMAGE_PIXELS = 40_000_000
+"""Of one image file: ImageNet's largest has 5980 x 6430. Decoding takes 7 to 12 bytes for each, so below half a GB."""
+MOST_IMAGE_BYTES = 2**28
+"""Of one image file: room for the most pixels without compression."""
+MOST_UNPACKED = 64
+"""How many times its size a compressed file of images or logits may unpack to; neither gets near it."""
+LEAST_UNPACKED = 2**26
+"""Bytes that any may unpack to."""
 LARGEST_SIDE = 2048
 """Of a view, in pixels."""
+LARGEST_BATCH = 2**20
+LARGEST_SEED = 2**63 - 1
+"""Seeds are whole numbers from minus this to this: what torch takes."""
+LARGEST_FACTOR = 10**6
+"""Of weights, rates and temperatures: far beyond it, float32 holds no product of them."""
+MOST_EPOCHS = 10**6
+MOST_WORKERS = 1024
 PRECISIONS = ("auto", "float32", "float16", "bfloat16")

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from gdkd_cache.errors import CacheError, UsageError
+from gdkd_cache.errors import CacheError, UsageError, first_line
 
 Thing = TypeVar("Thing")
 _own: dict[str, Any] = {}
@@ -121,6 +121,8 @@ def use(name: str) -> Any:
         thing = _imported(name)
     except (ImportError, AttributeError) as error:
         raise UsageError(f"{name!r} cannot be imported: {error}; is its folder on PYTHONPATH?") from None
+    except Exception as error:  # the user's own module may raise anything
+        raise UsageError(f"{name!r} cannot be imported: {first_line(error)}") from error
     canonical = f"{getattr(thing, '__module__', module)}:{getattr(thing, '__qualname__', attribute)}"
     _own[name] = _own[canonical] = thing
     return thing

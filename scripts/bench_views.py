@@ -19,6 +19,7 @@ from sklearn.datasets import load_sample_images
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
+from gdkd_cache.data.checks import Comparison, check_images
 from gdkd_cache.data.loader import ViewLoader
 from gdkd_cache.data.recipes.presets import open_recipe
 from gdkd_cache.data.source import ArraySource, EncodedSource, FullSource, settle
@@ -133,6 +134,46 @@ def randomness(source: FullSource, spec: str) -> tuple[float, float]:
     return best["derive"], best["render"]
 
 
+def png_files(images: np.ndarray) -> EncodedSource:
+    """Of uint8 [row, 3, height, width]."""
+    files: list[bytes] = []
+    for image in images:
+        file = io.BytesIO()
+        Image.fromarray(image.transpose(1, 2, 0)).save(file, "PNG")
+        files.append(file.getvalue())
+    keys = [f"{row:05d}.png" for row in range(len(files))]
+    return EncodedSource(name="png", files=files, labels=np.zeros(len(files), np.int64), keys=keys, classes=["a", "b"])
+
+
+def checking(source: EncodedSource, repeats: int) -> dict[str, float]:
+    """Microseconds of this process an image: of decoding it, alone, with its comparison, and with taking its check."""
+    renderer = ViewRenderer(source, open_recipe("none", 32, 32), 0)
+    parts = [request.rows for request in requests_for(0, np.arange(len(source)), 64)]
+    checks = np.concatenate([check_images(renderer.decode(rows), len(rows)) for rows in parts])
+    comparison = Comparison(source.keys, [checks], strict=True)
+
+    def compare(rows: np.ndarray) -> None:
+        for row, image in zip(rows.tolist(), renderer.decode(rows), strict=True):
+            comparison.is_exact(row, image)
+
+    def decode(rows: np.ndarray) -> None:
+        for _ in zip(rows.tolist(), renderer.decode(rows), strict=True):
+            pass
+
+    runs: dict[str, Callable[[np.ndarray], object]] = {
+        "alone": decode,
+        "compared": compare,
+        "taken": lambda rows: check_images(renderer.decode(rows), len(rows)),
+    }
+    best = dict.fromkeys(runs, np.inf)
+    for rows in parts * repeats:
+        for name, run in runs.items():
+            start = time.process_time()
+            run(rows)
+            best[name] = min(best[name], (time.process_time() - start) / len(rows) * 1e6)
+    return best
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--small", type=int, default=50_000, help="small images")
@@ -183,6 +224,13 @@ def main() -> None:
     table = Table("views of 500x375 JPEG files", "views/s", "of one at a time", title="imagenet recipe, 224x224, uint8")
     for name, rate in found.items():
         table.add_row(name, f"{rate:,.0f}", f"{rate / found['one view at a time']:.2f}x")
+    console.print(table)
+
+    table = Table("checks of decoded images", "decoded in", "compared", "taken", title="microseconds an image")
+    for name, source in {"500x375 JPEG": jpegs, "32x32 PNG": png_files(small.images[:1024])}.items():
+        cost = checking(source, options.repeats)
+        shares = (f"{cost[name] / cost['alone'] - 1:+.1%}" for name in ("compared", "taken"))
+        table.add_row(name, f"{cost['alone']:.1f}", *shares)
     console.print(table)
 
     torch.set_num_threads(1)

@@ -81,7 +81,7 @@ def swap_two_shards(rng: random.Random, cache: Path, other: Path) -> str:
         if first != second:
             (cache / a).write_bytes(second)
             (cache / b).write_bytes(first)
-            return min(a, b, key=lambda name: name.split("/")[2])
+            return min(a, b, key=lambda name: most_steps(name) or 0)
 
 
 def take_anothers_shard(rng: random.Random, cache: Path, other: Path) -> str:
@@ -136,7 +136,8 @@ DAMAGES: tuple[Damage, ...] = (
 
 def most_steps(name: str) -> int | None:
     """How many steps may be taken before damage to a file is met; None when training does not read it."""
-    if name == "manifest.json" or name.startswith(("keys/c/", "labels/c/", "tables/c/")):
+    shared = ("keys/c/", "labels/c/", "tables/c/", "source_probe/c/", "source_check/c/")
+    if name == "manifest.json" or name.startswith(shared):
         return 0
     if "/c/" in name:
         return int(name.split("/")[2]) * STEPS_PER_EPOCH

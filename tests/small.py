@@ -5,6 +5,7 @@ import io
 import json
 import multiprocessing
 import os
+import shutil
 import tarfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -80,6 +81,19 @@ def forge_object(path: Path, name: str, data: bytes) -> None:
     (path / name).write_bytes(data)
     record = [len(data), hashlib.sha256(data).hexdigest()]
     forge(path, lambda stored: stored["objects"].update({name: record}))
+
+
+def without_checks(path: Path) -> None:
+    """Make a cache what version 0.1.0 would have written: without the checks of its images."""
+
+    def strip(stored: dict[str, Any]) -> None:
+        del stored["identity"]["views"]["source_checks"]
+        names = [name for name in stored["objects"] if name.startswith("source_check/")]
+        for name in names:
+            del stored["objects"][name]
+
+    shutil.rmtree(path / "source_check")
+    forge(path, strip)
 
 
 def layouts_of(path: Path) -> dict[str, ArrayLayout]:

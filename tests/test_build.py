@@ -329,7 +329,7 @@ def test_a_teacher_of_other_classes_is_refused(
 ) -> None:
     two = take(digits, np.flatnonzero(digits.labels < 2))
     two = replace(two, classes=["0", "1"])
-    with pytest.raises(ModelError, match="has 2 classes: the teacher must know the same classes"):
+    with pytest.raises(ModelError, match=r"\[2, 10\] for 2 images, expected \[2, 2\]: the data has 2 classes"):
         build_small(tmp_path / "a.zarr", two, teacher)
     with pytest.raises(ModelError, match="know 10 classes; the data has 2"):
         open_network("cnn-s", weights, len(two.classes))
@@ -344,3 +344,25 @@ def test_a_teacher_of_other_classes_is_refused(
 def test_options_are_validated(fields: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=next(iter(fields))):
         BuildOptions(**({"out": Path("x"), "num_views": 1} | fields))
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"accuracy": 10**60}, "identity.teacher.accuracy is 1000"),
+        ({"accuracy": float("nan")}, "cannot be written: Out of range float values"),
+        ({"mean": (0.3, float("inf"), 0.3)}, "cannot be written: Out of range float values"),
+        ({"name": "\ud800"}, "cannot be written: 'utf-8' codec can't encode"),
+    ],
+)
+def test_what_no_reader_would_accept_is_not_begun(
+    tmp_path: Path, digits: ArraySource, teacher: Network, facts: dict[str, Any], said: str
+) -> None:
+    """A manifest that could be written, or not even that, and would be refused once all shards are computed."""
+    wrong = replace(teacher, description=replace(teacher.description, **facts))
+    with pytest.raises(CacheError) as caught:
+        build_small(tmp_path / "c.zarr", digits, wrong)
+    assert said in str(caught.value)
+    assert [
+        path.name for path in (tmp_path / "c.zarr").rglob("*") if path.is_file() and "claims" not in str(path)
+    ] == []

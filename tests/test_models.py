@@ -1,17 +1,20 @@
-"""The networks have the literature's sizes; weights round-trip, and foreign ones are refused in one line."""
+"""The networks have the literature's sizes; what is no network, or takes no such images, is refused in one line."""
 
-import json
-import pickle
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
+from gdkd_cache_cli.main import main
 
+from gdkd_cache.device import choose_device
 from gdkd_cache.errors import ModelError, UsageError
-from gdkd_cache.models.build import build_model
-from gdkd_cache.models.weights import ModelCard, load_card, load_model, save_weights
-
-_CARD = ModelCard(name="cnn-s", num_classes=10, size=(8, 8), mean=(0.1, 0.2, 0.3), std=(1.0, 1.0, 1.0), accuracy=0.5)
+from gdkd_cache.models.build import build_model, outline_model
+from gdkd_cache.models.network import Network
+from gdkd_cache.models.trial import try_student
+from gdkd_cache.store.facts import TeacherFacts
 
 
 @pytest.mark.parametrize(
@@ -51,55 +54,170 @@ def test_unknown_models(name: str) -> None:
         build_model(name, 10)
 
 
-def test_weights_round_trip(tmp_path: Path) -> None:
-    path = tmp_path / "best.safetensors"
-    model = build_model("cnn-s", 10).eval()
-    save_weights(model, _CARD, path)
-    assert load_card(path) == _CARD
-    loaded, checksum = load_model("cnn-s", 10, path)
-    assert torch.equal(loaded(torch.ones(1, 3, 8, 8)), model(torch.ones(1, 3, 8, 8)))
-    assert checksum.startswith("sha256:")
-    assert not loaded.training
-    torch.save({"state_dict": model.state_dict()}, tmp_path / "best.pth")
-    assert load_card(tmp_path / "best.pth") == _CARD
-    assert torch.equal(
-        load_model("cnn-s", 10, tmp_path / "best.pth")[0](torch.ones(1, 3, 8, 8)), model(torch.ones(1, 3, 8, 8))
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("torch.nn:Linear", "torch.nn:Linear cannot be called with num_classes"),
+        ("os:system", "os:system cannot be called with num_classes"),
+        ("os:_exit:1", "os:_exit cannot be called with num_classes"),
+        ("builtins:dict:1", "cannot be called with num_classes"),
+        ("builtins:dict", "cannot be called with num_classes"),
+        ("subprocess:run", "model 'subprocess:run' cannot be built: TypeError: "),
+        ("..:x", "it must be one of cnn-s"),
+        ("a..b:x", "it must be one of cnn-s"),
+        ("os:sep", "model 'os:sep' cannot be called"),
+        ("broken_models:net", "'broken_models:net' cannot be imported: ZeroDivisionError: division by zero"),
+        ("own_models:fails", "model 'own_models:fails' cannot be built: KeyError: 'x'"),
+        ("torchvision:resnet18\n", "torchvision has no classifier 'resnet18\\n'"),
+    ],
+)
+def test_callables_that_are_no_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: str, said: str) -> None:
+    """None is called with what it does not take; all that a user's own code may raise is one line."""
+    (tmp_path / "broken_models.py").write_text("1 / 0")
+    (tmp_path / "own_models.py").write_text("def fails(num_classes): return {}['x']\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_models", raising=False)
+    with pytest.raises((UsageError, ModelError)) as caught:
+        build_model(spec, 10)
+    assert said in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("torchvision:alexnet", "cannot take 8x8 images: "),
+        ("torchvision:vit_b_16", "cannot take 8x8 images: Wrong image height! Expected 224 but got 8!"),
+        ("torchvision:inception_v3", "cannot take 8x8 images: "),
+        ("own_nets:pair", "gives tuple; it must give one tensor of floating-point logits"),
+        ("own_nets:whole", "gives numbers of torch.int64; it must give one tensor of floating-point logits"),
+        ("own_nets:spread", "gives logits [2, 10, 1] for 2 images, expected [2, 10]: the data has 10 classes"),
+        ("own_nets:broken", "cannot take 8x8 images: KeyError: 'x'"),
+    ],
+)
+def test_networks_that_do_not_fit_the_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, said: str
+) -> None:
+    """The same line from a training, which leaves nothing behind, as from a build."""
+    (tmp_path / "own_nets.py").write_text(_NETS)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_nets", raising=False)
+    monkeypatch.chdir(tmp_path)
+    train = f"train --loss ce --data digits --student {name} --epochs 1 --device cpu --out run"
+    result = CliRunner().invoke(main, train.split())
+    assert (result.exit_code, f"Error: model {name} {said}" in result.stderr) == (1, True), result.output
+    assert not Path("run").exists()
+    facts = TeacherFacts(name=name)
+    model, cpu = build_model(name, 10).eval(), torch.device("cpu")
+    network = Network(model=model, mean=(0.5,) * 3, std=(0.5,) * 3, device=cpu, precision="float32", description=facts)
+    with pytest.raises(ModelError) as caught:
+        network.check_classes(10, (8, 8))
+    assert f"teacher {name} {said}" in str(caught.value)
+
+
+_NETS = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, end):
+        super().__init__()
+        self.layer, self.end = nn.Linear(192, 10), end
+    def forward(self, images):
+        return self.end(self.layer(images.flatten(1)))
+
+def pair(num_classes): return Net(lambda logits: (logits, logits))
+def whole(num_classes): return Net(lambda logits: logits.long())
+def spread(num_classes): return Net(lambda logits: logits[..., None])
+def broken(num_classes): return Net(lambda logits: {}["x"])
+"""
+
+
+def test_a_batch_of_one_that_cannot_be_normalised() -> None:
+    """What fails only in training is said before it begins, and the trial leaves no trace."""
+    model = build_model("torchvision:resnet18", 10)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state = torch.get_rng_state()
+    cpu = torch.device("cpu")
+    with pytest.raises(ModelError, match="model x, as it is trained, cannot take 8x8 images: Expected more"):
+        try_student("x", model, 10, (8, 8), num_images=1, device=cpu)
+    try_student("x", model, 10, (8, 8), num_images=2, device=cpu)
+    assert model.training
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_networks_with_further_heads() -> None:
+    """googlenet gives one tensor in training too; its heads are in its weights, and are not trained."""
+    model = build_model("torchvision:googlenet", 10)
+    images = torch.zeros(2, 3, 64, 64)
+    assert model.train()(images).shape == model.eval()(images).shape == (2, 10)
+    heads = [parameter for name, parameter in model.named_parameters() if name.startswith("aux")]
+    assert heads
+    assert not any(parameter.requires_grad for parameter in heads)
+
+
+def test_outlines_take_no_memory() -> None:
+    outline = outline_model("torchvision:resnet18", 10)
+    assert all(parameter.is_meta for parameter in outline.parameters())
+    assert not any(parameter.is_meta for parameter in build_model("cnn-s", 10).parameters())
+    shapes = {name: value.shape for name, value in outline.state_dict().items()}
+    assert shapes == {name: value.shape for name, value in build_model("torchvision:resnet18", 10).state_dict().items()}
+
+
+@pytest.mark.parametrize("name", ["mps", "meta", "xla", "xpu", "cuda:-1", f"cuda:{10**14}", "cuda:4096", "", "x" * 99])
+def test_devices_that_are_not_there(name: str) -> None:
+    if name == "mps" and torch.backends.mps.is_available():
+        pytest.skip("it is there")
+    with pytest.raises(UsageError, match=r"^device "):
+        choose_device(name)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (f"--seed {10**22}", "seed is 10000000000000000000000; it must be int in -9223372036854775807..92233720368547"),
+        ("--weight-decay 1e300", "weight_decay is 1e+300; it must be float in 0..1000000"),
+        ("--lr 1e300", "lr is 1e+300; it must be above 0 and at most 1000000000"),
+        ("--epochs 99999999999", "epochs is 99999999999; it must be int in 1..1000000"),
+        ("--batch-size 99999999999", "batch_size is 99999999999; it must be int in 1..1048576"),
+        ("--workers 99999", "num_workers is 99999; it must be int in 0..1024"),
+        ("--milestones 99999999999", "milestones is 99999999999; it must be int in 1..1000000"),
+        (f"--view-seed {10**22}", "view_seed is 10000000000000000000000; it must be int in"),
+        ("--loss kd:temperature=1e300 --cache x", "temperature is 1e+300; it must be float in 0.001..1000000"),
+        ("--loss gdkd:w2=1e300 --cache x", "w2 is 1e+300; it must be float in 0..1000000"),
+        ("--ce-weight nan", "ce_weight is nan; it must be float in 0..1000000 and finite"),
+        ("--device mps", "device is 'mps', which this machine has not; it must be auto, cpu, cuda or cuda:N"),
+    ],
+)  # fmt: skip
+def test_numbers_out_of_all_range(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, said: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    given = f"{line} --epochs 1" if "--epochs" not in line else line
+    result = CliRunner().invoke(main, f"train --data digits --student cnn-s --out run {given}".split())
+    assert (result.exit_code, said in result.stderr) == (2, True), result.output
+    assert not Path("run").exists()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        np._core._exceptions._ArrayMemoryError((10**9,), np.dtype("f4")),  # pyright: ignore[reportAttributeAccessIssue]
+        RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory: you tried"),
+    ],
+)
+def test_full_memory_is_one_line(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """Whatever says so, and wherever: a network's trial does not take it for its own fault."""
+
+    def build(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("gdkd_cache.models.zoo.tiny._cnn", build)
+    result = CliRunner().invoke(
+        main, ["train", "--data", "digits", "--student", "cnn-s", "--epochs", "1", "--out", "run"]
     )
-
-
-class _Canary:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[object, tuple[Path]]:
-        return (Path.touch, (self.path,))
-
-
-def test_weights_cannot_execute(tmp_path: Path) -> None:
-    (tmp_path / "evil.pth").write_bytes(pickle.dumps(_Canary(tmp_path / "canary")))
-    torch.save({"state_dict": _Canary(tmp_path / "canary")}, tmp_path / "evil2.pth")
-    for name in ("evil.pth", "evil2.pth"):
-        with pytest.raises(ModelError, match="cannot be read"):
-            load_model("cnn-s", 10, tmp_path / name)
-    assert not (tmp_path / "canary").exists()
-
-
-def test_foreign_weights_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "best.safetensors"
-    with pytest.raises(ModelError, match="do not exist"):
-        load_model("cnn-s", 10, path)
-    save_weights(build_model("cnn-s", 10), _CARD, path)
-    with pytest.raises(ModelError, match=r"do not fit cnn-s with 20 classes: .* is \[10"):
-        load_model("cnn-s", 20, path)
-    with pytest.raises(ModelError, match="do not fit resnet8"):
-        load_model("resnet8", 10, path)
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(ModelError, match="cannot be read"):
-        load_model("cnn-s", 10, path)
-
-
-@pytest.mark.parametrize("change", [{"mean": [1]}, {"std": [0, 1, 1]}, {"extra": 1}, {"size": None}])
-def test_wrong_cards_are_refused(tmp_path: Path, change: dict[str, object]) -> None:
-    (tmp_path / "a.json").write_text(json.dumps(_CARD.to_json() | change))
-    with pytest.raises(ModelError, match="no model card"):
-        load_card(tmp_path / "a.safetensors")
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1] == (
+        "Error: this machine's memory is full; try smaller images (--size), or a smaller --batch-size"
+    )

@@ -39,6 +39,7 @@ from gdkd_cache.objects.objects import Objects, WritableObjects, open_objects, o
 from gdkd_cache.objects.record import ObjectRecord
 from gdkd_cache.objects.remote import WebServer
 from gdkd_cache.sharing.copy import copy
+from gdkd_cache.store.layout import SOURCE_CHECK
 from gdkd_cache.store.manifest import BUILD_NAME, MANIFEST_NAME
 from gdkd_cache.store.place import Complete, Empty, Place
 from gdkd_cache.training.train import TrainOptions, train
@@ -326,17 +327,19 @@ def test_two_builds_in_one_place(tmp_path: Path, digits_cache: Path, bucket: str
     first, same = (each.begin(cache.codec, identity.fidelity) for each in places[:2])
     with pytest.raises(MismatchError, match="another build began here meanwhile"):
         places[2].begin(cache.codec, identity.fidelity)
+    checks = cache.source_checks()
+    assert checks is not None
     for view in (0, 1):
-        columns = {name: cache.column(name, view) for name in cache.layouts}
+        columns = {name: cache.column(name, view) for name in cache.layouts} | {SOURCE_CHECK: checks}
         for writer in (first, same):
             writer.commit(view, 0, columns)
     probes = cache.source_probes()
     published = first.finish(cache.keys, cache.labels, probes)
     assert same.finish(cache.keys, cache.labels, probes) == published
-    with pytest.raises(MismatchError, match="has published another cache here meanwhile"):
+    with pytest.raises(MismatchError, match="has published another outcome of this build here meanwhile"):
         same.finish(cache.keys, cache.labels[::-1], probes)
     assert places[1].look() == Complete(published)
-    places[1].clean()
+    places[1].clean(Complete(published))
     assert open_cache(place).manifest == published
     assert verify(place).problems == ()
 
@@ -387,7 +390,7 @@ def test_damage_in_a_bucket(digits_cache: Path, bucket: str) -> None:
     objects, name = open_writable(f"{bucket}/x"), "logits/c/1/0/0"
     whole = objects.read(name, 10**6)
     for damage in (b"?" + whole[1:], whole[:-1], whole + b"?", b"", None):
-        objects.delete(name)
+        objects.delete([name])
         if damage is not None:
             objects.write(name, damage)
         (problem,) = verify(f"{bucket}/x").problems
@@ -430,13 +433,16 @@ def test_objects_of_both_kinds(tmp_path: Path, proxy: FaultyProxy, bucket: str) 
         assert not objects.create("bc", b"another")
         with pytest.raises(CacheError, match="z is missing"):
             objects.read("z", 9)
-        for gone in ("b", "z", "a.json"):
-            objects.delete(gone)
+        objects.delete(["b/c/0", "b/c/1", "z", "y/z", "a.json"])
         assert objects.sizes() == {"bc": 5}
+        assert not (tmp_path / "x" / "b").exists()
         for name in ("", "/etc/passwd", "../x", "a/../b", ".hidden", "a//b", "a/", "a\n", "a?b"):
-            for act in (objects.size, objects.delete, partial(objects.read, limit=1), partial(objects.write, data=b"")):
+            for act in (objects.size, objects.stamp, partial(objects.read, limit=1), partial(objects.write, data=b"")):
                 with pytest.raises(CacheError, match="is not an object name"):
                     act(name)
+            with pytest.raises(CacheError, match="is not an object name"):
+                objects.delete(["bc", name])
+        assert objects.sizes() == {"bc": 5}
 
 
 def test_aweb_server(tmp_path: Path, digits_cache: Path) -> None:

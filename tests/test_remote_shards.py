@@ -50,16 +50,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory, digits: ArraySource) -> Pat
 
 
 @pytest.fixture
-def url(folder: Path, bucket: str, proxy: FaultyProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def url(
+    folder: Path, bucket: str, proxy: FaultyProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[str]:
     """The same in a bucket; temporary folders are in `tmp`, and a pass looks two shards ahead."""
     put_files(bucket, "data", {path.name: path.read_bytes() for path in folder.iterdir()})
-    (tmp_path / "tmp").mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    short = tempfile.mkdtemp()  # in it lie sockets, whose paths may have a hundred characters
+    (tmp_path / "tmp").symlink_to(short)
+    monkeypatch.setattr(tempfile, "tempdir", short)
     for module in (order, ahead):
         monkeypatch.setattr(module, "BUFFER_ROWS", 30)
     monkeypatch.setattr(ahead, "AHEAD_SHARDS", 2)
     proxy.requests.clear()
-    return f"wds:{bucket}/data/Train-{{0..{_COUNT - 1}}}.tar"
+    yield f"wds:{bucket}/data/Train-{{0..{_COUNT - 1}}}.tar"
+    shutil.rmtree(short)
 
 
 def _local(folder: Path) -> str:
@@ -426,7 +430,7 @@ def test_the_command_line(
     run(f"{train} --data {{url}} --eval-data {{url}} --stream --workers 0 --out {{tmp}}/b --local-copy {{tmp}}/kept")
     assert not _folders(tmp_path)
     # In a process of its own, with workers, to its end.
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setenv("TMPDIR", str((tmp_path / "tmp").resolve()))
     line = f"{train} --data {{url}} --eval-data {{local}} --stream --workers 1 --out {{tmp}}/c"
     code = "import sys; from gdkd_cache_cli.main import main; main(sys.argv[1:])"
     arguments = line.format(tmp=tmp_path, url=url, local=_local(folder)).split()

@@ -26,6 +26,7 @@ from gdkd_cache.data.recipes.recipe import Recipe
 from gdkd_cache.data.source import EncodedSource, Source
 from gdkd_cache.errors import MismatchError, UsageError
 from gdkd_cache.models.network import Network
+from gdkd_cache.models.weights import load_card
 from gdkd_cache.seeding import hash_keys
 from gdkd_cache.store.facts import TeacherFacts
 from gdkd_cache.training.train import TrainOptions, train
@@ -213,8 +214,9 @@ def test_another_size(tmp_path: Path, jpegs: EncodedSource, jpeg_cache: Path) ->
     reduced = functional.resize(large, [20, 20], antialias=True)
     assert (reduced.float() - small.float()).abs().mean() < 3
     _train(tmp_path / "s", jpegs, jpeg_cache, size=20)
-    assert '"size": [\n  20,' in (tmp_path / "s/best.json").read_text()
-    assert '"eval_recipe": "imagenet-eval:size=20"' in (tmp_path / "s/best.json").read_text()
+    card = load_card(tmp_path / "s/best.safetensors")
+    assert card is not None
+    assert (card.size, card.eval_recipe) == ((20, 20), "imagenet-eval:size=20")
 
 
 @pytest.fixture(scope="module")

@@ -409,7 +409,7 @@ def test_what_cannot_be_averaged(tmp_path: Path, digits: ArraySource, other: Net
         with pytest.raises(GdkdCacheError, match=said) as caught:
             gc.ensemble([first, cache])
         assert "\n" not in str(caught.value)
-    for weights in ([1.0], [1.0, 0.0], [1.0, -1.0], [1.0, float("nan")]):
+    for weights in ([1.0], [1.0, 0.0], [1.0, -1.0], [1.0, float("nan")], [1e308, 1e308], [1.0, 1e-300]):
         with pytest.raises(UsageError, match="weight"):
             gc.ensemble([first, first], weights)
     both = gc.ensemble([first, built("topk")])

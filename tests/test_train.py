@@ -178,7 +178,11 @@ def _wrong_sources(digits: ArraySource) -> Iterator[tuple[str, ArraySource, str]
     images[row, :, 3, 3] ^= 255
     yield "pixel", replace(digits, images=images), f"the decoded image of {digits.keys[row]!r} has different pixels"
     yield "flip", replace(digits, images=digits.images[..., ::-1].copy()), "different pixels than the teacher saw"
-    yield "key", replace(digits, keys=["new", *digits.keys[1:]]), r"key 'new' .* is not in .* \(1 of 256 are not\)"
+    yield (
+        "key",
+        replace(digits, keys=["new", *digits.keys[1:]]),
+        r"key 'new' .* is not in .* \(1 of 256 are not\); use data that the cache was",
+    )
     labels = digits.labels.copy()
     labels[9] = (labels[9] + 1) % 10
     yield "label", replace(digits, labels=labels), f"key {digits.keys[9]!r} has label"

@@ -209,7 +209,7 @@ def test_pack(tmp_path: Path) -> None:
     ("change", "said"),
     [
         ({"keys": ["a"] * 20}, "1 distinct keys for 20 rows"),
-        ({"labels": [9] * 20}, "labels are .* from 9 to 9"),
+        ({"labels": [9] * 20}, "labels are from 9 to 9; give class ids of 0 to 8"),
         ({"labels": [0] * 19}, r"labels are \[19\]"),
         ({"logits": np.zeros((1, 20, 1), np.float32)}, "1 classes"),
         ({"logits": np.zeros((20, 9), np.float32)}, r"a view's logits are \[9\]"),

@@ -20,7 +20,7 @@ class _EvalOptions(NetworkOptions, RenderOptions):
 
     weights: Path = option(help="A .safetensors (or torch) file.")
     model: str | None = option(
-        None, f"The network, needed where no .json lies beside the weights: {MODEL_HELP}", metavar="MODEL"
+        None, f"The network, needed where the weights have no card, or name code: {MODEL_HELP}", metavar="MODEL"
     )
     split: str = option("test", "Which part of the data.", choices=("train", "test"))
     recipe: str | None = option(
@@ -44,7 +44,7 @@ def evaluate(data: DataOptions, options: _EvalOptions, as_json: bool) -> None:
     """
     from gdkd_cache.data.loader import default_num_workers
     from gdkd_cache.models.weights import load_card
-    from gdkd_cache.training.evaluate import Evaluator
+    from gdkd_cache.training.evaluate import Evaluator, stated_recipe
 
     source = data.open(options.split)
     network = options.load(options.model, len(source.classes), "float32")
@@ -52,11 +52,11 @@ def evaluate(data: DataOptions, options: _EvalOptions, as_json: bool) -> None:
     if workers is None:
         workers = default_num_workers(source)
     if recipe is None:
-        card = load_card(options.weights)
-        recipe = "none" if card is None else card.eval_recipe
+        recipe = stated_recipe(load_card(options.weights), options.weights)
     evaluator = Evaluator(
         source, mean=network.mean, std=network.std, device=network.device, num_workers=workers, recipe=recipe
     )
+    network.check_classes(len(source.classes), evaluator.size)
     result = evaluator(network.model)
     if as_json:
         say(json.dumps(vars(result)))

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from gdkd_cache.errors import GdkdCacheError, UsageError
+from gdkd_cache.errors import GdkdCacheError, UsageError, is_out_of_memory
 from gdkd_cache.ranks import this_rank
 from gdkd_cache.terminal import guard, log_lines, printable
 
@@ -110,9 +110,11 @@ def _failure(error: Exception) -> _Failure | None:
     """How an exception is told to the user; None for a fault of our own, which deserves its traceback."""
     if isinstance(error, GdkdCacheError):
         return _UsageFailure(str(error)) if isinstance(error, UsageError) else _Failure(str(error))
-    torch = sys.modules.get("torch")  # without it, nothing ran on a GPU
-    if torch is not None and isinstance(error, torch.OutOfMemoryError):
-        return _Failure("the GPU's memory is full; try a smaller --batch-size")
+    if is_out_of_memory(error):
+        torch = sys.modules.get("torch")  # without it, nothing ran on a GPU
+        on_gpu = torch is not None and isinstance(error, torch.OutOfMemoryError)
+        whose = "the GPU's memory" if on_gpu else "this machine's memory"
+        return _Failure(f"{whose} is full; try smaller images (--size), or a smaller --batch-size")
     if isinstance(error, OSError) and error.strerror:
         return _Failure(f"{error.filename or 'this machine'}: {error.strerror}")
     return None

@@ -193,7 +193,7 @@ class NetworkOptions:
     normalize: str | None = option(
         None,
         f"How its inputs are normalised: {', '.join(NAMED)}.",
-        unset="as the .json beside the weights, or the model itself, says",
+        unset="as the weights' card, or the model itself, says",
     )
     mean: tuple[float, float, float] | None = option(
         None, "The same in numbers, for pixels in 0..1; with --std.", metavar="R G B"

@@ -17,7 +17,7 @@ class _PackOptions:
 
     labels: Path | None = option(None, "A .npy of class ids [row].", unset="those of a .npz, else the top-1 of view 0")
     keys: Path | None = option(None, "A file of one key a line.", unset="numbers")
-    force: bool = option(False, "Replace another cache there.")
+    force: bool = option(False, "Replace another cache or build there; refused beside other files.")
 
 
 @click.command(short_help="Make a cache of logits that were computed elsewhere.")
@@ -34,8 +34,8 @@ def pack(logits: Path, out: str, files: _PackOptions, choice: CodecChoice, card:
     Example:
       gdkd-cache pack logits.npy my.zarr --labels labels.npy --keys keys.txt --fidelity 0.1
     """
+    from gdkd_cache.building.arrays import read_logits
     from gdkd_cache.building.pack import pack as run_pack
-    from gdkd_cache.building.pack import read_logits
     from gdkd_cache_cli.report import cache_lines
 
     _ = choice.request  # refused before anything is read

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gdkd_cache.fields import option
+from gdkd_cache.fields import check_fields, option
+from gdkd_cache.limits import LARGEST_SEED
 from gdkd_cache.terminal import say
 from gdkd_cache.training.options import CROSS_ENTROPY, TrainOptions
 from gdkd_cache_cli.options import CachedDataOptions, UseOptions
@@ -48,7 +49,17 @@ class _TeachersOptions(UseOptions):
         unset="crop-flip",
         metavar="SPEC",
     )
-    view_seed: int | None = option(None, "Seed of ce's views; with a cache it must be the cache's.", unset="0")
+    view_seed: int | None = option(
+        None,
+        "Seed of ce's views; with a cache it must be the cache's.",
+        least=-LARGEST_SEED,
+        most=LARGEST_SEED,
+        unset="0",
+    )
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        super().__post_init__()
 
     def check(self, loss: str, is_remote: bool, has_copy: bool) -> None:
         """Refuse options that do not go together.
@@ -109,7 +120,7 @@ def train(data: CachedDataOptions, eval_data: str | None, teachers: _TeachersOpt
 
     Ranks that torchrun starts train one network together, each on its part of every step's images; the first writes.
 
-    Writes best.safetensors and last.safetensors (each with a .json of how to rebuild it) and metrics.jsonl.
+    Writes best.safetensors and last.safetensors (each says how to rebuild its network) and metrics.jsonl.
 
     \b
     Examples:

@@ -43,9 +43,10 @@ def verify(
 ) -> None:
     """Compare every object of a cache with its manifest; exit with 1 when something is wrong.
 
-    With --data, every probed image (1 in 64, at least 32) is decoded and its views are rendered again, and compared
-    with what the teacher saw. With --teacher and --weights too, that teacher is run again on some rows: its weights
-    must be those of the manifest, and its logits those of the cache, within the error that the manifest states.
+    With --data, every image is decoded and compared with what the teacher saw, and of the probed ones (1 in 64, at
+    least 32) the views are rendered again and compared too. With --teacher and --weights too, that teacher is run again
+    on some rows: its weights must be those of the manifest, and its logits those of the cache, within the error that
+    the manifest states.
 
     \b
     Examples:

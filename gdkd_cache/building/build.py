@@ -6,16 +6,14 @@ from dataclasses import dataclass
 
 from gdkd_cache.building.builder import Builder
 from gdkd_cache.building.compute import grouped
-from gdkd_cache.building.cooperate import POLL_SECONDS, Share, begin_together
+from gdkd_cache.building.cooperate import Share, begin_together
 from gdkd_cache.building.options import BuildOptions
 from gdkd_cache.data.source import Source
-from gdkd_cache.errors import CacheError, MismatchError
 from gdkd_cache.models.network import Network
 from gdkd_cache.progress import progress
-from gdkd_cache.ranks import this_rank
 from gdkd_cache.store.claims import Claims
 from gdkd_cache.store.manifest import Manifest
-from gdkd_cache.store.place import Complete, Found, Place
+from gdkd_cache.store.place import Complete, Place
 from gdkd_cache.store.writer import CacheWriter
 
 _LOG = logging.getLogger(__name__)
@@ -42,39 +40,27 @@ def build(options: BuildOptions, source: Source, teacher: Network) -> BuildResul
     Raises:
         SourceError: the data cannot be read.
         ModelError: the teacher does not fit the data, or gives NaN or infinity; it names the key.
-        MismatchError: the folder holds another build, or `codec_from` is of another teacher, data, recipe or seed;
-            it says what differs.
-        CacheError: the folder holds something else.
+        MismatchError: the folder holds another build, or was given to another one meanwhile, or `codec_from` is of
+            another teacher, data, recipe or seed; it says what differs.
+        CacheError: the folder holds something else, if only beside what `force` would replace.
         OSError: it cannot be written; what is committed stays, and the same build resumes.
     """
     builder = Builder(options, source, teacher)
     place = Place(options.out, builder.identity())
     start, computed = time.monotonic(), 0
-    found = _look(place, force=options.force)
+    found = place.look(force=options.force)
     if isinstance(found, Complete):
         _LOG.info("%s is already complete: nothing to do", options.out)
-        place.clean()
+        place.clean(found)
         return BuildResult(manifest=found.manifest, rows_computed=0, seconds=0.0)
-    with Claims(place.objects) as claims:
+    with Claims(place.objects, place.build) as claims:
         writer = begin_together(place, found, claims, builder.fit)
         if isinstance(writer, CacheWriter):
             computed = _share_shards(builder, writer, claims)
     done = place.look()
     assert isinstance(done, Complete)
-    place.clean()
+    place.clean(done)
     return BuildResult(manifest=done.manifest, rows_computed=computed, seconds=time.monotonic() - start)
-
-
-def _look(place: Place, *, force: bool) -> Found:
-    """What a place holds; of several ranks the first one alone clears it with `force`, and the others wait for that."""
-    rank = this_rank().rank
-    while True:
-        try:
-            return place.look(force=force and rank == 0)
-        except (CacheError, MismatchError):
-            if not (force and rank):
-                raise
-            time.sleep(POLL_SECONDS)
 
 
 def _share_shards(builder: Builder, writer: CacheWriter, claims: Claims) -> int:

@@ -16,6 +16,7 @@ from gdkd_cache.cache.cache import open_cache
 from gdkd_cache.codec.base import Codec
 from gdkd_cache.codec.calibration import Calibration, calibration_rows
 from gdkd_cache.codec.fidelity import Fidelity
+from gdkd_cache.data.decoded import DecodedImages
 from gdkd_cache.data.loader import ViewLoader, default_num_workers
 from gdkd_cache.data.probes import probed
 from gdkd_cache.data.recipes.presets import open_recipe
@@ -49,8 +50,12 @@ class Builder:
         renderer: makes them, with the probes of some rows.
     """
 
-    def __init__(self, options: BuildOptions, source: Source, teacher: Network) -> None:
+    def __init__(self, options: BuildOptions, source: Source, teacher: Network, *, source_checks: bool = True) -> None:
         """Check that the three belong together: the teacher is run once, on blank images.
+
+        Args:
+            options, source, teacher: what is built.
+            source_checks: whether the cache gets the checks of the decoded images; `codec_from` decides where given.
 
         Raises:
             SourceError: the data cannot be read.
@@ -63,12 +68,23 @@ class Builder:
         self.keys, self.labels = list(source.keys), source.labels
         given, size = options.recipe, image_size(source)
         self.recipe = given if isinstance(given, Recipe) else open_recipe(given, *size)
+        self._given = None if options.codec_from is None else open_cache(options.codec_from)
+        if self._given is not None:
+            theirs = self._given.manifest.identity.views
+            source_checks = theirs is not None and theirs.source_checks  # which all parts of one cache have, or none
+        self._source_checks = source_checks
         self._probed = probed(hash_keys(self.keys))
-        self.renderer = ViewRenderer(source, self.recipe, options.seed, probe_rows=self._probed, device=teacher.device)
+        self.renderer = ViewRenderer(
+            source,
+            self.recipe,
+            options.seed,
+            probe_rows=self._probed,
+            check_with=options.first_view if source_checks else None,
+            device=teacher.device,
+        )
         self._view_size = self.renderer[ViewRequest((0,), np.arange(1))][0].pixels.shape[2:]
         teacher.check_classes(len(source.classes), (self._view_size[0], self._view_size[1]))
         self._num_workers = default_num_workers(source) if options.num_workers is None else options.num_workers
-        self._given = None if options.codec_from is None else open_cache(options.codec_from)
         if self._given is None:  # else that cache's codec and losses count, not those of the options
             options.request.check(len(source.classes))
 
@@ -89,6 +105,7 @@ class Builder:
                 seed=options.seed,
                 size=tuple(self._view_size),
                 first=options.first_view,
+                source_checks=self._source_checks,
             ),
             teacher=teacher.description,
             request=from_json(RequestFacts, options.request.to_json()),
@@ -175,7 +192,8 @@ class Builder:
                 for view, views in gathered(rendered, batch).items():
                     logits = self._logits(views)
                     assert views.probes is not None
-                    encoder.add(view, Said(logits, views.targets.labels, views.probes))
+                    checks = views.source_checks if view == self._options.first_view else None
+                    encoder.add(view, Said(logits, views.targets.labels, views.probes, checks))
                     advance(len(batch.rows))
                     if batch.rows[-1] == shards.rows[-1]:
                         encoder.finish(view, shards.shard)
@@ -211,3 +229,15 @@ def probe_sources(source: FullSource, recipe: Recipe, seed: int, rows: np.ndarra
         assert batch.source_probes is not None
         probes[batch.rows] = batch.source_probes
     return probes
+
+
+def source_checks(source: FullSource, recipe: Recipe, rows: np.ndarray, num_workers: int) -> np.ndarray:
+    """Checks of the decoded images of some rows, int64 [n]: uint8 [n, 8]."""
+    loader = ViewLoader(DecodedImages(source, recipe), num_workers=num_workers)
+    return np.concatenate(
+        [
+            batch.source_checks
+            for batch in loader.stream(requests_for(0, rows, _ROWS_AT_ONCE))
+            if batch.source_checks is not None
+        ]
+    )

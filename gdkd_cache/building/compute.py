@@ -16,7 +16,7 @@ from gdkd_cache.codec.fidelity import ENCODE_ROWS
 from gdkd_cache.data.targets import ClassTargets
 from gdkd_cache.data.views import VIEWS_AT_ONCE, ViewBatch, ViewRequest
 from gdkd_cache.store.cells import Cells
-from gdkd_cache.store.layout import PROBE
+from gdkd_cache.store.layout import PROBE, SOURCE_CHECK
 
 Unit = tuple[int, int, range]
 """View, shard and the shard's rows."""
@@ -67,17 +67,27 @@ def _joined(parts: list[ViewBatch]) -> ViewBatch:
         rows=np.concatenate([part.rows for part in parts]),
         pixels=torch.cat([part.pixels for part in parts]),
         targets=ClassTargets.joined([part.targets for part in parts]),
-        probes=np.concatenate([part.probes for part in parts if part.probes is not None]),
+        probes=_concatenated([part.probes for part in parts]),
+        source_checks=_concatenated([part.source_checks for part in parts]),
     )
+
+
+def _concatenated(parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    given = [part for part in parts if part is not None]
+    return np.concatenate(given) if given else None
 
 
 @dataclass(frozen=True)
 class Said:
-    """What the teacher said about a batch of one view, whose pixels are gone: logits, labels and probes, [row, ...]."""
+    """What the teacher said about a batch of one view, whose pixels are gone: logits, labels and probes, [row, ...].
+
+    With the first view come the checks of the decoded images, uint8 [row, 8].
+    """
 
     logits: Tensor
     labels: Tensor
     probes: np.ndarray
+    source_checks: np.ndarray | None = None
 
 
 class Encoder:
@@ -138,4 +148,6 @@ def _columns(codec: Codec, said: Sequence[Said]) -> dict[str, np.ndarray]:
     labels = torch.cat([one.labels for one in said]).to(logits.device)
     encoded = Cells.of(logits).encode(codec, logits, labels)
     columns = {name: column.cpu().numpy() for name, column in encoded.items()}
-    return columns | {PROBE: np.concatenate([one.probes for one in said])}
+    columns[PROBE] = np.concatenate([one.probes for one in said])
+    checks = _concatenated([one.source_checks for one in said])
+    return columns if checks is None else columns | {SOURCE_CHECK: checks}

@@ -108,7 +108,10 @@ class Share:
 
         Raises:
             StoreError: it was.
+            MismatchError: the place was given to another build.
         """
+        if self._writer.published():
+            return
         self._claims.check()
         self._own.add((view, shard))
         self._writer.commit(view, shard, columns)

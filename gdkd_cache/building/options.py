@@ -9,7 +9,7 @@ from gdkd_cache.data.options import RenderOptions
 from gdkd_cache.data.recipes.registry import RECIPES
 from gdkd_cache.errors import UsageError
 from gdkd_cache.fields import check_fields, option
-from gdkd_cache.limits import MOST_VIEWS, SHARD_ROWS
+from gdkd_cache.limits import LARGEST_BATCH, LARGEST_SEED, MOST_VIEWS, SHARD_ROWS
 from gdkd_cache.losses.registry import LOSSES
 
 if TYPE_CHECKING:
@@ -88,7 +88,9 @@ class PlanOptions(CodecChoice, RenderOptions):
         UsageError: a number out of range.
     """
 
-    num_views: int = option(help="Views of each image: training uses one an epoch.", least=1, flag="--views")
+    num_views: int = option(
+        help="Views of each image: training uses one an epoch.", least=1, most=MOST_VIEWS, flag="--views"
+    )
     recipe: "str | Recipe" = option(
         "crop-flip",
         f"What is done to the images: {', '.join(RECIPES)}, each with settings as in crop-flip:size=32,padding=4 "
@@ -96,8 +98,8 @@ class PlanOptions(CodecChoice, RenderOptions):
         "for a torchvision v2 transform of your own.",
         metavar="SPEC",
     )
-    seed: int = option(0, "Seed of the views.")
-    batch_size: int = option(256, "Images the teacher sees at once; part of the digest.", least=1)
+    seed: int = option(0, "Seed of the views.", least=-LARGEST_SEED, most=LARGEST_SEED)
+    batch_size: int = option(256, "Images the teacher sees at once; part of the digest.", least=1, most=LARGEST_BATCH)
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -120,7 +122,7 @@ class BuildOptions(PlanOptions, CardOptions):
         "Take the codec of this cache, of the same data, teacher, recipe and seed, so that both can be merged.",
         metavar="CACHE",
     )
-    force: bool = option(False, "Replace another cache there.")
+    force: bool = option(False, "Replace another cache or build there; refused beside other files.")
     shard_rows: int = SHARD_ROWS  # the unit of commit and resume
 
     def __post_init__(self) -> None:

@@ -1,9 +1,7 @@
 """A cache from logits that were computed elsewhere: another framework's teacher, or an old dump."""
 
 import hashlib
-import zipfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,9 +13,9 @@ from gdkd_cache.codec.calibration import Calibration, calibration_rows
 from gdkd_cache.codec.fidelity import ENCODE_ROWS
 from gdkd_cache.codec.registry import AUTO
 from gdkd_cache.codec.request import CodecRequest
-from gdkd_cache.data.source import source_digest
-from gdkd_cache.errors import SourceError, UsageError
-from gdkd_cache.limits import SHARD_ROWS
+from gdkd_cache.data.source import class_ids, is_text, source_digest
+from gdkd_cache.errors import UsageError
+from gdkd_cache.limits import MOST_CLASSES, SHARD_ROWS
 from gdkd_cache.losses.base import Loss, parse_loss
 from gdkd_cache.progress import progress
 from gdkd_cache.schema import from_json
@@ -73,7 +71,10 @@ def pack(
         OSError: it cannot be written; the same call resumes.
     """
     views = list(logits)
-    labels = torch.as_tensor(np.asarray(labels)).long()
+    try:
+        labels = torch.tensor(class_ids(labels))
+    except ValueError as error:
+        raise UsageError(f"labels {error}") from None
     keys = list(keys)
     num_rows, num_classes = _check(views, keys, labels)
     request = CodecRequest(spec=codec, fidelity=fidelity, losses=tuple(map(parse_loss, losses)), num_top=num_top)
@@ -81,6 +82,8 @@ def pack(
     names = [str(i) for i in range(num_classes)] if classes is None else list(classes)
     if len(names) != num_classes:
         raise UsageError(f"{len(names)} class names for logits of {num_classes} classes; both must be equal")
+    if (unreadable := next((name for name in names if not is_text(name)), None)) is not None:
+        raise UsageError(f"class name {unreadable!r} is no text in UTF-8")
     content = hashlib.sha256()
     with progress("check", len(views) * num_rows, "rows") as advance:
         for number, view in enumerate(views):
@@ -105,7 +108,7 @@ def pack(
     place = Place(path, identity)
     found = place.look(force=force)
     if isinstance(found, Complete):
-        place.clean()
+        place.clean(found)
         return found.manifest
     if isinstance(found, Empty):
         chosen = np.sort(np.argsort(hash_keys(keys), kind="stable")[: calibration_rows(num_rows, num_classes)])
@@ -125,7 +128,7 @@ def pack(
                 columns = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
                 writer.commit(number, shard, columns)
     manifest = writer.finish(keys, labels.numpy())
-    place.clean()
+    place.clean(Complete(manifest))
     return manifest
 
 
@@ -140,8 +143,11 @@ def _rows(view: Logits, rows: slice, number: int, keys: Sequence[str]) -> Tensor
     Raises:
         UsageError: NaN or infinity.
     """
-    part = view[rows] if isinstance(view, Tensor) else torch.from_numpy(np.array(view[rows]))
-    part = part.detach().cpu().float()
+    if isinstance(view, Tensor):
+        part = view[rows].detach().cpu().float()
+    else:
+        with np.errstate(over="ignore", invalid="ignore"):  # what becomes of it is told below
+            part = torch.from_numpy(np.array(view[rows], np.float32))
     finite = part.isfinite().all(-1)
     if not finite.all():
         key = keys[rows.start + int(finite.logical_not().nonzero()[0])]
@@ -158,68 +164,26 @@ def _check(views: list[Logits], keys: list[str], labels: Tensor) -> tuple[int, i
     if odd is not None or 0 in shapes[0]:
         raise UsageError(f"a view's logits are {list(odd or shapes[0])}; each must be [row, class] of one shape")
     num_rows, num_classes = shapes[0]
-    if num_classes < 2:
-        raise UsageError(f"the logits have {num_classes} classes; at least 2 are needed")
+    if not 2 <= num_classes <= MOST_CLASSES:
+        raise UsageError(f"the logits have {num_classes} classes; give 2 to {MOST_CLASSES}")
+    if odd := next((view.dtype for view in views if not _is_real(view)), None):
+        raise UsageError(f"a view's logits are {odd}; give floats")
+    if (unreadable := next((key for key in keys if not is_text(key)), None)) is not None:
+        raise UsageError(f"key {unreadable!r} is no text in UTF-8")
     if len(set(keys)) != num_rows or len(keys) != num_rows or any(not key or "\n" in key for key in keys):
         raise UsageError(
             f"{len(set(keys))} distinct keys for {num_rows} rows; give one a row, unique, without line breaks"
         )
-    if tuple(labels.shape) != (num_rows,) or int(labels.min()) < 0 or int(labels.max()) >= num_classes:
+    if tuple(labels.shape) != (num_rows,):
+        raise UsageError(f"labels are {list(labels.shape)}; give {num_rows} class ids")
+    if int(labels.min()) < 0 or int(labels.max()) >= num_classes:
         raise UsageError(
-            f"labels are {list(labels.shape)} from {int(labels.min())} to {int(labels.max())}; "
-            f"give {num_rows} class ids below {num_classes}"
+            f"labels are from {int(labels.min())} to {int(labels.max())}; give class ids of 0 to {num_classes - 1}"
         )
     return num_rows, num_classes
 
 
-@dataclass(frozen=True, kw_only=True)
-class PackInput:
-    """Arrays read from files: logits [view, row, class], labels [row], keys, and whether the labels are guesses."""
-
-    logits: np.ndarray
-    labels: np.ndarray
-    keys: list[str]
-    guessed_labels: bool
-
-
-def read_logits(logits: Path, labels: Path | None, keys: Path | None) -> PackInput:
-    """Read logits from a .npy (mapped, not loaded) or .npz file, labels from a .npy, keys from a text file.
-
-    Args:
-        logits: .npy of [view, row, class], or .npz with `teacher` or `logits`, and maybe `label` or `labels`.
-        labels: .npy of [row]; None takes the .npz's, or the top-1 classes of view 0.
-        keys: one key a line; None takes the row numbers.
-
-    Raises:
-        SourceError: a file is missing, no such file, or lacks an array.
-    """
-    stored = _load(logits)
-    found = None if labels is None else _load(labels)
-    if isinstance(stored, dict):
-        if found is None:
-            found = next((stored[name] for name in ("label", "labels") if name in stored), None)
-        array = next((stored[name] for name in ("teacher", "logits") if name in stored), None)
-        if array is None:
-            raise SourceError(f"{logits} holds {', '.join(stored) or 'nothing'}; it needs an array teacher or logits")
-    else:
-        array = stored
-    if array.ndim != 3 or array.dtype.kind != "f" or isinstance(found, dict):
-        raise SourceError(f"{logits} holds {array.dtype} {list(array.shape)}; it needs floats [view, row, class]")
-    guessed = np.asarray(array[0], np.float32).argmax(-1) if found is None else found
-    lines = None if keys is None else keys.read_text().splitlines()
-    return PackInput(
-        logits=array,
-        labels=guessed,
-        keys=[str(row) for row in range(array.shape[1])] if lines is None else lines,
-        guessed_labels=found is None,
-    )
-
-
-def _load(path: Path) -> np.ndarray | dict[str, np.ndarray]:
-    try:
-        stored = np.load(path, mmap_mode="r", allow_pickle=False)
-        return {name: stored[name] for name in stored.files} if isinstance(stored, np.lib.npyio.NpzFile) else stored
-    except FileNotFoundError:
-        raise SourceError(f"{path} does not exist") from None
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise SourceError(f"{path} is no .npy or .npz of numbers: {str(error).splitlines()[0]}") from None
+def _is_real(view: Logits) -> bool:
+    if isinstance(view, Tensor):
+        return not view.dtype.is_complex and view.dtype != torch.bool
+    return view.dtype.kind in "fiu"

@@ -126,7 +126,8 @@ def _num_objects(choice: Choice, source: FullSource, num_views: int) -> int:
     """Files of the cache: metadata and shards of every array, the group's metadata, the README.md and the manifest."""
     columns = len(choice.codec.columns()) + 1  # and the probes
     rows = len(source)
-    lengths = [rows, rows, encode_keys(list(source.keys)).size, choice.codec.tables_bytes().size]  # labels, probes
+    # Labels, probes and checks of the images, then keys and tables.
+    lengths = [rows, rows, rows, encode_keys(list(source.keys)).size, choice.codec.tables_bytes().size]
     shared = sum(1 + -(-length // SHARD_ROWS) for length in lengths if length)
     return columns * (1 + num_views * -(-rows // SHARD_ROWS)) + shared + 3
 

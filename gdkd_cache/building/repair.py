@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from gdkd_cache.building.builder import Builder, probe_sources
+from gdkd_cache.building.builder import Builder, probe_sources, source_checks
 from gdkd_cache.building.compute import Commit, grouped
 from gdkd_cache.building.options import BuildOptions
 from gdkd_cache.cache.cache import Cache, open_cache
@@ -26,6 +26,8 @@ from gdkd_cache.seeding import hash_keys
 from gdkd_cache.store.differences import differences_between
 from gdkd_cache.store.facts import CodecFacts
 from gdkd_cache.store.layout import (
+    SOURCE_CHECK,
+    check_layouts,
     encode_metadata,
     encode_rows,
     encode_shard,
@@ -67,8 +69,8 @@ def repair(
 ) -> RepairResult:
     """Make a damaged cache whole, object by object: each gets the very bytes of the manifest's checksum, or none.
 
-    Metadata needs nothing; labels and keys need the source; shards and the codec's tables need source and teacher, and
-    go the way of a build. The manifest itself cannot be repaired.
+    Metadata needs nothing; labels, keys and what is kept of the images need the source; shards and the codec's tables
+    need source and teacher, and go the way of a build. The manifest itself cannot be repaired.
 
     Args:
         path: the cache folder, or a URL.
@@ -113,6 +115,10 @@ def repair(
     if rows:
         known = _given(source, path, rows, "the data")
         put(encode_rows(identity, list(known.keys), known.labels, _source_probes(cache, known, recipe, num_workers)))
+    checks = {name for name in damaged if name.startswith(f"{SOURCE_CHECK}/c/")}
+    if checks:
+        known = _given(source, path, checks, "the data")
+        put(_encode_checks(cache, known, recipe, num_workers, checks))
     put(encode_metadata(identity, codec))
     layouts = view_layouts(identity, codec)
     units = [unit for unit in shards_of(identity) if damaged & {*shard_objects(layouts, unit[0], unit[1])}]
@@ -125,7 +131,7 @@ def repair(
             )
         manifest = keep_views(cache, codec, kept)
     elif units and not drop:
-        shards = _given(builder, path, damaged - tables - rows, "the data and the teacher, or dropping views,")
+        shards = _given(builder, path, damaged - tables - rows - checks, "the data and the teacher, or dropping views,")
         shards.run(units, codec, lambda view, shard, columns: put(encode_shard(layouts, view, shard, columns)))
     if differing:
         here = f"; this machine is another: {builder.other}" if builder is not None and builder.other else ""
@@ -150,6 +156,22 @@ def _source_probes(
     rows = np.flatnonzero(probed(hash_keys(source.keys)))
     workers = default_num_workers(source) if num_workers is None else num_workers
     return probe_sources(source, recipe_of(cache, recipe), views.seed, rows, workers)
+
+
+def _encode_checks(
+    cache: Cache, source: FullSource, recipe: Recipe | None, num_workers: int | None, names: set[str]
+) -> dict[str, bytes]:
+    """The objects of these names, of the checks of the images in their rows."""
+    recipe = recipe_of(cache, recipe)
+    workers = default_num_workers(source) if num_workers is None else num_workers
+    objects: dict[str, bytes] = {}
+    (layout,) = check_layouts(cache.manifest.identity).values()
+    for shard, name in enumerate(layout.object_names()):
+        if name in names:
+            first = shard * layout.shard_rows
+            rows = np.arange(first, min(first + layout.shard_rows, layout.num_rows))
+            objects |= layout.encode(source_checks(source, recipe, rows, workers), first_row=first)
+    return objects
 
 
 class _Rebuilder:
@@ -184,7 +206,9 @@ class _Rebuilder:
                 num_workers=num_workers,
                 shard_rows=own.shard_rows,
             )
-            builder = Builder(options, source, teacher.at_precision(part.precision))
+            builder = Builder(
+                options, source, teacher.at_precision(part.precision), source_checks=own.views.source_checks
+            )
             self._builders.append((part.view_numbers, builder))
             differing += differences_between(own, builder.identity(), but=("codec", "fidelity", "card"))
         differing = list(dict.fromkeys(differing))

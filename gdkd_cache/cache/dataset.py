@@ -1,8 +1,10 @@
 """A cache joined with the source it was built from: what a training loop iterates over."""
 
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gdkd_cache.cache.replay import check_replay, recipe_of
+from gdkd_cache.cache.replay import check_replay, compare_images, comparison_with, recipe_of, rounding_line
 from gdkd_cache.cache.view import View
 from gdkd_cache.data.loader import ViewLoader
 from gdkd_cache.data.order import epoch_requests
@@ -22,6 +24,7 @@ from gdkd_cache.losses.partition import top_classes
 from gdkd_cache.models.normalization import normalize_pixels
 from gdkd_cache.store.reader import CacheReader
 
+_LOG = logging.getLogger(__name__)
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]
 
 _PROBES_AT_START = 512
@@ -47,7 +50,8 @@ class CachedDataset:
     """Images, labels and the teacher's logits, view by view. Made by `Cache.dataset` or `Ensemble.dataset`.
 
     Attributes:
-        replay: what the probes said when it was made; of several caches, those of the one that differs most.
+        replay: what the probes said when it was made, of several caches those of the one that differs most; and what
+            is known of the other images.
         recipe: what its views are made with.
         size: height and width of its views.
     """
@@ -86,7 +90,17 @@ class CachedDataset:
             )
             for cache in caches
         ]
-        self.replay = max(replays, key=lambda replay: replay.worst_rms)
+        # Images in memory are compared now, once and for all; others whenever they are decoded.
+        self._comparison = comparison_with(caches, source, self.cache_rows, strict=strict_replay)
+        kept = [cache.manifest.identity.views for cache in caches]
+        all_checked = all(views is not None and views.source_checks for views in kept)
+        images = {"unchecked": 0 if all_checked else len(source)}
+        if self._comparison is not None and source.images is not None:
+            images |= {"images": len(source), "rounding_images": compare_images(source, recipe, self._comparison)}
+        elif self._comparison is not None:
+            images["pending"] = len(source)
+        self.replay = replace(max(replays, key=lambda replay: replay.worst_rms), **images)
+        self._rounding_told = False
         self._caches, self._weights = caches, weights
         self._source, self._temperature = source, temperature
         self._num_classes = len(first.manifest.identity.classes)
@@ -132,7 +146,13 @@ class CachedDataset:
     def _loader(self, num_workers: int, device: torch.device) -> ViewLoader:
         key = (num_workers, str(device))
         if key not in self._loaders:
-            renderer = ViewRenderer(self._source, self.recipe, self._seed, device=None if num_workers else device)
+            renderer = ViewRenderer(
+                self._source,
+                self.recipe,
+                self._seed,
+                comparison=self._comparison,
+                device=None if num_workers else device,
+            )
             self._loaders[key] = ViewLoader(renderer, num_workers=num_workers, pin_memory=device.type == "cuda")
         return self._loaders[key]
 
@@ -173,6 +193,7 @@ class CachedDataset:
         Raises:
             UsageError: a number out of range.
             CacheError: the view's data is damaged.
+            MismatchError: a decoded image is not the teacher's; no batch with it was given out.
         """
         if isinstance(normalize, str):
             if normalize != "source":
@@ -190,14 +211,26 @@ class CachedDataset:
             first_batch=first_batch,
         )
         views = self._views(number)
-        for batch in self._loader(num_workers, torch.device(device)).stream(requests):
-            rows = self.cache_rows[batch.rows]
-            pixels = batch.pixels.to(device, non_blocking=True)
-            images = pixels if normalize is None else normalize_pixels(pixels, *normalize)
-            logits, top = self._decode(views, rows, device)
-            teacher = TeacherBatch(logits, top, torch.from_numpy(rows), number)
-            targets = batch.targets.for_cross_entropy(self._num_classes)
-            yield images, targets.to(device, non_blocking=True), teacher
+        rounded: list[np.ndarray] = []
+        try:
+            for batch in self._loader(num_workers, torch.device(device)).stream(requests):
+                rows = self.cache_rows[batch.rows]
+                pixels = batch.pixels.to(device, non_blocking=True)
+                images = pixels if normalize is None else normalize_pixels(pixels, *normalize)
+                logits, top = self._decode(views, rows, device)
+                teacher = TeacherBatch(logits, top, torch.from_numpy(rows), number)
+                targets = batch.targets.for_cross_entropy(self._num_classes)
+                if batch.rounded is not None:
+                    rounded.append(batch.rounded)
+                yield images, targets.to(device, non_blocking=True), teacher
+        finally:
+            self._tell_rounding(np.concatenate([np.empty(0, bool), *rounded]))
+
+    def _tell_rounding(self, rounded: np.ndarray) -> None:
+        """Say once, at the end of an epoch, that of its decoded images, bool [image], some differ by rounding."""
+        if rounded.any() and not self._rounding_told:
+            self._rounding_told = True
+            _LOG.warning("%s", rounding_line(int(rounded.sum()), len(rounded)))
 
 
 def mean_logits(
@@ -232,7 +265,7 @@ def match_rows(cache: CacheReader, source: FullSource) -> np.ndarray:
     if len(unknown):
         raise MismatchError(
             f"key {source.keys[int(unknown[0])]!r} of source {source.name} is not in {cache.path} "
-            f"({len(unknown)} of {len(rows)} are not); build a cache of this data, or train on the cached part"
+            f"({len(unknown)} of {len(rows)} are not); use data that the cache was built from, or build a cache of this"
         )
     labels = cache.labels[rows]
     if labels.shape != source.labels.shape:

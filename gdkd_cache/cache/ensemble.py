@@ -11,7 +11,7 @@ from gdkd_cache.data.recipes.recipe import Recipe
 from gdkd_cache.data.source import Source, settle
 from gdkd_cache.errors import MismatchError, NotServedError, UsageError
 from gdkd_cache.losses.base import Loss
-from gdkd_cache.schema import to_json
+from gdkd_cache.schema import short, to_json
 from gdkd_cache.store.differences import differences
 
 
@@ -44,7 +44,7 @@ class Ensemble:
         recipe: Recipe | None = None,
         size: int | None = None,
     ) -> CachedDataset:
-        """Join with the images, as `Cache.dataset`; every cache's probes are checked.
+        """Join with the images, as `Cache.dataset`; every cache's probes, and its checks of the images, are compared.
 
         Args:
             source, strict_replay, recipe, size: as for `Cache.dataset`.
@@ -82,7 +82,7 @@ def ensemble(caches: Sequence[Cache], weights: Sequence[int | float] | None = No
 
     Args:
         caches: two or more, of the same rows, classes and views.
-        weights: of each one's probabilities, above 0; only their ratios matter. None weighs all alike.
+        weights: of each one's probabilities, 1e-6 to 1e6; only their ratios matter. None weighs all alike.
 
     Raises:
         UsageError: fewer than two caches, packed logits, or weights that do not fit.
@@ -94,8 +94,9 @@ def ensemble(caches: Sequence[Cache], weights: Sequence[int | float] | None = No
     if len(caches) < 2 or len(weights) != len(caches):
         raise UsageError(f"{len(caches)} caches and {len(weights)} weights; give at least two, and one weight each")
     for weight in weights:
-        if not 0 < weight < math.inf:
-            raise UsageError(f"a cache's weight is {weight}; it must be above 0 and finite")
+        if not 1 / _LARGEST_WEIGHT <= weight <= _LARGEST_WEIGHT:
+            allowed = f"{1 / _LARGEST_WEIGHT:g} to {_LARGEST_WEIGHT:g}"
+            raise UsageError(f"a cache's weight is {short(weight)}; it must be {allowed}, as only ratios matter")
     first = caches[0]
     for cache in caches:
         where = f"{cache.path} and {first.path}"
@@ -110,6 +111,7 @@ def ensemble(caches: Sequence[Cache], weights: Sequence[int | float] | None = No
     return Ensemble(caches, weights)
 
 
+_LARGEST_WEIGHT = 1e6
 _SAME = "build both over the same data, with the same recipe, seed and views"
 
 
@@ -117,6 +119,7 @@ def _common(cache: Cache) -> dict[str, Any]:
     identity = cache.manifest.identity
     assert identity.views is not None
     recipe = replace(identity.views.recipe, name="")  # what was typed for it
-    views = replace(identity.views, first=identity.view_numbers.start, recipe=recipe)
+    # Caches of older versions have no checks, and are no worse teachers for that.
+    views = replace(identity.views, first=identity.view_numbers.start, recipe=recipe, source_checks=False)
     extent = {"num_rows": identity.num_rows, "num_views": identity.num_views, "classes": identity.classes}
     return to_json(extent | {"views": views})

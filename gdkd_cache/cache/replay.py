@@ -1,12 +1,14 @@
-"""Does this source, on this machine, give the pixels that the teacher saw? The probes decide."""
+"""Does this source, on this machine, give the pixels that the teacher saw? Probes decide, and checks of every image."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from gdkd_cache.data.checks import Comparison
+from gdkd_cache.data.decoded import DecodedImages
 from gdkd_cache.data.loader import ViewLoader, default_num_workers
-from gdkd_cache.data.probes import ROUNDING_RMS, difference, probed
+from gdkd_cache.data.probes import ROUNDING_RMS, difference, probed, refuse_difference
 from gdkd_cache.data.recipes.recipe import Recipe
 from gdkd_cache.data.source import FullSource
 from gdkd_cache.data.views import VIEWS_AT_ONCE, ViewRenderer, ViewRequest, requests_for
@@ -23,21 +25,41 @@ _WORTH_WORKERS = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class Replay:
-    """What the probes said.
+    """What the probes and the checks said.
 
     Attributes:
         exact: probed views whose checksums agree: the pixels are the teacher's to the bit.
         rounding: probed views that differ by rounding only (RMS below 2 of 255).
         rounding_sources: those of them whose decoded image differs by rounding already.
         worst_rms: the largest estimated RMS among them.
+        images: decoded images that were compared with those of the build, each by its check.
+        rounding_images: those of them that differ by rounding.
+        pending: images that are compared whenever they are decoded.
+        unchecked: images of which a cache has no check, as an older version made it.
     """
 
     exact: int = 0
     rounding: int = 0
     rounding_sources: int = 0
     worst_rms: float = 0.0
+    images: int = 0
+    rounding_images: int = 0
+    pending: int = 0
+    unchecked: int = 0
 
     def __str__(self) -> str:
+        said = [self._of_probes()]
+        if self.rounding_images:
+            said.append(rounding_line(self.rounding_images, self.images))
+        elif self.images:
+            said.append(f"all {self.images} images are the teacher's")
+        if self.pending:
+            said.append(f"each of {self.pending} images is compared when it is decoded")
+        if self.unchecked:
+            said.append(f"{self.unchecked} images unchecked but for those, as the cache was made by an older version")
+        return "; ".join(said)
+
+    def _of_probes(self) -> str:
         if not self.exact + self.rounding:
             return "replay not checked: none of these rows is probed (1 in 64 is)"
         if not self.rounding:
@@ -129,18 +151,63 @@ def check_replay(
                 key = source.keys[row]
                 from_image = difference(sources[cache_rows[row]], image)
                 rms = difference(stored[batch.view][cache_rows[row]], rendered)
-                _refuse(f"the decoded image of {key!r}", from_image, strict, "its file or its decoder is another")
+                what, why = f"the decoded image of {key!r}", "its file or its decoder is another"
+                refuse_difference(what, from_image, ROUNDING_RMS, why, strict=strict)
                 why = f"recipe {recipe.name} or seed {seed} is another, or a library renders it otherwise"
-                _refuse(f"view {batch.view} of {key!r}", rms, strict, f"{why}; the decoded image is the same")
+                why = f"{why}; the decoded image is the same"
+                refuse_difference(f"view {batch.view} of {key!r}", rms, ROUNDING_RMS, why, strict=strict)
                 exact, rounding, worst = exact + (rms == 0), rounding + (rms > 0), max(worst, rms)
                 rounding_sources += from_image > 0
     return Replay(exact=exact, rounding=rounding, rounding_sources=rounding_sources, worst_rms=worst)
 
 
-def _refuse(what: str, rms: float, strict: bool, why: str) -> None:
-    if rms >= ROUNDING_RMS or (rms and strict):
-        kind = "different pixels" if rms >= ROUNDING_RMS else "pixels that differ by rounding"
-        raise MismatchError(
-            f"replay: {what} has {kind} than the teacher saw (RMS about {rms:.1f} of 255): {why}; "
-            "use the images and the settings that the cache was built with"
-        )
+def comparison_with(
+    caches: Sequence[CacheReader], source: FullSource, cache_rows: np.ndarray, *, strict: bool
+) -> Comparison | None:
+    """What each of the source's images must be for all the caches; None where none of them has checks.
+
+    Args:
+        caches: of one and the same key table.
+        source, cache_rows, strict: as for `check_replay`.
+
+    Raises:
+        CacheError: the checks are damaged.
+    """
+    stored = [checks[cache_rows] for cache in caches if (checks := cache.source_checks()) is not None]
+    return Comparison(source.keys, stored, strict=strict) if stored else None
+
+
+def compare_images(
+    source: FullSource, recipe: Recipe, comparison: Comparison, advance: Callable[[int], None] = lambda _: None
+) -> int:
+    """Decode every image and compare it; images in memory are compared as they lie there.
+
+    Args:
+        source: the images.
+        recipe: how they are decoded.
+        comparison: what they must be.
+        advance: is told how many were compared.
+
+    Returns:
+        How many differ by rounding.
+
+    Raises:
+        MismatchError: an image is another, or differs by rounding where that is refused; it names the key.
+        SourceError: it cannot be decoded.
+    """
+    workers = default_num_workers(source) if len(source) > _WORTH_WORKERS else 0
+    loader = ViewLoader(DecodedImages(source, recipe, comparison=comparison), num_workers=workers)
+    rounding = 0
+    for batch in loader.stream(requests_for(0, np.arange(len(source)), _ROWS_AT_ONCE)):
+        assert batch.rounded is not None
+        rounding += int(batch.rounded.sum())
+        advance(len(batch.rows))
+    return rounding
+
+
+def rounding_line(rounding: int, images: int) -> str:
+    """What is said of images that differ by rounding."""
+    return (
+        f"{rounding} of {images} images differ from the teacher's by rounding: their decoder rounds otherwise than in "
+        "the library versions of the build"
+    )

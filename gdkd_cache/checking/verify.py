@@ -1,14 +1,16 @@
 """Is this cache whole, and do these images and this teacher belong to it?"""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gdkd_cache.cache.cache import open_cache
+import numpy as np
+
+from gdkd_cache.cache.cache import Cache, open_cache
 from gdkd_cache.cache.dataset import match_rows
-from gdkd_cache.cache.replay import Replay, check_replay
+from gdkd_cache.cache.replay import Replay, check_replay, compare_images, comparison_with, recipe_of
 from gdkd_cache.checking.rerun import Rerun, rerun
 from gdkd_cache.data.recipes.recipe import Recipe
-from gdkd_cache.data.source import Source, settle
+from gdkd_cache.data.source import FullSource, Source, settle
 from gdkd_cache.errors import CacheError, MismatchError, UsageError
 from gdkd_cache.models.network import Network
 from gdkd_cache.progress import progress
@@ -23,7 +25,7 @@ class VerifyResult:
         num_objects: objects whose size and checksum were compared.
         problems: one line each; empty when all is well.
         views_decoded: views of which every value was decoded and checked.
-        replay: what the probes said; None without a source or when it failed.
+        replay: what the probes and the checks of the images said; None without a source or when it failed.
         rerun: what the teacher said; None without one or when something failed before.
     """
 
@@ -47,14 +49,14 @@ def verify(
     teacher: Network | None = None,
     num_rows: int = 256,
 ) -> VerifyResult:
-    """Compare every object with the manifest and, given the images, every probe of every view.
+    """Compare every object with the manifest and, given the images, each of them, and every probe of every view.
 
     Args:
         path: the cache folder, or a URL.
         digest: refuse a cache with another digest.
         local_copy: as for `open_cache`: what is decoded is read there; checksums are always those of the cache itself.
         deep: also decode every chunk of every view, and check every value.
-        source: the images; decodes every probed image and renders its views again.
+        source: the images; decodes all, and renders the views of the probed ones again.
         recipe: what the views are made with, where the manifest's word is not enough (`compat:`).
         strict: also count a difference by rounding as a problem.
         teacher: run it again on some rows, and compare its logits; needs the source.
@@ -89,7 +91,8 @@ def verify(
         try:
             source = settle(source)
             rows = match_rows(cache, source)
-            replay = check_replay(cache, source, rows, cache.view_numbers, recipe=recipe, strict=strict)
+            probes = check_replay(cache, source, rows, cache.view_numbers, recipe=recipe, strict=strict)
+            replay = replace(probes, **_images(cache, source, rows, recipe, strict=strict))
             if teacher is not None:
                 said = rerun(cache, source, rows, teacher, num_rows=num_rows, recipe=recipe)
                 problems += said.problems
@@ -103,3 +106,15 @@ def verify(
         replay=replay,
         rerun=said,
     )
+
+
+def _images(
+    cache: Cache, source: FullSource, cache_rows: np.ndarray, recipe: Recipe | None, *, strict: bool
+) -> dict[str, int]:
+    """What `Replay` says of all the images."""
+    comparison = comparison_with([cache], source, cache_rows, strict=strict)
+    if comparison is None:
+        return {"unchecked": len(source)}
+    with progress("compare", len(source), "images") as advance:
+        rounding = compare_images(source, recipe_of(cache, recipe), comparison, advance)
+    return {"images": len(source), "rounding_images": rounding}

@@ -3,6 +3,7 @@
 import itertools
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from typing import Any
@@ -55,6 +56,7 @@ class ViewLoader:
             collate_fn=_as_is,
             num_workers=num_workers,
             multiprocessing_context=context,
+            worker_init_fn=end_with_parent,
             persistent_workers=num_workers > 0,
             pin_memory=pin_memory,
             generator=torch.Generator(),  # its own, so that the global generator is left alone
@@ -120,6 +122,21 @@ class _ErrorsAsValues(Dataset[list[ViewBatch] | GdkdCacheError]):
             return self._renderer[request]
         except GdkdCacheError as error:
             return error
+
+
+def end_with_parent(worker: int = 0) -> None:
+    """Have a worker process end when the one that started it does, however that ends; called in the worker.
+
+    The DataLoader's own watch is of what forked the worker: the fork server, which lives as long as its workers do.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="watch-parent", daemon=True).start()
 
 
 def _as_is(batch: Any) -> Any:

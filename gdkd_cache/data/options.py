@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from gdkd_cache.fields import check_fields, option
+from gdkd_cache.limits import MOST_WORKERS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,6 +14,7 @@ class RenderOptions:
         None,
         "Processes that render.",
         least=0,
+        most=MOST_WORKERS,
         unset="0 for images in memory, else one a core, at most 8",
         flag="--workers",
     )

@@ -11,6 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from gdkd_cache.errors import MismatchError
 from gdkd_cache.seeding import Words, draw, streams
 
 _ONE_IN = np.uint64(64)
@@ -49,10 +50,13 @@ def probe_pixels(pixels: np.ndarray) -> np.ndarray:
 
 
 def difference(stored: np.ndarray, rendered: np.ndarray) -> float:
-    """Estimated RMS of the pixel difference behind two probes (uint8 [20] each): 0 when their checksums agree.
+    """Estimated RMS of the pixel difference behind two probes, or checks, of images: 0 when their checksums agree.
 
     A projection of the difference has its RMS as deviation, so 16 estimate it to within a fifth; above about 70 the
     estimate stays there, for differences are known modulo 256 only.
+
+    Args:
+        stored, rendered: uint8 [4 + projections] each, a checksum and a sketch.
     """
     if (stored[:4] == rendered[:4]).all():
         return 0.0
@@ -60,3 +64,24 @@ def difference(stored: np.ndarray, rendered: np.ndarray) -> float:
     rounding = 1 / 6  # the variance that rounding both sketches adds
     # Different bytes never count as equal, even where all the projections agree.
     return float(np.sqrt(max(np.mean(delta**2) - rounding, 1e-6)))
+
+
+def refuse_difference(what: str, rms: float, limit: float, why: str, *, strict: bool) -> None:
+    """Refuse pixels that are not the teacher's.
+
+    Args:
+        what: whose pixels, for the message.
+        rms: estimated RMS of their difference, 0 for none.
+        limit: below it, a difference is rounding.
+        why: what may be the cause.
+        strict: also refuse rounding.
+
+    Raises:
+        MismatchError: it says what differs, how far, and why.
+    """
+    if rms >= limit or (rms and strict):
+        kind = "different pixels" if rms >= limit else "pixels that differ by rounding"
+        raise MismatchError(
+            f"replay: {what} has {kind} than the teacher saw (RMS about {rms:.1f} of 255): {why}; "
+            "use the images and the settings that the cache was built with"
+        )

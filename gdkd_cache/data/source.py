@@ -1,18 +1,18 @@
 """A source: a dataset that yields (key, image, label) in a fixed order; a key is a stable, unique string."""
 
 import hashlib
-import io
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from PIL import Image
 
-from gdkd_cache.errors import SourceError
+from gdkd_cache.data.decoding import decode_image
+from gdkd_cache.errors import SourceError, first_line
+from gdkd_cache.limits import MOST_CLASSES
 from gdkd_cache.models.normalization import IMAGENET
 
 
@@ -73,8 +73,9 @@ class FullSource(ABC):
         remote: the shards of such runs, where they come over the network as a pass needs them.
 
     Raises:
-        SourceError: no rows, a key count that is not the number of labels, repeated keys, keys that are empty or have
-            line breaks, fewer than 2 classes, or a label that is no class id.
+        SourceError: no rows, a key count that is not the number of labels, repeated keys, keys that are empty, have
+            line breaks or are no text, fewer than 2 classes or more than 131,072, a class name that is no text, or a
+            label that is no class id.
     """
 
     name: str
@@ -88,7 +89,10 @@ class FullSource(ABC):
     remote: Shards | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "labels", np.asarray(self.labels).astype(np.int64, copy=False))
+        try:
+            object.__setattr__(self, "labels", class_ids(self.labels))
+        except ValueError as error:
+            raise SourceError(f"source {self.name}: labels {error}") from None
         _check(self)
 
     @property
@@ -189,28 +193,6 @@ def settle(source: object) -> FullSource:
     )
 
 
-def decode_image(key: str, file: Path | bytes, side: int | None = None) -> np.ndarray:
-    """Decode an image file to uint8 RGB [height, width, 3].
-
-    Args:
-        key: for messages.
-        file: a path, or a file's bytes.
-        side: JPEG files are decoded at the smallest of 1, 1/2, 1/4 and 1/8 of their size whose shorter side has
-            at least so many pixels; None decodes them whole.
-
-    Raises:
-        SourceError: it cannot be decoded; the message names the key.
-    """
-    try:
-        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
-            if side is not None:
-                image.draft("RGB", (side, side))
-            return np.array(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = str(error).split("\n")[0]
-        raise SourceError(f"image {key!r} cannot be decoded ({reason}); replace or remove that file") from None
-
-
 def source_digest(keys: Sequence[str], labels: np.ndarray, classes: Sequence[str]) -> str:
     """`sha256:` over keys, labels and class names in order."""
     digest = hashlib.sha256()
@@ -219,11 +201,42 @@ def source_digest(keys: Sequence[str], labels: np.ndarray, classes: Sequence[str
     return f"sha256:{digest.hexdigest()}"
 
 
+def class_ids(labels: Any) -> np.ndarray:
+    """Labels, of whatever numpy makes an array, as int64 of the same shape.
+
+    Raises:
+        ValueError: they are no whole numbers; it says what they are.
+    """
+    try:
+        given = np.asarray(labels)
+    except Exception as error:  # of a ragged list, a tensor on a GPU, anything
+        raise ValueError(f"make no array ({first_line(error)}); give class ids") from None
+    whole = given.dtype.kind in "iub" or not given.size
+    if given.dtype.kind == "f":  # 3.0 is a class id, as far as floats count exactly
+        with np.errstate(invalid="ignore"):
+            whole = bool((np.abs(given) < 2**53).all() and (given == np.rint(given)).all())
+    if not whole:
+        raise ValueError(f"are {given.dtype}, not all whole numbers; give class ids")
+    return given.astype(np.int64, copy=False)
+
+
+def is_text(name: object) -> bool:
+    """Whether a key or a class name can be written in UTF-8: file names on disk can hold other bytes."""
+    try:
+        return isinstance(name, str) and (name.isascii() or bool(name.encode()))
+    except UnicodeEncodeError:
+        return False
+
+
 def _check(source: FullSource) -> None:
     keys, num_classes = list(source.keys), len(source.classes)
     if not keys or len(keys) != len(source.labels):
         raise SourceError(
             f"source {source.name} has {len(source.labels)} rows and {len(keys)} keys; both must be equal, above 0"
+        )
+    if (unreadable := next((name for name in (*keys, *source.classes) if not is_text(name)), None)) is not None:
+        raise SourceError(
+            f"source {source.name}: {unreadable!r} is no text in UTF-8; rename that file, member or class"
         )
     if len(set(keys)) != len(keys):
         seen: set[str] = set()
@@ -232,8 +245,8 @@ def _check(source: FullSource) -> None:
     broken = next((key for key in keys if not key or "\n" in key), None)
     if broken is not None:
         raise SourceError(f"source {source.name}: key {broken!r} is empty or holds a line break")
-    if num_classes < 2:
-        raise SourceError(f"source {source.name} has {num_classes} classes; at least 2 are needed")
+    if not 2 <= num_classes <= MOST_CLASSES:
+        raise SourceError(f"source {source.name} has {num_classes} classes; it must have 2 to {MOST_CLASSES}")
     outside = np.flatnonzero((source.labels < 0) | (source.labels >= num_classes))
     if len(outside):
         row = int(outside[0])

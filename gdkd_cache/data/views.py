@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from gdkd_cache.data.checks import Checks, Comparison, check_images
 from gdkd_cache.data.probes import probe_pixels
 from gdkd_cache.data.recipes.mixing import Mix, partners
 from gdkd_cache.data.recipes.recipe import Recipe, as_batch
@@ -43,6 +44,9 @@ class ViewBatch:
         targets: of the n images; mixed when the recipe mixes.
         probes: uint8 [n, 20], zeros where a row is not probed; None unless asked for.
         source_probes: the same, of the decoded images.
+        source_checks: uint8 [n, 8], the checks of the decoded images; None unless asked for.
+        rounded: bool [n], which of the decoded images differ by rounding from those that they were compared with; None
+            where they were not.
     """
 
     view: int
@@ -51,6 +55,8 @@ class ViewBatch:
     targets: ClassTargets
     probes: np.ndarray | None = None
     source_probes: np.ndarray | None = None
+    source_checks: np.ndarray | None = None
+    rounded: np.ndarray | None = None
 
     def pin_memory(self) -> "ViewBatch":
         """The same with page-locked pixels and targets; called by the DataLoader."""
@@ -67,8 +73,16 @@ class ViewBatch:
             )
 
 
-def _cut(value: Any, part: slice) -> Any:
+def _cut(value: Any, part: slice | np.ndarray) -> Any:
     return None if value is None else value[part]
+
+
+class _Decoded(NamedTuple):
+    """What is told of the decoded images of a batch; see `ViewBatch`."""
+
+    source_probes: np.ndarray | None = None
+    source_checks: np.ndarray | None = None
+    rounded: np.ndarray | None = None
 
 
 class ViewRenderer(Dataset[list[ViewBatch]]):
@@ -80,6 +94,8 @@ class ViewRenderer(Dataset[list[ViewBatch]]):
         seed: the views' seed.
         probe_rows: bool [row]: also probe these rows of the source.
         probe_sources: also probe their decoded images.
+        check_with: also take the checks of the images that are decoded for this view.
+        comparison: what every image must be that is decoded; those that lie in memory are not compared here.
         device: where images that lie in memory are rendered, if the recipe gives the same pixels on every device.
 
     Raises:
@@ -95,6 +111,8 @@ class ViewRenderer(Dataset[list[ViewBatch]]):
         *,
         probe_rows: np.ndarray | None = None,
         probe_sources: bool = False,
+        check_with: int | None = None,
+        comparison: Comparison | None = None,
         device: torch.device | None = None,
     ) -> None:
         self._source = source
@@ -103,6 +121,8 @@ class ViewRenderer(Dataset[list[ViewBatch]]):
         self._key_hashes = hash_keys(source.keys)
         self._probe_rows = probe_rows
         self._probe_sources = probe_sources
+        self._check_with = check_with
+        self._comparison = comparison
         self._images = None if source.images is None else torch.from_numpy(source.images)
         if self._images is not None and device is not None and device.type != "cpu" and recipe.integral:
             self._images = self._images.to(device)
@@ -143,8 +163,9 @@ class ViewRenderer(Dataset[list[ViewBatch]]):
             both.pixels[own.to(device)], both.pixels[other.to(device)], draws(state, range(mix.num_draws))
         )
         targets = both.targets[own].mixed(both.targets[other], torch.from_numpy(shares))
-        source_probes = None if both.source_probes is None else both.source_probes[back[: len(rows)]]
-        return ViewBatch(view, rows, pixels, targets, self._probes(rows, pixels), source_probes)
+        decoded = (both.source_probes, both.source_checks, both.rounded)
+        told = _Decoded(*(_cut(value, back[: len(rows)]) for value in decoded))
+        return ViewBatch(view, rows, pixels, targets, self._probes(rows, pixels), *told)
 
     def _probes(self, rows: np.ndarray, images: Sequence[np.ndarray | Tensor] | Tensor) -> np.ndarray | None:
         if self._probe_rows is None:
@@ -160,9 +181,11 @@ class ViewRenderer(Dataset[list[ViewBatch]]):
         if self._images is not None:
             images = self._images.index_select(0, torch.from_numpy(rows).to(self._images.device))
             pixels = [self._recipe.apply(images, own) for own in words]
-            source_probes = self._probes(rows, images) if self._probe_sources else None
+            probes = self._probes(rows, images) if self._probe_sources else None
+            check = self._check_with in views
+            told = _Decoded(probes, check_images(self.decode(rows), len(rows)) if check else None)
         else:
-            pixels, source_probes = self._render_each(rows, words)
+            pixels, told = self._render_each(rows, words, check=self._check_with in views)
         targets = ClassTargets(torch.from_numpy(self._source.labels[rows]))
         return [
             ViewBatch(
@@ -170,19 +193,25 @@ class ViewRenderer(Dataset[list[ViewBatch]]):
                 rows,
                 view_pixels.contiguous(),
                 targets,
-                probes=self._probes(rows, view_pixels) if probe else None,
-                source_probes=source_probes,
+                self._probes(rows, view_pixels) if probe else None,
+                *told,
             )
             for view, view_pixels in zip(views, pixels, strict=True)
         ]
 
-    def _render_each(self, rows: np.ndarray, words: list[list[Words]]) -> tuple[list[Tensor], np.ndarray | None]:
+    def _render_each(self, rows: np.ndarray, words: list[list[Words]], *, check: bool) -> tuple[list[Tensor], _Decoded]:
         """Decode one image at a time, for all views; steps after the last that changes sizes see whole batches."""
         leading = self._recipe.num_leading
         views: list[list[Tensor]] = [[] for _ in words]
         source_probes = []
-        for position, row in enumerate(rows.tolist()):
-            image = self._read(row)
+        checks = Checks(len(rows)) if check else None
+        rounded = None if self._comparison is None else np.zeros(len(rows), bool)
+        for position, (row, decoded) in enumerate(zip(rows.tolist(), self.decode(rows), strict=True)):
+            if checks is not None:
+                checks.see(position, decoded)
+            if self._comparison is not None and rounded is not None:
+                rounded[position] = not self._comparison.is_exact(row, decoded)
+            image = as_batch(decoded)
             if self._probe_sources:
                 source_probes.append(self._probes(rows[position : position + 1], image))
             for rendered, own in zip(views, words, strict=True):
@@ -194,12 +223,23 @@ class ViewRenderer(Dataset[list[ViewBatch]]):
             self._recipe.apply(torch.cat(rendered), own, slice(leading, None))
             for rendered, own in zip(views, words, strict=True)
         ]
-        return pixels, np.concatenate(source_probes) if source_probes else None
+        probes = np.concatenate(source_probes) if source_probes else None
+        return pixels, _Decoded(probes, None if checks is None else checks.finish(), rounded)
 
-    def _read(self, row: int) -> Tensor:
+    def decode(self, rows: np.ndarray) -> Iterator[np.ndarray]:
+        """Some rows' images, one after the other: uint8 [height, width, 3], C-contiguous.
+
+        Raises:
+            SourceError: an image cannot be read, or is something else.
+        """
+        if self._source.images is not None:
+            # Channel by channel: several times faster than a transposed copy.
+            yield from np.stack([*self._source.images[rows].swapaxes(0, 1)], axis=-1)
+            return
         side = self._recipe.decode_side
-        image = self._source[row][0] if side is None else self._source.decode(row, side)
-        return as_batch(check_image(self._source, row, image))
+        for row in rows.tolist():
+            image = self._source[row][0] if side is None else self._source.decode(row, side)
+            yield np.require(check_image(self._source, row, image), requirements=["C", "W"])
 
     def _size_error(self, rows: np.ndarray, rendered: list[Tensor]) -> SourceError:
         key, first = self._source.keys[int(rows[len(rendered) - 1])], self._source.keys[int(rows[0])]

@@ -7,9 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from gdkd_cache.device import autocast, choose_device, choose_precision
-from gdkd_cache.errors import ModelError
+from gdkd_cache.errors import ModelError, UsageError
+from gdkd_cache.models.card import ModelCard
 from gdkd_cache.models.normalization import NAMED, Normalization, normalize_pixels
+from gdkd_cache.models.registry import MODELS
+from gdkd_cache.models.trial import check_logits, try_logits
 from gdkd_cache.models.weights import load_card, load_model
+from gdkd_cache.schema import short
 from gdkd_cache.store.facts import TeacherFacts
 
 
@@ -38,6 +42,7 @@ class Network:
             if self.device.type == "cuda":
                 images = images.contiguous(memory_format=torch.channels_last)
             logits = self.model(images)
+        check_logits(f"teacher {self.description.name}", logits)
         # A copy made outside inference mode may take part in a loss.
         return logits.float().clone()
 
@@ -55,18 +60,8 @@ class Network:
         Raises:
             ModelError: it cannot take images of that size, or does not give one logit a class.
         """
-        try:
-            shape = list(self.logits(torch.zeros(2, 3, *size, dtype=torch.uint8)).shape)
-        except (RuntimeError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise ModelError(
-                f"teacher {self.description.name} cannot take {size[0]}x{size[1]} images: {reason}"
-            ) from None
-        if shape != [2, num_classes]:
-            raise ModelError(
-                f"teacher {self.description.name} gives logits {shape} for 2 images; the data has {num_classes} "
-                "classes: the teacher must know the same classes"
-            )
+        blank = torch.zeros(2, 3, *size, dtype=torch.uint8)
+        try_logits(f"teacher {self.description.name}", lambda: self.logits(blank), (2, num_classes), size)
 
 
 def open_network(
@@ -80,11 +75,11 @@ def open_network(
 ) -> Network:
     """Load a network with its weights.
 
-    Its inputs are normalised as the caller says, else as the card beside the weights says, else as the model itself
+    Its inputs are normalised as the caller says, else as the card of the weights says, else as the model itself
     does (a module may have `mean` and `std`, three numbers each); what nobody says is never guessed.
 
     Args:
-        name: as for `build_model`; None takes the card's.
+        name: as for `build_model`; None takes the card's, which loads no code that nobody has named.
         weights: `.safetensors`, or a torch file of plain tensors.
         num_classes: of the data; the network must know as many.
         normalization: of its inputs.
@@ -98,12 +93,9 @@ def open_network(
     where = choose_device(device)
     card = load_card(weights)
     if name is None:
-        if card is None:
-            missing = weights.with_suffix(".json").name
-            raise ModelError(f"weights {weights} do not exist, or have no {missing} beside them: name the model")
-        name = card.name
+        name = _named(card, weights)
     if card is not None and card.name != name:
-        raise ModelError(f"weights {weights} are of {card.name}, not of {name}: {weights.with_suffix('.json')} says so")
+        raise ModelError(f"weights {weights} are of {card.name}, not of {name}, as their card says")
     if card is not None and card.num_classes != num_classes:
         raise ModelError(
             f"weights {weights} know {card.num_classes} classes; the data has {num_classes}: "
@@ -114,8 +106,8 @@ def open_network(
         normalization = _stated(model) if card is None else Normalization(card.mean, card.std)
     if normalization is None:
         raise ModelError(
-            f"weights {weights} have no {weights.with_suffix('.json').name} beside them, and {name} does not say how "
-            f"its inputs are normalised: type --normalize {'|'.join(NAMED)}, or --mean R G B --std R G B"
+            f"weights {weights} have no card, and {name} does not say how its inputs are normalised: type --normalize "
+            f"{'|'.join(NAMED)}, or --mean R G B --std R G B"
         )
     model = model.to(where)
     if where.type == "cuda":
@@ -160,9 +152,28 @@ def open_teacher(
     return open_network(name, weights, num_classes, normalization=normalization, device=device)
 
 
+def _named(card: ModelCard | None, weights: Path) -> str:
+    """The name of the network that a card names: one of ours, or one that the user has named in this process."""
+    if card is None:
+        raise ModelError(f"weights {weights} do not exist, or have no card: name the model with --model")
+    try:
+        name, _ = MODELS.split(card.name)
+    except UsageError as error:
+        raise ModelError(f"weights {weights}: {error}") from None
+    if not MODELS.is_known(name):
+        raise ModelError(
+            f"weights {weights} are of model {short(name)}, code that no file may load: if you have it and trust it, "
+            f"name it yourself, with --model {short(card.name)}"
+        )
+    return card.name
+
+
 def _stated(model: nn.Module) -> Normalization | None:
     """What a module says of its inputs itself."""
     mean, std = getattr(model, "mean", None), getattr(model, "std", None)
     if not (isinstance(mean, list | tuple) and isinstance(std, list | tuple)):
         return None
-    return Normalization(tuple(map(float, mean)), tuple(map(float, std)))
+    try:
+        return Normalization(tuple(map(float, mean)), tuple(map(float, std)))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ModelError(f"{type(model).__name__}.mean and .std are no statistics of inputs: {error}") from None

@@ -1,55 +1,37 @@
-"""Weights on disk: a `.safetensors` file, and beside it a `.json` of what is needed to rebuild the network."""
+"""Weights on disk: a `.safetensors` file whose header holds the model's card, or a torch file of plain tensors."""
 
-import dataclasses
 import hashlib
 import json
-import math
 import os
-import pickle
-import warnings
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
-import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from gdkd_cache.errors import ModelError
-from gdkd_cache.models.build import build_model
+from gdkd_cache.errors import GdkdCacheError, ModelError, first_line, is_out_of_memory
+from gdkd_cache.files import open_plain, read_bounded
+from gdkd_cache.models.build import build_model, outline_model
+from gdkd_cache.models.card import CARD_LIMIT, ModelCard, parse_card
+from gdkd_cache.models.described import Described, WeightsFile
+from gdkd_cache.models.safetensors_file import CARD_KEY, SafetensorsFile
+from gdkd_cache.models.torch_file import TorchFile
+from gdkd_cache.schema import short
 
-
-@dataclass(frozen=True, kw_only=True)
-class ModelCard:
-    """What is needed to rebuild and rightly feed a trained network.
-
-    Attributes:
-        name: as for `build_model`.
-        num_classes: size of its output.
-        size: height and width of the images that it was trained on.
-        mean, std: channel statistics that its inputs were normalised with, for pixels in [0, 1].
-        accuracy: top-1 on the split it was evaluated on, in [0, 1]; None when it was not.
-        eval_recipe: what makes its inputs of images to be evaluated, without augmentation.
-    """
-
-    name: str
-    num_classes: int
-    size: tuple[int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    accuracy: float | None = None
-    eval_recipe: str = "none"
-
-    def to_json(self) -> dict[str, Any]:
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+__all__ = ["ModelCard", "load_card", "load_model", "replace_file", "save_weights"]
+_SPARE = 2**26
 
 
 def save_weights(model: nn.Module, card: ModelCard, path: Path) -> None:
-    """Write `path` (.safetensors) and its card (.json beside it), each whole or not at all, the weights last."""
+    """Write weights and their card as one `.safetensors` file, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written; what was there stays.
+    """
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    replace_file(path.with_suffix(".json"), json.dumps(card.to_json(), indent=1).encode() + b"\n")
-    replace_file(path, safetensors.torch.save(weights))
+    replace_file(path, safetensors.torch.save(weights, {CARD_KEY: json.dumps(card.to_json())}))
 
 
 def replace_file(path: Path, data: bytes) -> None:
@@ -70,75 +52,92 @@ def replace_file(path: Path, data: bytes) -> None:
 
 
 def load_card(path: Path) -> ModelCard | None:
-    """The card beside a weights file; None when there is none.
+    """The card of a weights file: in its header, or in a `.json` beside it; None where there is none.
 
     Raises:
-        ModelError: it cannot be read.
+        ModelError: it is no card, or the file that should hold it cannot be read.
+        OSError: it cannot be opened.
     """
-    card = path.with_suffix(".json")
-    if not card.is_file():
+    if path.suffix == ".safetensors" and path.exists():
+        with open_plain(path, "weights", ModelError) as file, _reading(path):
+            card = SafetensorsFile(file).card
+        if card is not None:
+            return parse_card(card, f"the card in {path}")
+    beside = path.with_suffix(".json") if path.name else path
+    if beside == path or not beside.exists():
         return None
-    try:
-        fields = json.loads(card.read_bytes())
-        loaded = ModelCard(**fields | {name: tuple(fields[name]) for name in ("size", "mean", "std")})
-        if not (len(loaded.mean) == len(loaded.std) == 3 and all(map(math.isfinite, loaded.mean)) and all(loaded.std)):
-            raise ValueError("mean and std need three finite values each")
-    except (ValueError, TypeError, KeyError) as error:
-        raise ModelError(f"{card} is no model card: {error}; it needs name, num_classes, size, mean, std") from None
-    return loaded
+    return parse_card(read_bounded(beside, CARD_LIMIT, "model card", ModelError), str(beside))
 
 
 def load_model(name: str, num_classes: int, path: Path) -> tuple[nn.Module, str]:
     """Build a network and load its weights, from safetensors or from a torch file of plain tensors.
 
+    A network of ours takes memory only once the file is known to hold its weights; a user's own is built first.
+
     Args:
         name: as for `build_model`.
         num_classes: size of the output.
-        path: `.safetensors`, or anything else to be read with `weights_only=True`.
+        path: `.safetensors`, or anything else for a file of `torch.save`.
 
     Returns:
         The module in evaluation mode, and `sha256:...` of the weights file.
 
     Raises:
         ModelError: no such file, not a weights file, or weights of another network.
+        UsageError: an unknown name.
+        OSError: the file cannot be opened.
     """
+    if not path.exists():
+        raise ModelError(f"weights {path} do not exist; train some with: gdkd-cache train --loss ce")
+    with open_plain(path, "weights", ModelError) as file:
+        with _reading(path):
+            stored: WeightsFile = SafetensorsFile(file) if path.suffix == ".safetensors" else TorchFile(file)
+        outline = outline_model(name, num_classes)
+        _check_fit(f"{name} with {num_classes} classes", outline, stored.described, path)
+        _check_size(name, outline, file, path)
+        model = build_model(name, num_classes) if any(one.is_meta for one in outline.parameters()) else outline
+        with _reading(path):
+            model.load_state_dict(stored.read())
+            file.seek(0)
+            checksum = hashlib.file_digest(file, "sha256").hexdigest()
+    return model.eval(), f"sha256:{checksum}"
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Whatever a file does to its reader, and to the libraries below, said in a line."""
     try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise ModelError(f"weights {path} do not exist; train some with: gdkd-cache train --loss ce") from None
-    model = build_model(name, num_classes)
-    try:
-        weights = safetensors.torch.load(data) if path.suffix == ".safetensors" else _torch_weights(path)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise ModelError(f"weights {path} cannot be read: {str(error).splitlines()[0]}") from None
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError:
+        yield
+    except GdkdCacheError:
+        raise
+    except Exception as error:  # of damaged files, anything: IndexError, KeyError, struct.error, ...
+        if is_out_of_memory(error):
+            raise
+        raise ModelError(f"weights {path} cannot be read: {first_line(error)}") from None
+
+
+def _check_fit(what: str, model: nn.Module, stored: Mapping[str, Described], path: Path) -> None:
+    """Refuse weights of another network; it names the first tensor that differs."""
+    values = model.state_dict().items()
+    expected = {name: Described.of(value.shape, value.dtype) for name, value in values if isinstance(value, Tensor)}
+    for name in sorted(expected.keys() | stored.keys()):
+        there, here = stored.get(name), expected.get(name)
+        if there == here:
+            continue
+        if there is None or here is None:
+            fault = "is missing" if there is None else "is not part of it"
+        elif there.shape != here.shape:
+            fault = f"is {list(there.shape)}, expected {list(here.shape)}"
+        else:
+            fault = f"has {there.kind} numbers, expected {here.kind} ones"
+        raise ModelError(f"weights {path} do not fit {what}: {short(name)} {fault}")
+
+
+def _check_size(name: str, model: nn.Module, file: BufferedReader, path: Path) -> None:
+    """Refuse a file that holds far more than a network's weights and what a training keeps beside them."""
+    wanted = sum(value.nbytes for value in model.state_dict().values() if isinstance(value, Tensor))
+    size = os.fstat(file.fileno()).st_size
+    if size > 8 * wanted + _SPARE:
         raise ModelError(
-            f"weights {path} do not fit {name} with {num_classes} classes: {_misfit(model, weights)}"
-        ) from None
-    return model.eval(), f"sha256:{hashlib.sha256(data).hexdigest()}"
-
-
-def _torch_weights(path: Path) -> dict[str, Tensor]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns of pickles that it then refuses
-        stored = torch.load(path, map_location="cpu", weights_only=True)
-    if isinstance(stored, dict):
-        stored = stored.get("state_dict", stored.get("model", stored))
-    if not isinstance(stored, dict) or not all(isinstance(value, Tensor) for value in stored.values()):
-        raise ValueError("it holds no state dict of tensors")
-    return stored
-
-
-def _misfit(model: nn.Module, weights: dict[str, Tensor]) -> str:
-    """The first thing that differs between a module and a state dict."""
-    expected = model.state_dict()
-    for name in sorted(expected.keys() | weights.keys()):
-        if name not in weights:
-            return f"{name} is missing"
-        if name not in expected:
-            return f"{name} is not part of it"
-        if weights[name].shape != expected[name].shape:
-            return f"{name} is {list(weights[name].shape)}, expected {list(expected[name].shape)}"
-    return "its tensors differ"
+            f"weights {path} have {size} bytes, more than eight times what {name} needs; save its state_dict alone"
+        )

@@ -1,22 +1,29 @@
 """A folder of objects with relative names: durable atomic writes, bounded reads, nothing outside the folder."""
 
-import errno
+import fcntl
 import hashlib
+import itertools
+import logging
 import os
-import shutil
+import re
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
 
 from gdkd_cache.errors import CacheError
-from gdkd_cache.objects.names import check_name
+from gdkd_cache.objects.names import check_name, is_hidden
 from gdkd_cache.objects.record import ObjectRecord
 
-_PARTIAL = ".partial"
+_LOG = logging.getLogger(__name__)
+_PARTIAL = re.compile(r".+\.[0-9a-f]{32}\.partial")
 _PIECE = 2**20
+_POLL_SECONDS = 0.01
+_PATIENCE = 200  # polls
 
 
 class Folder:
@@ -24,6 +31,7 @@ class Folder:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._alone: int | None = None
 
     @property
     def location(self) -> str:
@@ -41,7 +49,7 @@ class Folder:
     def sweep(self) -> None:
         for parent, _, files in os.walk(self.root):  # which passes over folders that another process removes
             for name in files:
-                if name.endswith(_PARTIAL):
+                if _PARTIAL.fullmatch(name):
                     Path(parent, name).unlink(missing_ok=True)
 
     def path(self, name: str) -> Path:
@@ -64,9 +72,10 @@ class Folder:
         root = self.root if folder is None else self.path(folder)
         found = {}
         for parent, folders, files in os.walk(root, onerror=_unless_gone):
-            for path in (Path(parent) / name for name in (*folders, *files)):
+            folders[:] = [name for name in folders if not is_hidden(name)]
+            for path in (Path(parent) / name for name in (*folders, *files) if not is_hidden(name)):
                 # What interrupted writes have left is no object; a link is one, to be told of, whatever it leads to.
-                if path.suffix != _PARTIAL and (path.is_symlink() or not path.is_dir()):
+                if not _PARTIAL.fullmatch(path.name) and (path.is_symlink() or not path.is_dir()):
                     with suppress(FileNotFoundError):  # removed meanwhile
                         found[path.relative_to(self.root).as_posix()] = path.lstat().st_size
         return dict(sorted(found.items()))
@@ -95,43 +104,85 @@ class Folder:
             raise CacheError(f"{self.root}: {name} is no plain file; remove it and copy the data again")
         return os.fdopen(descriptor, "rb")
 
-    def write(self, name: str, data: bytes) -> None:
-        with self._partial(name, data) as partial:
-            partial.replace(self.path(name))
-        self._check(name, data)
-
-    def create(self, name: str, data: bytes) -> bool:
+    def stamp(self, name: str) -> str | None:
         path = self.path(name)
-        with self._partial(name, data) as partial:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            found = path.stat()
+            return f"{found.st_ino} {found.st_mtime_ns} {found.st_size}"
+        return None
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        with self._locked(fcntl.LOCK_EX):
+            self._alone = threading.get_ident()
             try:
-                os.link(partial, path)
-            except FileExistsError:
-                return self.read(name, len(data)) == data
-            except OSError:  # a file system without hard links: two steps, the second still atomic
-                if path.exists():
-                    return self.read(name, len(data)) == data
-                partial.replace(path)
-        self._check(name, data)
+                yield
+            finally:
+                self._alone = None
+
+    @contextmanager
+    def _while_allowed(self, allowed: Callable[[], None] | None) -> Iterator[None]:
+        """Let nobody be alone here between the question and what is done in the block."""
+        alone = self._alone == threading.get_ident()
+        with nullcontext() if allowed is None or alone else self._locked(fcntl.LOCK_SH):
+            if allowed is not None:
+                allowed()
+            yield
+
+    @contextmanager
+    def _locked(self, how: int) -> Iterator[None]:
+        """Hold the folder's lock, which ends with the process at the latest; one that is stopped still holds it."""
+        descriptor = os.open(self.root, os.O_RDONLY)
+        try:
+            with suppress(OSError):  # a file system without locks, where only the question remains
+                for waited in itertools.count():
+                    try:
+                        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+                        break
+                    except BlockingIOError:
+                        if waited == _PATIENCE:
+                            _LOG.info("waiting for a process that is in the midst of writing to %s", self.location)
+                        time.sleep(_POLL_SECONDS)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def write(self, name: str, data: bytes, *, allowed: Callable[[], None] | None = None) -> None:
+        self._put(name, data, allowed, Path.replace)
+
+    def create(self, name: str, data: bytes, *, allowed: Callable[[], None] | None = None) -> bool:
+        try:
+            self._put(name, data, allowed, _link)
+        except FileExistsError:
+            return self.read(name, len(data)) == data
         return True
 
-    def _check(self, name: str, data: bytes) -> None:
-        if self.path(name).read_bytes() != data:
-            raise CacheError(f"{self.path(name)}: what was read back is not what was written; check the disk")
+    def _put(
+        self, name: str, data: bytes, allowed: Callable[[], None] | None, move: Callable[[Path, Path], object]
+    ) -> None:
+        while True:
+            with self._partial(name, data) as partial, self._while_allowed(allowed):
+                try:
+                    move(partial, self.path(name))
+                    return
+                except FileNotFoundError:  # another process, which has finished, swept it up as left by a dead one
+                    continue
 
     def holds(self, name: str, record: ObjectRecord, read: Callable[[], bytes]) -> bool:
         return self.record(name, record.size) == record
 
     @contextmanager
     def _partial(self, name: str, data: bytes) -> Iterator[Path]:
-        """A durable file of `data` beside the object, to be moved in place; then every folder that may be new is."""
+        """A durable file of `data`, read back, to be moved in place; then every folder that may be new is durable."""
         path = self.path(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.{uuid4().hex}{_PARTIAL}")
+        partial = path.with_name(f"{path.name}.{uuid4().hex}.partial")
         try:
-            with partial.open("wb") as file:
+            with _opened_in_its_folder(partial) as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
+            if partial.read_bytes() != data:
+                raise CacheError(f"{path}: what was read back is not what was written; check the disk")
             yield partial
         except OSError as error:
             error.filename = error.filename or str(path)  # a full disk does not say where
@@ -140,22 +191,50 @@ class Folder:
             partial.unlink(missing_ok=True)
         folder = path.parent
         while True:
-            _fsync_folder(folder)
+            with suppress(FileNotFoundError):  # what was written has been removed again by another process
+                _fsync_folder(folder)
             if folder == self.root:
                 break
             folder = folder.parent
 
-    def delete(self, name: str) -> None:
-        path = self.path(name)
-        while path.is_dir():
-            try:
-                shutil.rmtree(path)
-            except OSError as error:  # another process removes it too, or writes into it still
-                if error.errno not in (errno.ENOENT, errno.ENOTEMPTY):
-                    raise
-        path.unlink(missing_ok=True)
-        if path.parent.is_dir():
-            _fsync_folder(path.parent)
+    def delete(self, names: Iterable[str], *, allowed: Callable[[], None] | None = None) -> None:
+        paths = [self.path(name) for name in names]
+        if not paths or not self.root.exists():
+            return
+        with self._while_allowed(allowed):
+            for path in paths:
+                with suppress(NotADirectoryError):
+                    path.unlink(missing_ok=True)
+        for folder in sorted({path.parent for path in paths}, key=lambda folder: -len(folder.parts)):
+            while folder != self.root:
+                with suppress(OSError):  # it holds something else
+                    folder.rmdir()
+                folder = folder.parent
+        _fsync_folder(self.root)
+
+
+def _link(partial: Path, path: Path) -> None:
+    """Give a file its name where none stands.
+
+    Raises:
+        FileExistsError: one does.
+    """
+    try:
+        os.link(partial, path)
+    except (FileExistsError, FileNotFoundError):
+        raise
+    except OSError:  # a file system without hard links: two steps, the second still atomic
+        if path.exists():
+            raise FileExistsError(path) from None
+        partial.replace(path)
+
+
+def _opened_in_its_folder(path: Path) -> BinaryIO:
+    """A new file; its folder is made, again if another process removes it as empty in this moment."""
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            return path.open("xb")
 
 
 def _unless_gone(error: OSError) -> None:

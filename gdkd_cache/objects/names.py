@@ -1,6 +1,7 @@
 """One name syntax for all objects: no `..`, no hidden or absolute names, nothing that a shell would read.
 
-Lower case, so that no two names are one on any file system; but for the README.md, whose name others look for.
+Lower case, so that no two names are one on any file system; but for the README.md, whose name others look for. What is
+hidden (`.git`, `.gitattributes`) belongs to others, who may keep it beside the objects.
 """
 
 import re
@@ -21,3 +22,8 @@ def check_name(location: str, name: str) -> None:
     """
     if name != README_NAME and (not _NAME.fullmatch(name) or ".." in name or len(name) > _LONGEST):
         raise CacheError(f"{location}: {short(name)} is not an object name")
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a name, or one of the folders in it, begins with a dot."""
+    return name.startswith(".") or "/." in name

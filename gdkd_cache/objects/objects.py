@@ -1,6 +1,7 @@
 """Objects by name, wherever they lie: what can be read anywhere, and what can be written in folders and stores."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -22,6 +23,7 @@ STORES: "Registry[Callable[[str], Objects]]" = Registry(
     },
 )
 """What opens a URL, by its scheme; obstore is imported where it is needed, as folders are most of what is opened."""
+Allowed = Callable[[], None]
 
 
 @runtime_checkable
@@ -42,7 +44,10 @@ class Objects(Protocol):
         ...
 
     def sizes(self, folder: str | None = None) -> dict[str, int]:
-        """Sizes of all objects (of a sub-folder) by name, in name order; a web server cannot tell, and gives none."""
+        """Sizes of all objects (of a sub-folder) by name, in name order; a web server cannot tell, and gives none.
+
+        Hidden names are nobody's objects, and left out.
+        """
         ...
 
     def read(self, name: str, limit: int) -> bytes:
@@ -78,15 +83,31 @@ class WritableObjects(Objects, Protocol):
         """Remove what killed writes have left beside the objects, once all that was to be written stands."""
         ...
 
-    def write(self, name: str, data: bytes) -> None:
+    def stamp(self, name: str) -> str | None:
+        """What changes whenever an object is written anew; None when it does not exist."""
+        ...
+
+    def alone(self) -> AbstractContextManager[None]:
+        """While it is held, nothing is written here with `allowed`, and nobody else is alone.
+
+        Object stores have no such lock: there, what is written with `allowed` is refused if the object changed since.
+        """
+        ...
+
+    def write(self, name: str, data: bytes, *, allowed: Allowed | None = None) -> None:
         """Write an object so that after a crash it is either whole or absent, and make sure that it holds `data`.
+
+        Args:
+            name, data: of the object.
+            allowed: asked first; raises what stops the writing. Nothing that others wrote after it answered, however
+                long this process sleeps in between, is overwritten.
 
         Raises:
             CacheError, StoreError: it holds something else.
         """
         ...
 
-    def create(self, name: str, data: bytes) -> bool:
+    def create(self, name: str, data: bytes, *, allowed: Allowed | None = None) -> bool:
         """`write` only where no such object stands, decided in one step: does the object hold `data` now?"""
         ...
 
@@ -94,8 +115,8 @@ class WritableObjects(Objects, Protocol):
         """Whether an object that stands is the recorded one; `read` gives its bytes from elsewhere, if that helps."""
         ...
 
-    def delete(self, name: str) -> None:
-        """Remove an object or a whole sub-folder; absent is fine."""
+    def delete(self, names: Iterable[str], *, allowed: Allowed | None = None) -> None:
+        """Remove objects, and folders that are empty then; absent is fine."""
         ...
 
 

@@ -10,6 +10,7 @@ from gdkd_cache.errors import CacheError, MismatchError, UsageError
 from gdkd_cache.objects.objects import WritableObjects, open_writable
 from gdkd_cache.progress import progress
 from gdkd_cache.sharing.parts import Assembly, assemble, whole_cache
+from gdkd_cache.store.generation import Generation
 from gdkd_cache.store.manifest import BUILD_NAME, MANIFEST_LIMIT, MANIFEST_NAME, Manifest
 
 _OBJECTS_AT_ONCE = 8
@@ -69,13 +70,14 @@ def publish(assembly: Assembly, destination: str | Path, source_digests: Sequenc
     standing = objects.sizes()
     complete = MANIFEST_NAME in standing
     _claim(objects, manifest, standing)
+    generation = Generation(objects, manifest.digest, lambda stored: stored.digest)
 
     def send(name: str) -> int:
         """Bytes that it took to make the object stand."""
         record = manifest.objects[name]
         if standing.get(name) == record.size and objects.holds(name, record, lambda: assembly.read(name)):
             return 0
-        objects.write(name, assembly.read(name))
+        objects.write(name, assembly.read(name), allowed=generation.check)
         return record.size
 
     names = sorted(manifest.objects)
@@ -87,10 +89,9 @@ def publish(assembly: Assembly, destination: str | Path, source_digests: Sequenc
         for name, sent in zip(names, executor.map(send, names), strict=True):
             advance(manifest.objects[name].size)
             num_sent, num_bytes = num_sent + bool(sent), num_bytes + sent
-    if not complete and not objects.create(MANIFEST_NAME, manifest.to_bytes()):
+    if not complete and not objects.create(MANIFEST_NAME, manifest.to_bytes(), allowed=generation.check):
         raise MismatchError(f"{objects.location}: another cache was published there meanwhile; name another place")
-    objects.delete(BUILD_NAME)
-    objects.sweep()
+    generation.tidy(list)
     return CopyResult(source_digests=tuple(source_digests), manifest=manifest, num_sent=num_sent, num_bytes=num_bytes)
 
 

@@ -79,6 +79,7 @@ def _shared(cache: Cache) -> dict[str, Any]:
         "keys": cache.keys,
         "labels": cache.labels,
         "decoded images": cache.source_probes(),
+        "checks of the decoded images": cache.source_checks(),
         "codec tables": cache.codec.tables_bytes(),
     }
 

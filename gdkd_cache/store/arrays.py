@@ -139,13 +139,13 @@ class ArrayLayout:
         Args:
             data: [row, ...] of the column's dtype and shape, one whole shard (or the last rows).
             first_row: a multiple of the shard's rows.
-            view: the view, for columns that have views.
+            view: the view; of no account to columns that all views share.
         """
         objects: dict[str, Any] = {}
         with zarr.config.set({"array.write_empty_chunks": True}):
             array = self._create(objects)
             rows = slice(first_row, first_row + len(data))
-            array[rows if view is None else (view - self.first_view, rows)] = data
+            array[rows if self.num_views is None or view is None else (view - self.first_view, rows)] = data
         return {name: data.to_bytes() for name, data in objects.items() if name.startswith(f"{self.name}/c/")}
 
     def object_names(self, view: int | None = None) -> list[str]:
@@ -153,8 +153,9 @@ class ArrayLayout:
         return [self.object_name(shard, view) for shard in range(self.num_shards)]
 
     def object_name(self, shard: int, view: int | None = None) -> str:
-        prefix = f"{self.name}/c" if view is None else f"{self.name}/c/{view - self.first_view}"
-        return f"{prefix}/{shard}{'/0' * len(self.column.shape)}"
+        """Name of a shard's object; the view is of no account to columns that all views share."""
+        place = "" if self.num_views is None or view is None else f"/{view - self.first_view}"
+        return f"{self.name}/c{place}/{shard}{'/0' * len(self.column.shape)}"
 
     def decode(self, objects: Mapping[str, bytes], view: int | None = None) -> np.ndarray:
         """Decode one view's rows from its objects, all already checked.

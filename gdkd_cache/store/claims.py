@@ -24,27 +24,27 @@ CLAIMS_NAME = "claims"
 EXPIRY = 60.0
 _BEATS_PER_EXPIRY = 6
 _LIMIT = 1000
-_TRIES = 5
 
 
 class Claims:
-    """The claims of one process in one place; a context, at whose end they all expire at once."""
+    """The claims of one process in one place, on the work of one build; a context, at whose end all expire at once."""
 
-    def __init__(self, objects: WritableObjects) -> None:
-        self._objects, self._owner = objects, uuid.uuid4().hex
+    def __init__(self, objects: WritableObjects, build: str) -> None:
+        """Claim nothing yet.
+
+        Args:
+            objects: of the place.
+            build: what all processes of the build call it: letters and digits.
+        """
+        self._objects, self._folder, self._owner = objects, f"{CLAIMS_NAME}/{build}", uuid.uuid4().hex
+        self._beat = self._beat_of(self._owner)
         self._claim = canonical_json({"owner": self._owner, "machine": _machine(), "process": os.getpid()})
         self._heard: dict[str, tuple[bytes, float]] = {}
         self._ending = Event()
         self._heart = Thread(target=self._keep_beating, name="claims-beat", daemon=True)
 
     def __enter__(self) -> "Claims":
-        for tries_left in reversed(range(_TRIES)):
-            try:
-                self._objects.write(_beat_name(self._owner), b"0")
-                break
-            except FileNotFoundError:  # another process is removing all claims, as the cache is complete
-                if not tries_left:
-                    raise
+        self._objects.write(self._beat, b"0")
         self._heart.start()
         return self
 
@@ -54,16 +54,16 @@ class Claims:
         self._ending.set()
         self._heart.join()
         with suppress(OSError, StoreError):  # else it expires
-            self._objects.delete(_beat_name(self._owner))
+            self._objects.delete([self._beat])
 
     def _keep_beating(self) -> None:
         for beat in itertools.count(1):
             if self._ending.wait(EXPIRY / _BEATS_PER_EXPIRY):
                 return
             with suppress(OSError, StoreError):  # one beat may be missed; what else is written tells of it
-                if self._objects.size(_beat_name(self._owner)) is None:
+                if self._objects.size(self._beat) is None:
                     return
-                self._objects.write(_beat_name(self._owner), b"%d" % beat)
+                self._objects.write(self._beat, b"%d" % beat)
 
     def take(self, work: str) -> bool:
         """Claim some work, named as objects are: is it this process's now?
@@ -72,13 +72,13 @@ class Claims:
             OSError, StoreError: the place cannot be read or written.
         """
         for attempt in itertools.count():
-            name = f"{CLAIMS_NAME}/{work}/{attempt}.json"
+            name = f"{self._folder}/{work}/{attempt}.json"
             try:
                 if self._objects.create(name, self._claim):
                     return True
                 if self._lives(name, self._objects.read(name, _LIMIT)):
                     return False
-            except (FileNotFoundError, CacheError):
+            except CacheError:
                 return False  # claims just went, as the cache is complete
         raise AssertionError
 
@@ -88,11 +88,14 @@ class Claims:
         Raises:
             StoreError: somebody has.
         """
-        if self._objects.size(_beat_name(self._owner)) is None:
+        if self._objects.size(self._beat) is None:
             raise StoreError(
                 f"{self._objects.location}: other processes took over the work of this one, which they had not heard "
                 f"of for {EXPIRY:g} s; run the same command again"
             )
+
+    def _beat_of(self, owner: str) -> str:
+        return f"{self._folder}/beats/{owner}"
 
     def _lives(self, name: str, claim: bytes) -> bool:
         """Whether a claim's owner is alive; one that is not loses all its claims."""
@@ -103,7 +106,7 @@ class Claims:
         except (CacheError, ValueError):
             return False
         try:
-            beat = self._objects.read(_beat_name(owner), _LIMIT)
+            beat = self._objects.read(self._beat_of(owner), _LIMIT)
         except CacheError:
             return False
         now = time.monotonic()
@@ -112,12 +115,8 @@ class Claims:
         here = stored["machine"] == _machine()
         if now - self._heard[owner][1] < EXPIRY and (not here or _runs(stored["process"])):
             return True
-        self._objects.delete(_beat_name(owner))
+        self._objects.delete([self._beat_of(owner)])
         return False
-
-
-def _beat_name(owner: str) -> str:
-    return f"{CLAIMS_NAME}/beats/{owner}"
 
 
 def _machine() -> str:

@@ -42,12 +42,14 @@ class Views:
         recipe, seed: what they are made with.
         size: height and width, in pixels.
         first: the number of the first view; None, in some old caches, for 0.
+        source_checks: whether the cache has a check of every decoded image; version 0.1.0 wrote none.
     """
 
     recipe: RecipeFacts
     seed: int
     size: tuple[int, ...]
     first: int | None = None
+    source_checks: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,9 +18,13 @@ TABLES = "tables"
 PROBE = "probe"
 SOURCE_PROBE = "source_probe"
 PROBE_BYTES = 20
+SOURCE_CHECK = "source_check"
+CHECK_BYTES = 8
 
 # crc32 of the pixels (4 bytes, little-endian), then their sketch (16); zeros where not probed.
 _PROBES = Column(dtype="uint8", shape=(PROBE_BYTES,), fill=255)
+# The hash of a decoded image (4 bytes, little-endian), then its sketch (4).
+_CHECKS = Column(dtype="uint8", shape=(CHECK_BYTES,), fill=255)
 # What is decoded to train on one view may be so many times its compressed size, and this much more. Real views hold
 # at least a byte a row and at most some hundred, so only a cache made to exhaust memory goes beyond.
 _MOST_EXPANSION = 1024
@@ -30,8 +34,8 @@ _FREE_BYTES = 64 * 2**20
 def row_layouts(identity: Identity) -> dict[str, ArrayLayout]:
     """The arrays that all views share.
 
-    `labels` [row, ...], `keys` [byte] (one a line), the codec's `tables` [byte], and the `source_probe` [row] of
-    decoded images, when views are replayed.
+    `labels` [row, ...], `keys` [byte] (one a line), the codec's `tables` [byte] and, when views are replayed, the
+    `source_probe` [row] and `source_check` [row] of decoded images, the latter in shards like those of the views.
     """
     extents = {
         LABELS: (identity.cells.column(class_column(len(identity.classes), ())), identity.num_rows),
@@ -42,9 +46,25 @@ def row_layouts(identity: Identity) -> dict[str, ArrayLayout]:
         extents[TABLES] = (Column(dtype="uint8", shape=(), fill=0), identity.codec.tables_bytes)
     if identity.views is not None:
         extents[SOURCE_PROBE] = (_PROBES, identity.num_rows)
-    return {
+    layouts = {
         name: ArrayLayout(name=name, column=column, num_rows=length, num_views=None)
         for name, (column, length) in extents.items()
+    }
+    return layouts | check_layouts(identity)
+
+
+def check_layouts(identity: Identity) -> dict[str, ArrayLayout]:
+    """The array of `source_check`, if the cache has one: its shards are committed with those of the first view."""
+    if identity.views is None or not identity.views.source_checks:
+        return {}
+    return {
+        SOURCE_CHECK: ArrayLayout(
+            name=SOURCE_CHECK,
+            column=_CHECKS,
+            num_rows=identity.num_rows,
+            num_views=None,
+            shard_rows=identity.shard_rows,
+        )
     }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from gdkd_cache.codec.fidelity import Fidelity
 from gdkd_cache.codec.stored import check_codec_json
 from gdkd_cache.errors import CacheError
-from gdkd_cache.limits import MOST_VIEWS
+from gdkd_cache.limits import MOST_CLASSES, MOST_VIEWS
 from gdkd_cache.objects.record import ObjectRecord
 from gdkd_cache.schema import check_json, from_json, kind_of, short, to_json
 from gdkd_cache.store.arrays import shards_fit
@@ -31,11 +31,12 @@ FORMAT = "gdkd-cache/1"
 MANIFEST_NAME = "manifest.json"
 BUILD_NAME = "build.json"
 LEDGER_NAME = "ledger"
+REPLACED_NAME = "replaced.json"
+_TABLES = "tables/c/"
 MANIFEST_LIMIT = 32 * 2**20
 """Of any JSON in a cache: room for 300,000 objects; what is made of it stays below half a GB."""
 _MOST_VALUES = 2**20
 _MOST_DEPTH = 32
-_MOST_CLASSES = 2**17
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
@@ -130,6 +131,12 @@ class Manifest:
         return "sha256:" + hashlib.sha256(canonical_json(self._body())).hexdigest()
 
     @property
+    def begun(self) -> "Manifest":
+        """What `build.json` holds of it from the start: not its card, which may change until the end, nor any shard."""
+        tables = {name: record for name, record in self.objects.items() if name.startswith(_TABLES)}
+        return Manifest(replace(self.identity, card=NO_CARD), tables)
+
+    @property
     def num_bytes(self) -> int:
         """Size of the whole cache: every object and the manifest itself."""
         return sum(record.size for record in self.objects.values()) + len(self.to_bytes())
@@ -188,7 +195,7 @@ def _check(identity: Identity) -> None:
         "num_rows": (identity.num_rows, 1, 2**48),
         "num_views": (identity.num_views, 1, MOST_VIEWS),
         "views.first": (identity.view_numbers.start, 0, MOST_VIEWS),
-        "the number of classes": (len(identity.classes), 2, _MOST_CLASSES),
+        "the number of classes": (len(identity.classes), 2, MOST_CLASSES),
         "data.keys_bytes": (identity.data.keys_bytes, 1, 2**48),
         **{f"views.size[{i}]": (extent, 1, 2**16) for i, extent in enumerate(size)},
         **{

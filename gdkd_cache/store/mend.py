@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from gdkd_cache.codec.base import Codec
 from gdkd_cache.objects.objects import open_writable
 from gdkd_cache.objects.record import ObjectRecord
+from gdkd_cache.store.generation import Generation
 from gdkd_cache.store.layout import check_objects, encode_metadata, row_layouts, view_layouts
 from gdkd_cache.store.manifest import MANIFEST_NAME, Manifest
 from gdkd_cache.store.reader import CacheReader
@@ -16,10 +17,11 @@ def restore(reader: CacheReader, objects: Mapping[str, bytes]) -> list[str]:
     Returns:
         Names of the others, which are left as they are.
     """
-    differing = []
+    differing, place = [], open_writable(reader.path)
+    generation = Generation(place, reader.manifest.digest, lambda manifest: manifest.digest)
     for name, data in objects.items():
         if reader.manifest.objects[name] == ObjectRecord.of(data):
-            open_writable(reader.path).write(name, data)
+            place.write(name, data, allowed=generation.check)
         else:
             differing.append(name)
     return differing
@@ -45,9 +47,10 @@ def keep_views(reader: CacheReader, codec: Codec, num_views: int) -> Manifest:
     records = {name: reader.manifest.objects[name] for name in names}
     manifest = Manifest(identity, records | {name: ObjectRecord.of(data) for name, data in metadata.items()})
     check_objects(manifest, layouts)
-    for name, data in metadata.items():
-        objects.write(name, data)
-    objects.write(MANIFEST_NAME, manifest.to_bytes())
-    for name in sorted(reader.manifest.objects.keys() - manifest.objects.keys()):
-        objects.delete(name)
+    generation = Generation(objects, reader.manifest.digest, lambda manifest: manifest.digest)
+    with objects.alone():
+        for name, data in metadata.items():
+            objects.write(name, data, allowed=generation.check)
+        objects.write(MANIFEST_NAME, manifest.to_bytes(), allowed=generation.check)
+        objects.delete(reader.manifest.objects.keys() - manifest.objects.keys())
     return manifest

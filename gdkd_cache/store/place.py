@@ -1,8 +1,16 @@
-"""What a place holds for one identity: a complete cache, a build that has begun, or nothing; and how a build begins."""
+"""What a place holds for one identity: a complete cache, a build that has begun, or nothing; and how a build begins.
+
+What another build has left there goes only when this one begins, with a codec in hand, alone in the place: first
+`replaced.json` says what is to go, then `build.json` gives the place to this build, then the old manifest goes, then
+all the rest. A build that is interrupted there goes on with it.
+"""
 
 import dataclasses
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from gdkd_cache.codec.base import Codec
@@ -11,12 +19,22 @@ from gdkd_cache.codec.stored import codec_from_json
 from gdkd_cache.errors import CacheError, MismatchError
 from gdkd_cache.objects.objects import open_writable
 from gdkd_cache.objects.record import ObjectRecord
-from gdkd_cache.schema import from_json, to_json
+from gdkd_cache.schema import from_json, short, to_json
+from gdkd_cache.store.belongings import belongings, encode_replaced, is_claim, leftovers, read_replaced
 from gdkd_cache.store.claims import CLAIMS_NAME
 from gdkd_cache.store.differences import differences_between
-from gdkd_cache.store.facts import NO_CARD, UNFITTED, CodecFacts
+from gdkd_cache.store.facts import NO_CARD, UNFITTED, UNMEASURED, CodecFacts
+from gdkd_cache.store.generation import Generation
 from gdkd_cache.store.layout import TABLES, row_layouts, tables_layout
-from gdkd_cache.store.manifest import BUILD_NAME, LEDGER_NAME, MANIFEST_LIMIT, MANIFEST_NAME, Identity, Manifest
+from gdkd_cache.store.manifest import (
+    BUILD_NAME,
+    MANIFEST_LIMIT,
+    MANIFEST_NAME,
+    REPLACED_NAME,
+    Identity,
+    Manifest,
+    canonical_json,
+)
 from gdkd_cache.store.writer import CacheWriter
 
 
@@ -43,6 +61,14 @@ class Empty:
 Found = Complete | Begun | Empty
 
 
+@dataclass(frozen=True)
+class _Other:
+    """Another build, finished or not, or a damaged one: what it is known by, and in what it differs."""
+
+    which: str
+    differing: str
+
+
 class Place:
     """A place for one cache.
 
@@ -63,69 +89,74 @@ class Place:
         """
         self.objects = open_writable(path)
         self._identity = identity
-        self._begun = False
-        self._standing: Manifest | None = None  # build.json, with all that it lists
+        self._replaces: str | None = None  # what the first look found with --force: nothing that came later
+
+    @cached_property
+    def build(self) -> str:
+        """What all processes of this build call it, and no other build is called."""
+        open_yet = {"codec": UNFITTED, "fidelity": UNMEASURED} if self._identity.codec == UNFITTED else {}
+        identity = dataclasses.replace(self._identity, card=NO_CARD, **open_yet)
+        with _writable():
+            return hashlib.sha256(canonical_json(to_json(identity))).hexdigest()[:16]
 
     def look(self, *, force: bool = False) -> Found:
         """Find out what the place holds by now, and make the folder when it does not exist.
 
         Args:
-            force: remove another cache, another unfinished build or a damaged one in this place first.
+            force: another cache, another unfinished build or a damaged one in this place may be replaced; it stays
+                as it is until this build begins.
 
         Raises:
-            MismatchError: the place holds another cache or build, and `force` is off; it says what differs.
-            CacheError: the place is not empty and holds no cache, where `force` does not help; or a damaged one.
+            MismatchError: the place holds another cache or build, and `force` is off, or that one came after the first
+                look; it says what differs.
+            CacheError: the place holds something else, if only beside what `force` would replace: it is named, and
+                nothing is removed; or a damaged cache.
             OSError, StoreError: the place cannot be written.
         """
         names = self.objects.sizes()
+        found = self._find(names, force=force)
+        if isinstance(found, _Other) and force and self._replaces is None:
+            belongings(self.objects, names)
+            self._replaces = found.which
+        self.objects.prepare()
+        if not isinstance(found, _Other):
+            return found
+        if found.which != self._replaces:
+            raise MismatchError(
+                f"{self.objects.location} holds another build: {found.differing}; use the same options to resume it, "
+                "another place, or --force to replace it"
+            )
+        return Empty()
+
+    def _find(self, names: Collection[str], *, force: bool = False) -> Found | _Other:
+        name = next((name for name in (MANIFEST_NAME, BUILD_NAME) if name in names), None)
+        if name is None:
+            if others := sorted(name for name in names if not is_claim(name)):
+                raise CacheError(
+                    f"{self.objects.location} is not empty and holds no cache, but {short(others[0])}; "
+                    "name another place"
+                )
+            return Empty()
         try:
-            found = self._manifest(names, force)
+            data = self.objects.read(name, MANIFEST_LIMIT)
         except CacheError:
-            if MANIFEST_NAME in names or self.objects.size(MANIFEST_NAME) is None:
+            if name == MANIFEST_NAME or self.objects.size(MANIFEST_NAME) is None:
                 raise
-            return self.look(force=force)  # another process has just finished this build, and build.json is gone
-        complete = MANIFEST_NAME in names
+            return self._find([MANIFEST_NAME])  # another process has just finished this build, and build.json is gone
+        try:
+            found = Manifest.from_bytes(data, name)
+        except CacheError as error:
+            # A damaged manifest of ours may go; a file of the same name may be of something precious.
+            if not (force or self._replaces) or b'"gdkd-cache/' not in data:
+                raise CacheError(f"{self.objects.location}: {error}; or build it again with --force") from None
+            return _Other(hashlib.sha256(data).hexdigest(), str(error))
+        complete = name == MANIFEST_NAME
         # Without a codec of its own, a build takes what an earlier run of it has fitted; and the card of an unfinished
         # build is that of the run that finishes it.
         but = (*(("codec", "fidelity") if self._identity.codec == UNFITTED else ()), *(() if complete else ("card",)))
-        if found is not None and (differing := differences_between(found.identity, self._identity, but=but)):
-            if not force:
-                raise MismatchError(
-                    f"{self.objects.location} holds another build: {'; '.join(differing[:4])}; "
-                    "use the same options to resume it, another place, or --force to replace it"
-                )
-            found = self._clear(names)
-        self._begun = found is not None
-        self.objects.prepare()
-        if found is None:
-            return Empty()
-        if complete:
-            return Complete(found)
-        begun = self._read_codec(found)
-        self._standing = found if isinstance(begun, Begun) else None
-        return begun
-
-    def _manifest(self, names: Iterable[str], force: bool) -> Manifest | None:
-        """What the place holds, complete or not; None for a new, empty or cleared place."""
-        for name in (MANIFEST_NAME, BUILD_NAME):
-            if name in names:
-                data = self.objects.read(name, MANIFEST_LIMIT)
-                try:
-                    return Manifest.from_bytes(data, name)
-                except CacheError as error:
-                    # A damaged manifest of ours may go; a file of the same name may be of something precious.
-                    if not force or b'"gdkd-cache/' not in data:
-                        raise CacheError(f"{self.objects.location}: {error}; or build it again with --force") from None
-                    return self._clear(names)
-        if any(not name.startswith(f"{CLAIMS_NAME}/") for name in names):
-            raise CacheError(f"{self.objects.location} is not empty and holds no cache; name another place")
-        return None
-
-    def _clear(self, names: Iterable[str]) -> None:
-        self.objects.delete(MANIFEST_NAME)  # first, so that nothing half-removed looks whole
-        for child in sorted({name.split("/")[0] for name in names} - {MANIFEST_NAME, BUILD_NAME}):
-            self.objects.delete(child)
-        self.objects.delete(BUILD_NAME)
+        if differing := differences_between(found.identity, self._identity, but=but):
+            return _Other(found.begun.digest, "; ".join(differing[:4]))
+        return Complete(found) if complete else self._read_codec(found)
 
     def _read_codec(self, found: Manifest) -> Begun | Empty:
         identity = found.identity
@@ -141,32 +172,79 @@ class Place:
         return Begun(codec_from_json(to_json(identity.codec), layout.decode(objects)), identity.fidelity)
 
     def begin(self, codec: Codec, fidelity: Fidelity) -> CacheWriter:
-        """Write the identity, and the codec's tables, before any shard; what it gives commits those.
+        """Make the place this build's, and write the codec's tables, before any shard; what it gives commits those.
 
         Raises:
-            MismatchError: where the last look found nothing, another build has begun meanwhile.
+            MismatchError: another build has begun here since the first look.
+            CacheError: what is to be replaced is not alone there any more, or the identity holds what no manifest may,
+                such as a number that is not finite.
             OSError, StoreError: the place cannot be written.
         """
         identity = dataclasses.replace(self._identity, codec=from_json(CodecFacts, codec.to_json()), fidelity=fidelity)
         layout = row_layouts(identity).get(TABLES)
         tables = {} if layout is None else layout.encode(codec.tables_bytes())
-        records = {name: ObjectRecord.of(data) for name, data in tables.items()}
-        # Without its card, which may change while the build is unfinished.
-        begun = Manifest(dataclasses.replace(identity, card=NO_CARD), records)
-        if begun == self._standing:  # others may be about to tidy it up: nothing is written twice
-            return CacheWriter(self.objects, identity, codec, begun)
-        if self._begun:
-            self.objects.write(BUILD_NAME, begun.to_bytes())
-        elif not self.objects.create(BUILD_NAME, begun.to_bytes()):
-            raise MismatchError(
-                f"{self.objects.location}: another build began here meanwhile; name another place for this one"
-            )
+        whole = Manifest(identity, {name: ObjectRecord.of(data) for name, data in tables.items()})
+        _check_readable(whole)
+        begun = whole.begun
+        generation = Generation(self.objects, begun.digest)
+        with self.objects.alone():
+            self._take(begun)
         for name, data in tables.items():
-            self.objects.write(name, data)
-        return CacheWriter(self.objects, identity, codec, begun)
+            # Others may be about to tidy up what they finished: nothing is written twice.
+            if self.objects.size(name) != len(data) or self.objects.read(name, len(data)) != data:
+                self.objects.write(name, data, allowed=generation.check)
+        return CacheWriter(self.objects, identity, codec, begun, generation)
 
-    def clean(self) -> None:
-        """Remove what only an unfinished build needs, once the manifest stands."""
-        for name in (LEDGER_NAME, BUILD_NAME, CLAIMS_NAME):
-            self.objects.delete(name)
-        self.objects.sweep()
+    def _take(self, begun: Manifest) -> None:
+        """Make the place this build's, and remove what it replaces."""
+        seen = self._stamps()
+        names = self.objects.sizes()
+        found = self._find(names)
+        if isinstance(found, Complete):
+            return
+        if isinstance(found, _Other) and found.which != self._replaces:
+            raise MismatchError(
+                f"{self.objects.location}: another build began here meanwhile: {found.differing}; name another place"
+            )
+        doomed = belongings(self.objects, names) if isinstance(found, _Other) else {*read_replaced(self.objects)}
+        doomed -= {BUILD_NAME, REPLACED_NAME}
+        doomed -= {name for name in doomed if name.startswith(f"{CLAIMS_NAME}/{self.build}/")}
+
+        def unchanged() -> None:
+            if self._stamps() != seen:
+                raise MismatchError(f"{self.objects.location}: another build began here meanwhile; name another place")
+
+        if doomed and isinstance(found, _Other):
+            self.objects.write(REPLACED_NAME, encode_replaced(doomed), allowed=unchanged)
+        data = begun.to_bytes()
+        if BUILD_NAME not in names:
+            if not self.objects.create(BUILD_NAME, data, allowed=unchanged):
+                unchanged()
+        elif self.objects.read(BUILD_NAME, MANIFEST_LIMIT) != data:
+            self.objects.write(BUILD_NAME, data, allowed=unchanged)
+        self.objects.delete(doomed & {MANIFEST_NAME})  # first, so that nothing half-removed looks whole
+        self.objects.delete(doomed)
+        self.objects.delete([REPLACED_NAME] if REPLACED_NAME in names or doomed else [])
+
+    def _stamps(self) -> list[str | None]:
+        return [self.objects.stamp(name) for name in (MANIFEST_NAME, BUILD_NAME)]
+
+    def clean(self, complete: Complete) -> None:
+        """Remove what only unfinished work needs, once this build's manifest stands."""
+        generation = Generation(self.objects, complete.manifest.begun.digest)
+        generation.tidy(lambda: leftovers(self.objects.sizes(), self.build))
+
+
+def _check_readable(manifest: Manifest) -> None:
+    """Refuse, before a shard is computed for it, what no reader would accept once it is published."""
+    with _writable():
+        Manifest.from_bytes(manifest.to_bytes(), "the manifest of this build")
+
+
+@contextmanager
+def _writable() -> Iterator[None]:
+    """Tell of what JSON cannot hold: a number that is not finite, half of a character."""
+    try:
+        yield
+    except ValueError as error:
+        raise CacheError(f"the manifest of this build cannot be written: {error}") from None

@@ -15,10 +15,11 @@ from gdkd_cache.objects.objects import open_objects
 from gdkd_cache.objects.record import ObjectRecord
 from gdkd_cache.schema import to_json
 from gdkd_cache.store.arrays import ArrayLayout
-from gdkd_cache.store.claims import CLAIMS_NAME
+from gdkd_cache.store.belongings import is_claim
 from gdkd_cache.store.layout import (
     KEYS,
     LABELS,
+    SOURCE_CHECK,
     SOURCE_PROBE,
     check_claims,
     check_objects,
@@ -183,6 +184,14 @@ class CacheReader:
         """
         return self._shared(SOURCE_PROBE)
 
+    def source_checks(self) -> np.ndarray | None:
+        """Checks of the decoded images: uint8 [row, 8]; None for a cache that has none, as version 0.1.0 wrote it.
+
+        Raises:
+            CacheError: an object is missing or damaged.
+        """
+        return self._shared(SOURCE_CHECK) if SOURCE_CHECK in row_layouts(self.manifest.identity) else None
+
     def problems(self) -> Iterator[tuple[str, str | None]]:
         """Check every object's size and checksum: (object name, what is wrong or None), in name order.
 
@@ -196,8 +205,9 @@ class CacheReader:
                 whole = whole and problem is None
                 yield name, problem
         for name in self._objects.sizes():
-            if name not in self.manifest.objects and name != MANIFEST_NAME:
-                left = name == BUILD_NAME or name.startswith((f"{LEDGER_NAME}/", f"{CLAIMS_NAME}/"))
+            # A build that is to replace this cache may have its claims here: they are never read.
+            if name not in self.manifest.objects and name != MANIFEST_NAME and not is_claim(name):
+                left = name == BUILD_NAME or name.startswith(f"{LEDGER_NAME}/")
                 how = "run the build again, which tidies up, or remove it" if left else "remove it"
                 yield name, f"{self.path}/{name} is not listed in the manifest; {how}"
         try:

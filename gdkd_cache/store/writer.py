@@ -2,10 +2,10 @@
 
 Protocol: `build.json` first, a manifest of the identity and the codec's tables alone (`place.py`); then for each (view,
 shard) its objects, each durable and read back, and only then its ledger record, which names the build and holds each
-object's size and checksum; the manifest last. Records and `build.json` go once it stands. What an earlier run left is
-used only if every byte of it is what was recorded. `build.json` and the manifest are created only where none stands, so
-that of two different builds in one place one is refused; processes of the same build share its shards by claims
-(`claims.py`).
+object's size and checksum; the manifest last. With a shard of the first view goes that of the images' checks. Records
+and `build.json` go once the manifest stands. What an earlier run left is used only if every byte of it is what was
+recorded. The place belongs to one build at a time (`generation.py`): each write asks whether it still is this one's;
+processes of the same build share its shards by claims (`claims.py`).
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,10 @@ from gdkd_cache.errors import CacheError, MismatchError
 from gdkd_cache.objects.objects import WritableObjects
 from gdkd_cache.objects.record import ObjectRecord
 from gdkd_cache.schema import check_json
+from gdkd_cache.store.arrays import ArrayLayout
+from gdkd_cache.store.generation import Generation
 from gdkd_cache.store.layout import (
+    check_layouts,
     check_objects,
     encode_metadata,
     encode_rows,
@@ -46,7 +49,9 @@ class CacheWriter:
         codec: what its columns are encoded with.
     """
 
-    def __init__(self, objects: WritableObjects, identity: Identity, codec: Codec, begun: Manifest) -> None:
+    def __init__(
+        self, objects: WritableObjects, identity: Identity, codec: Codec, begun: Manifest, generation: Generation
+    ) -> None:
         """Write nothing yet.
 
         Args:
@@ -54,11 +59,17 @@ class CacheWriter:
             identity: what is built, codec and fidelity included.
             codec: that of the identity.
             begun: what `build.json` holds: the identity without its card, and the records of the codec's tables.
+            generation: of this build.
         """
         self.codec = codec
         self._objects, self._identity, self._tables, self._build = objects, identity, begun.objects, begun.digest
-        self._layouts = view_layouts(identity, codec)
+        self._layouts, self._generation = view_layouts(identity, codec), generation
         self._verified: dict[tuple[int, int], dict[str, ObjectRecord]] = {}
+
+    def _committed_with(self, view: int) -> dict[str, ArrayLayout]:
+        """The arrays of which a view's shards bring a part."""
+        is_first = view == self._identity.view_numbers.start
+        return self._layouts | (check_layouts(self._identity) if is_first else {})
 
     def shards(self) -> Iterator[tuple[int, int, range]]:
         """All units of work in order: (view, shard, range of rows)."""
@@ -75,8 +86,12 @@ class CacheWriter:
         return self._objects.size(_ledger_name(view, shard)) is None and not self.published()
 
     def published(self) -> bool:
-        """Whether a manifest stands here at this moment."""
-        return self._objects.size(MANIFEST_NAME) is not None
+        """Whether this build's manifest stands here at this moment.
+
+        Raises:
+            MismatchError: the place was given to another build.
+        """
+        return self._generation.published()
 
     def committed(self, view: int, shard: int) -> bool:
         """Whether this run committed a shard, or another run of this very build did and every byte of it stands.
@@ -89,7 +104,8 @@ class CacheWriter:
                 stored = parse_json(name, self._objects.read(name, MANIFEST_LIMIT))
                 check_json(name, stored, {"build": str, "objects": {str: [object]}})
                 records = objects_from_json(name, stored["objects"])
-                if stored["build"] != self._build or [*records] != sorted(shard_objects(self._layouts, view, shard)):
+                wanted = sorted(shard_objects(self._committed_with(view), view, shard))
+                if stored["build"] != self._build or [*records] != wanted:
                     return False
                 for name, record in records.items():
                     record.check(name, self._objects.record(name, record.size))
@@ -99,14 +115,23 @@ class CacheWriter:
         return True
 
     def commit(self, view: int, shard: int, columns: Mapping[str, np.ndarray]) -> None:
-        """Write one shard's columns, each [row, ...], then its ledger record."""
+        """Write one shard's columns, each [row, ...], then its ledger record.
+
+        Those of the first view have the `source_check` of its rows, if the cache is to have one.
+
+        Raises:
+            MismatchError: the place was given to another build.
+        """
         records: dict[str, ObjectRecord] = {}
-        for name, data in encode_shard(self._layouts, view, shard, columns).items():
-            self._objects.write(name, data)
+        for name, data in encode_shard(self._committed_with(view), view, shard, columns).items():
+            self._write(name, data)
             records[name] = ObjectRecord.of(data)
         objects = {name: [record.size, record.sha256] for name, record in records.items()}
-        self._objects.write(_ledger_name(view, shard), canonical_json({"build": self._build, "objects": objects}))
+        self._write(_ledger_name(view, shard), canonical_json({"build": self._build, "objects": objects}))
         self._verified[view, shard] = records
+
+    def _write(self, name: str, data: bytes) -> None:
+        self._objects.write(name, data, allowed=self._generation.check)
 
     def finish(self, keys: list[str], labels: np.ndarray, source_probes: np.ndarray | None = None) -> Manifest:
         """Write what all views share, then publish the manifest.
@@ -118,7 +143,8 @@ class CacheWriter:
 
         Raises:
             CacheError: a shard is not committed.
-            MismatchError: another build has published another cache here meanwhile.
+            MismatchError: the place was given to another build, or another process of this one has published another
+                outcome here meanwhile.
         """
         objects = dict(self._tables)
         for view, shard, _ in self.shards():
@@ -127,17 +153,20 @@ class CacheWriter:
             objects |= self._verified[view, shard]
         shared = encode_metadata(self._identity, self.codec)
         shared |= encode_rows(self._identity, keys, labels, source_probes)
-        if not self.published():  # what another build has published is left as it is
+        if not self.published():  # what another process of this build has published is left as it is
             for name, data in shared.items():
-                self._objects.write(name, data)
+                self._write(name, data)
         objects |= {name: ObjectRecord.of(data) for name, data in shared.items()}
         manifest = Manifest(self._identity, objects)
         check_objects(manifest, row_layouts(self._identity) | self._layouts)
-        if not self._objects.create(MANIFEST_NAME, manifest.to_bytes()):
-            raise MismatchError(
-                f"{self._objects.location}: another build has published another cache here meanwhile; "
-                "name another place, or --force to replace it"
-            )
+        data = manifest.to_bytes()
+        if not self._objects.create(MANIFEST_NAME, data, allowed=self._generation.check):
+            if self.published():
+                raise MismatchError(
+                    f"{self._objects.location}: another process has published another outcome of this build here "
+                    "meanwhile; name another place, or --force to replace it"
+                )
+            self._write(MANIFEST_NAME, data)  # over one that came late, of a build that the place was taken from
         return manifest
 
 

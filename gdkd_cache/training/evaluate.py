@@ -1,7 +1,9 @@
 """Top-1 accuracy of a network on a source, without augmentation."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -9,9 +11,13 @@ from torch import nn
 
 from gdkd_cache.data.loader import ViewLoader
 from gdkd_cache.data.recipes.presets import open_recipe
+from gdkd_cache.data.recipes.registry import RECIPES
 from gdkd_cache.data.source import Source, settle
-from gdkd_cache.data.views import ViewRenderer, image_size, requests_for
+from gdkd_cache.data.views import ViewRenderer, ViewRequest, image_size, requests_for
+from gdkd_cache.errors import ModelError
+from gdkd_cache.models.card import ModelCard
 from gdkd_cache.models.normalization import normalize_pixels
+from gdkd_cache.schema import short
 from gdkd_cache.training.distributed import rank_and_size, sum_over_ranks
 
 
@@ -24,6 +30,23 @@ class Evaluation:
     num_rows: int
 
 
+def stated_recipe(card: ModelCard | None, weights: Path) -> str:
+    """What makes the inputs of evaluation, as the card of some weights says: one of our recipes; `none` without a card.
+
+    Raises:
+        ModelError: it says a user's own transform or a file, which only the user may name.
+    """
+    if card is None:
+        return "none"
+    if card.eval_recipe.partition(":")[0] not in RECIPES:
+        named = short(card.eval_recipe)
+        raise ModelError(
+            f"weights {weights} were evaluated with recipe {named}, which is code, a file or not known here, and none "
+            f"that a card may name: if you have it and trust it, name it yourself, with --recipe {named}"
+        )
+    return card.eval_recipe
+
+
 class Evaluator:
     """Evaluates networks on one source, of which each rank sees a part; its loader is kept between calls.
 
@@ -34,6 +57,9 @@ class Evaluator:
         batch_size: images a batch.
         num_workers: processes that decode.
         recipe: what makes the network's inputs, without augmentation.
+
+    Attributes:
+        size: height and width of the network's inputs.
 
     Raises:
         UsageError: an unknown recipe.
@@ -56,7 +82,10 @@ class Evaluator:
         self._loader = ViewLoader(renderer, num_workers=num_workers, pin_memory=device.type == "cuda")
         rank, world_size = rank_and_size()
         self._requests = requests_for(0, np.arange(rank, len(source), world_size), batch_size)
+        shape = renderer[ViewRequest((0,), np.arange(1))][0].pixels.shape
+        self.size = (shape[2], shape[3])
         self._mean, self._std, self._device = mean, std, device
+        self._name = source.name
 
     @torch.inference_mode()
     def __call__(self, model: nn.Module) -> Evaluation:
@@ -64,6 +93,7 @@ class Evaluator:
 
         Raises:
             SourceError: an image cannot be decoded, or its size is not the others'.
+            ModelError: the loss is not finite.
         """
         was_training = model.training
         model.eval()
@@ -76,4 +106,6 @@ class Evaluator:
             sums += torch.tensor([correct, loss, len(labels)])
         model.train(was_training)
         correct, loss, seen = sum_over_ranks(sums.to(self._device)).tolist()
+        if not math.isfinite(loss):
+            raise ModelError(f"on {self._name} the network's outputs, or their loss, are not finite (loss {loss})")
         return Evaluation(accuracy=correct / seen, loss=loss / seen, num_rows=int(seen))

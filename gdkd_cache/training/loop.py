@@ -1,14 +1,16 @@
 """Epochs of optimisation: steps, evaluation, and what is written after each."""
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gdkd_cache.device import autocast
+from gdkd_cache.errors import ModelError
 from gdkd_cache.models.weights import ModelCard
 from gdkd_cache.progress import progress
 from gdkd_cache.training.batches import Batch, Batches
@@ -20,6 +22,8 @@ from gdkd_cache.training.state import State
 from gdkd_cache.training.task import Task
 
 _LOG = logging.getLogger(__name__)
+_CHECK_STEPS = 500
+"""A loss is looked at after so many steps, and at an epoch's end: reading it makes the CPU wait for the GPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,11 +66,16 @@ class Training:
     device: torch.device
 
     def run(self, state: State) -> TrainResult:
-        """Train and evaluate epoch by epoch; the first rank writes checkpoints and metrics."""
+        """Train and evaluate epoch by epoch; the first rank writes checkpoints and metrics.
+
+        Raises:
+            ModelError: the loss, the weights or an evaluation are not finite any more; earlier epochs' files stay.
+        """
         rank, world_size = rank_and_size()
         trained, seconds, epochs = parallel(state.model, self.device), 0.0, self.options.epochs
         if not rank:
-            self.folder.clear()
+            self.folder.begin()
+        unusual = _not_finite(state.model)  # such as a mask of -inf
         with progress("train", epochs * self.num_images, "images") as advance:
             while state.epoch < epochs:
                 start = time.monotonic()
@@ -77,7 +86,12 @@ class Training:
                 seconds += elapsed
                 lr = state.lr
                 state.schedule.step()
-                evaluation = self.evaluator(state.model)
+                if broken := _not_finite(state.model) - unusual:
+                    raise self._diverged(state, f"{min(broken)} of the network is not finite after its last step")
+                try:
+                    evaluation = self.evaluator(state.model)
+                except ModelError as error:
+                    raise self._diverged(state, str(error)) from None
                 is_best = state.evaluated(evaluation.accuracy)
                 if rank:
                     continue
@@ -100,7 +114,8 @@ class Training:
         names: list[str] = []
         # Summed on the device: reading a value each step would make the CPU wait for the GPU.
         sums, one = torch.zeros((), device=self.device), torch.ones((), device=self.device)
-        for images, labels, teacher in batches:
+        step = 0
+        for step, (images, labels, teacher) in enumerate(batches, 1):
             if self.device.type == "cuda":
                 images = images.contiguous(memory_format=torch.channels_last)
             with autocast(self.options.precision, self.device):
@@ -112,5 +127,29 @@ class Training:
             names = list(terms)
             sums = sums + torch.stack([*(term.detach() for term in terms.values()), one]) * len(labels)
             advance(len(labels))
-        *totals, seen = sum_over_ranks(sums).tolist()
-        return {name: total / seen for name, total in zip(names, totals, strict=True)}
+            if step % _CHECK_STEPS == 0:
+                self._means(state, names, sums, step)
+        return self._means(state, names, sums, step)
+
+    def _means(self, state: State, names: list[str], sums: Tensor, steps: int) -> dict[str, float]:
+        """The means of an epoch's terms after so many steps, over all ranks: each rank finds what one of them has."""
+        *totals, seen = sum_over_ranks(sums.clone()).tolist()
+        means = {name: total / seen for name, total in zip(names, totals, strict=True)}
+        if not all(map(math.isfinite, means.values())):
+            found = ", ".join(f"{name} {mean:.4g}" for name, mean in means.items())
+            first = (steps - 1) // _CHECK_STEPS * _CHECK_STEPS + 1
+            raise self._diverged(state, f"in steps {first} to {steps} the loss became infinite or NaN ({found})")
+        return means
+
+    def _diverged(self, state: State, what: str) -> ModelError:
+        out, options = self.options.out, self.options
+        kept = f"{out} keeps the weights of epoch {state.epoch}" if state.epoch else f"{out} stays as it was"
+        return ModelError(
+            f"epoch {state.epoch + 1}: {what}; lower --lr, which is {options.lr:g}, or raise --lr-warmup, which is "
+            f"{options.lr_warmup}; {kept}"
+        )
+
+
+def _not_finite(model: nn.Module) -> set[str]:
+    """The names of a network's weights and buffers that are not finite."""
+    return {name for name, value in model.state_dict().items() if not value.isfinite().all()}

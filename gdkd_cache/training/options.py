@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from gdkd_cache.data.options import RenderOptions
 from gdkd_cache.errors import UsageError
 from gdkd_cache.fields import option
-from gdkd_cache.limits import LARGEST_SIDE
+from gdkd_cache.limits import LARGEST_BATCH, LARGEST_FACTOR, LARGEST_SEED, LARGEST_SIDE, MOST_EPOCHS
 from gdkd_cache.losses.registry import LOSSES
 from gdkd_cache.models.registry import MODEL_HELP
 
@@ -33,26 +33,32 @@ class TrainOptions(RenderOptions):
         metavar="LOSS",
     )
     student: str = option(help=f"The network: {MODEL_HELP}", metavar="MODEL")
-    epochs: int = option(help="Passes over the images; epoch e uses view e of the cache, in turn.", least=1)
+    epochs: int = option(
+        help="Passes over the images; epoch e uses view e of the cache, in turn.", least=1, most=MOST_EPOCHS
+    )
     out: Path = option(help="Folder for checkpoints and metrics.jsonl.")
     force: bool = option(False, "Replace an earlier training in that folder.")
-    batch_size: int = option(64, "Images a step, of all ranks.", least=1)
+    batch_size: int = option(64, "Images a step, of all ranks.", least=1, most=LARGEST_BATCH)
     optimizer: str = option("sgd", "The optimizer; sgd has momentum 0.9.", choices=("sgd", "adamw"))
-    lr: float = option(0.05, "Learning rate.", above=0)
-    weight_decay: float = option(5e-4, "Weight decay.", least=0)
+    lr: float = option(0.05, "Learning rate.", above=0, most=10**9)
+    weight_decay: float = option(5e-4, "Weight decay.", least=0, most=LARGEST_FACTOR)
     milestones: tuple[int, ...] = option(
         (),
         "Epochs after which lr falls to a tenth.",
         least=1,
+        most=MOST_EPOCHS,
         unset="a cosine to 0 at the end",
         metavar="E,E,...",
         joined=True,
     )
-    lr_warmup: int = option(0, "Epochs over which lr rises linearly.", least=0)
-    ce_weight: float = option(1.0, "Weight of the cross-entropy.", least=0)
-    distillation_weight: float = option(1.0, "Weight of the distillation loss.", least=0)
+    lr_warmup: int = option(0, "Epochs over which lr rises linearly.", least=0, most=MOST_EPOCHS)
+    ce_weight: float = option(1.0, "Weight of the cross-entropy.", least=0, most=LARGEST_FACTOR)
+    distillation_weight: float = option(1.0, "Weight of the distillation loss.", least=0, most=LARGEST_FACTOR)
     warmup: int = option(
-        0, "Epochs over which the distillation loss ramps up: min(epoch / warmup, 1), epochs from 1.", least=0
+        0,
+        "Epochs over which the distillation loss ramps up: min(epoch / warmup, 1), epochs from 1.",
+        least=0,
+        most=MOST_EPOCHS,
     )
     size: int | None = option(
         None,
@@ -67,7 +73,7 @@ class TrainOptions(RenderOptions):
         unset="imagenet-eval where the recipe resamples images, else none",
         metavar="SPEC",
     )
-    seed: int = option(0, "Seed of the initial weights and of the order.")
+    seed: int = option(0, "Seed of the initial weights and of the order.", least=-LARGEST_SEED, most=LARGEST_SEED)
     precision: str = option("float32", "Precision of the steps; bfloat16 is autocast.", choices=("float32", "bfloat16"))
     device: str = option("auto", "auto, cpu, cuda or cuda:N.")
 

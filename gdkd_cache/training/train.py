@@ -1,5 +1,6 @@
 """Train a network with cross-entropy and, from a cache or a live teacher, a distillation loss."""
 
+import itertools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +22,9 @@ from gdkd_cache.errors import MismatchError, UsageError
 from gdkd_cache.losses.base import Loss
 from gdkd_cache.losses.registry import LOSSES
 from gdkd_cache.models.build import build_model
+from gdkd_cache.models.trial import try_student
 from gdkd_cache.models.weights import ModelCard
+from gdkd_cache.schema import short
 from gdkd_cache.training.batches import Batches, cached_batches, rendered_batches
 from gdkd_cache.training.distributed import process_group, rank_and_size
 from gdkd_cache.training.evaluate import Evaluator
@@ -78,6 +81,7 @@ def train(
     Raises:
         UsageError: a distillation loss without cache or teacher, or the reverse.
         NotServedError: the cache cannot serve the loss.
+        ModelError: the network cannot be built, cannot take such images, or gives no logit a class.
         MismatchError: source and cache, or the two sources, do not belong together; or `out` holds an earlier
             training, and `force` is off.
         SourceError: an image cannot be read.
@@ -89,11 +93,7 @@ def train(
     if (cache is not None and (views is not None or teacher is not None)) or (cache is None and recipe is not None):
         raise UsageError("a cache brings its own views and its teacher; give either a cache or views")
     source, eval_source = settle(source), settle(eval_source)
-    if list(eval_source.classes) != list(source.classes):
-        raise MismatchError(
-            f"evaluation source {eval_source.name} has {len(eval_source.classes)} classes, training source "
-            f"{source.name} {len(source.classes)}, or other names; both must be the same"
-        )
+    _require_same_classes(source, eval_source)
     folder = RunFolder(options.out, force=options.force)
     device = choose_device(options.device)
     with process_group(device):
@@ -135,6 +135,8 @@ def train(
         model = build_model(options.student, card.num_classes).to(device)
         if device.type == "cuda":
             model = model.to(memory_format=torch.channels_last)
+        batch_size = min(loading["batch_size"], 2)
+        try_student(options.student, model, card.num_classes, size, num_images=batch_size, device=device)
         if rank:
             torch.manual_seed(options.seed + rank)  # the same weights, but dropout of its own
         training = Training(
@@ -148,6 +150,18 @@ def train(
             device=device,
         )
         return training.run(State.begin(options, model))
+
+
+def _require_same_classes(source: FullSource, eval_source: FullSource) -> None:
+    pairs = itertools.zip_longest(source.classes, eval_source.classes)
+    for number, (ours, theirs) in enumerate(pairs):
+        if ours != theirs:
+            there, here = ("absent" if name is None else short(name) for name in (theirs, ours))
+            raise MismatchError(
+                f"class {number} is {there} in evaluation source {eval_source.name}, which has "
+                f"{len(eval_source.classes)} classes, and {here} in training source {source.name}, which has "
+                f"{len(source.classes)}; both must have the same, in the same order"
+            )
 
 
 class _Loading(TypedDict):

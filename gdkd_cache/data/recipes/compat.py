@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from gdkd_cache.data.recipes.step import Step
-from gdkd_cache.errors import UsageError
+from gdkd_cache.errors import UsageError, first_line
 from gdkd_cache.fields import option
 from gdkd_cache.seeding import Words
 
@@ -81,8 +81,7 @@ def _run(path: str, transform: Callable[[Image.Image], Any], pixels: np.ndarray,
         generator.manual_seed(seed)
         view = transform(Image.fromarray(pixels))
     except Exception as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise UsageError(f"compat:{path} fails: {type(error).__name__}: {reason}") from error
+        raise UsageError(f"compat:{path} fails: {type(error).__name__}: {first_line(error)}") from error
     finally:
         generator.set_state(before)
     if isinstance(view, Image.Image):
@@ -102,10 +101,17 @@ def load(path: str) -> Callable[[Image.Image], Any]:
     module, _, name = path.partition(":")
     try:
         found = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UsageError(f"recipe compat:{path} cannot be imported ({error}); it is compat:module:name") from None
+    except Exception as error:  # of a module that does not exist, or of the user's own code
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise UsageError(f"recipe compat:{path} cannot be imported ({reason}); it is compat:module:name") from error
     if isinstance(found, type) or (callable(found) and not hasattr(found, "forward") and _takes_nothing(found)):
-        found = found()
+        try:
+            found = found()
+        except Exception as error:
+            raise UsageError(
+                f"recipe compat:{path} cannot be made without arguments ({first_line(error)}); name a transform, or a "
+                "function that makes one"
+            ) from error
     if not callable(found):
         raise UsageError(f"recipe compat:{path} is no transform: {type(found).__name__} cannot be called")
     return found

@@ -14,15 +14,24 @@ from gdkd_cache.data.recipes.policies import AutoAugment, RandAugment
 from gdkd_cache.data.recipes.recipe import Recipe, mix_from_json, step_from_json
 from gdkd_cache.data.recipes.registry import RECIPES, STEPS
 from gdkd_cache.data.recipes.step import Step
-from gdkd_cache.errors import UsageError
-from gdkd_cache.fields import option, parse_fields
+from gdkd_cache.data.source import is_text
+from gdkd_cache.errors import UsageError, first_line
+from gdkd_cache.fields import check_fields, option, parse_fields
+from gdkd_cache.files import read_bounded
+from gdkd_cache.limits import LARGEST_SIDE
+from gdkd_cache.schema import short
 
 _FILES = {".json": json.loads, ".toml": tomllib.loads}
+_FILE_BYTES = 2**20
+_NAME_LENGTH = 100
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preset(ABC):
     """A named recipe with settings."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, f"recipe {RECIPES.name_of(type(self))}")
 
     @abstractmethod
     def steps(self, side: int) -> tuple[Step, ...]:
@@ -78,7 +87,7 @@ class CifarStrong(CropFlip):
 class _Decoded(Preset):
     """Square views of files, which may be decoded at a part of their size."""
 
-    size: int = option(224, "Side of the views, in pixels.")
+    size: int = option(224, "Side of the views, in pixels.", least=1, most=LARGEST_SIDE)
     decode_side: int = option(0, "JPEG files may be decoded smaller, to no less than this shorter side; 0: never.")
 
     def recipe(self, side: int) -> Recipe:
@@ -141,12 +150,22 @@ def open_recipe(spec: str, height: int, width: int) -> Recipe:
 def _from_file(path: Path) -> Recipe:
     """A file holds `steps`, a list of {step = name, option = value}, and perhaps `name`, `mix` and `decode_side`."""
     try:
-        stored: Any = _FILES[path.suffix](path.read_text())
-    except (OSError, ValueError) as error:
-        raise UsageError(f"recipe {path} cannot be read: {error}") from None
+        return _from_table(path, _FILES[path.suffix](read_bounded(path, _FILE_BYTES, "recipe", UsageError).decode()))
+    except UsageError:
+        raise
+    except Exception as error:  # of reading, parsing or making: what a hostile file can raise, RecursionError too
+        raise UsageError(f"recipe {path} cannot be read: {first_line(error)}") from None
+
+
+def _from_table(path: Path, stored: Any) -> Recipe:
     known = {"name", "steps", "mix", "decode_side"}
     if not isinstance(stored, dict) or not isinstance(stored.get("steps"), list) or stored.keys() - known:
         raise UsageError(f"recipe {path} must hold steps, a list, and may hold name, mix and decode_side")
+    name = stored.get("name", path.stem)
+    if not (is_text(name) and name.isprintable() and len(name) <= _NAME_LENGTH):
+        raise UsageError(
+            f"recipe {path}: name is {short(name)}; it must be a line of text, {_NAME_LENGTH} letters at most"
+        )
     steps = []
     for number, fields in enumerate(stored["steps"]):
         try:
@@ -159,11 +178,11 @@ def _from_file(path: Path) -> Recipe:
             mix = mix_from_json(stored["mix"])
         except UsageError as error:
             raise UsageError(f"recipe {path}: {error}") from None
-    return Recipe(str(stored.get("name", path.stem)), tuple(steps), mix, stored.get("decode_side"))
+    return Recipe(name, tuple(steps), mix, stored.get("decode_side"))
 
 
 def _named(name: str) -> type[Step]:
     """The step of a name that the user gave."""
     if name not in STEPS and ":" not in name:
-        raise UsageError(f"step is {name!r}; it must be one of {STEPS.forms()}")
+        raise UsageError(f"step is {short(name)}; it must be one of {STEPS.forms()}")
     return STEPS.load(name)

@@ -14,8 +14,9 @@ from gdkd_cache.data.recipes.geometry import Resampling, Resize
 from gdkd_cache.data.recipes.mixing import Mix
 from gdkd_cache.data.recipes.registry import STEPS
 from gdkd_cache.data.recipes.step import MAX_DRAWS, Step
-from gdkd_cache.errors import CacheError, MismatchError, UsageError
+from gdkd_cache.errors import CacheError, MismatchError, UsageError, first_line
 from gdkd_cache.limits import LARGEST_SIDE
+from gdkd_cache.schema import short
 from gdkd_cache.seeding import Words, draws
 
 _MOST_STEPS = 32
@@ -164,8 +165,10 @@ class Recipe:
             mix = stored["mix"]
             steps = tuple(step_from_json(fields, known) for fields in stored["steps"])
             return cls(str(stored["name"]), steps, None if mix is None else mix_from_json(mix), stored["decode_side"])
-        except (KeyError, TypeError, ValueError, AttributeError, CacheError, UsageError) as error:
-            reason = str(error).split("\n")[0]
+        except MismatchError:
+            raise
+        except Exception as error:  # of JSON of any form, in which numbers may have any size
+            reason = first_line(error)
             raise CacheError(f"the manifest's recipe cannot be read: {reason}; it may need a newer version") from None
 
 
@@ -189,12 +192,12 @@ def step_from_json(fields: object, find: Callable[[str], type[Step]]) -> Step:
     options = _options("a step", fields)
     name = options.pop("step", None)
     if not isinstance(name, str):
-        raise UsageError(f"step is {name!r}; it must be one of {STEPS.forms()}")
+        raise UsageError(f"step is {short(name)}; it must be one of {STEPS.forms()}")
     kind = find(name)
     try:
         return kind(**options)
     except TypeError as error:
-        raise UsageError(f"{name}: {str(error).split('__init__() ')[-1]}") from None
+        raise UsageError(f"{name}: {first_line(error).split('__init__() ')[-1]}") from None
 
 
 def mix_from_json(fields: object) -> Mix:
@@ -206,12 +209,12 @@ def mix_from_json(fields: object) -> Mix:
     try:
         return Mix(**_options("mix", fields))
     except TypeError as error:
-        raise UsageError(f"mix: {str(error).split('__init__() ')[-1]}") from None
+        raise UsageError(f"mix: {first_line(error).split('__init__() ')[-1]}") from None
 
 
 def _options(what: str, fields: object) -> dict[str, Any]:
     if not isinstance(fields, dict) or not all(isinstance(key, str) for key in fields):
-        raise UsageError(f"{what} must be a table of options, not {fields!r}")
+        raise UsageError(f"{what} must be a table of options, not {short(fields)}")
     return {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
 
 

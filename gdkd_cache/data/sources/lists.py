@@ -3,19 +3,22 @@
 from pathlib import Path, PurePosixPath
 
 from gdkd_cache.errors import SourceError
+from gdkd_cache.files import read_bounded
+
+_TABLE_BYTES = 2**23
+"""Three times the largest of those that are read."""
 
 
 def read_table(path: Path, columns: int, separator: str | None = None) -> list[list[str]]:
     """The first columns of every line that is not blank; fields are cut at `separator`, None at white space.
 
     Raises:
-        SourceError: no such file, no line, a line with fewer columns, or no UTF-8.
+        SourceError: as `read_list`; no line, or a line with fewer columns.
     """
     try:
-        lines = path.read_text("utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
-        raise SourceError(f"{path} cannot be read: {reason}; the dataset must lie there as it was unpacked") from None
+        lines = read_list(path, _TABLE_BYTES).split("\n")
+    except SourceError as error:
+        raise SourceError(f"{error}; the dataset must lie there as it was unpacked") from None
     table = []
     for number, line in enumerate(lines, 1):
         if line.strip():
@@ -26,6 +29,20 @@ def read_table(path: Path, columns: int, separator: str | None = None) -> list[l
     if not table:
         raise SourceError(f"{path} is empty; copy it again")
     return table
+
+
+def read_list(path: Path, limit: int) -> str:
+    """A text file of at most so many bytes, lines ended by `\\n`.
+
+    Raises:
+        SourceError: no such file, no plain one, too large, or no UTF-8.
+        OSError: it cannot be read.
+    """
+    try:
+        text = read_bounded(path, limit, "list", SourceError).decode()
+    except UnicodeDecodeError as error:
+        raise SourceError(f"list {path} is no text in UTF-8: byte {error.start:,} is no part of it") from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def listed_path(folder: Path, name: str, listed_in: Path) -> Path:

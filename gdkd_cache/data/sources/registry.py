@@ -1,6 +1,6 @@
 """The datasets that a spec can name: one module each, and one line here."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,7 +73,7 @@ def open_source(
 
     name, text = SOURCES.split(spec)
     opener = SOURCES.load(name)
-    parameters = signature(opener).parameters
+    parameters = _parameters(name, opener)
     positional = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
     own = [one for one in parameters.values() if one.kind in positional and one.name not in _OPTIONS]
     if text is not None and not own:
@@ -87,7 +87,12 @@ def open_source(
         if value and option not in parameters:
             raise UsageError(f"{name} takes no --{option.replace('_', '-')}; leave it out")
     given = {option: value for option, value in {"split": split, **asked}.items() if option in parameters}
-    return settle(opener(*([] if text is None else [text]), **given))
+    arguments = [] if text is None else [text]
+    try:
+        signature(opener).bind(*arguments, **given)
+    except TypeError as error:
+        raise UsageError(f"data is {spec!r}; {name} opens no source: {error}") from None
+    return settle(opener(*arguments, **given))
 
 
 def takes(spec: str, option: str) -> bool:
@@ -96,4 +101,12 @@ def takes(spec: str, option: str) -> bool:
     Raises:
         UsageError: an unknown kind.
     """
-    return option in signature(SOURCES.load(SOURCES.split(spec)[0])).parameters
+    name, _ = SOURCES.split(spec)
+    return option in _parameters(name, SOURCES.load(name))
+
+
+def _parameters(name: str, opener: Callable[..., Any]) -> Mapping[str, Parameter]:
+    try:
+        return signature(opener).parameters
+    except ValueError:  # of some that are built in
+        raise UsageError(f"data is {name}, which does not say what it takes; name a function of your own") from None

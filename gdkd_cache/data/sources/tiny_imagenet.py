@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gdkd_cache.data.source import ArraySource, decode_image
+from gdkd_cache.data.decoding import decode_image
+from gdkd_cache.data.source import ArraySource
 from gdkd_cache.data.sources.lists import listed_path, read_table
 from gdkd_cache.errors import SourceError
 
@@ -26,6 +27,8 @@ def open_tiny_imagenet(folder: str, *, split: str) -> ArraySource:
         raise SourceError(f"{path / 'words.txt'} has no words for {nameless} of wnids.txt; copy the dataset again")
     files, labels = _train(path, wnids) if split == "train" else _val(path, wnids)
     keys = [file.relative_to(path).as_posix() for file in files]
+    if len(set(keys)) != len(keys):  # before there is memory for each
+        raise SourceError(f"{path}: a list names a class or an image more than once; copy the dataset again")
     images = np.empty((len(files), 3, _SIDE, _SIDE), np.uint8)
     for row, file in enumerate(files):
         image = decode_image(keys[row], file)

@@ -2,25 +2,32 @@
 
 import glob
 import re
-import tarfile
 from collections.abc import Iterable, Iterator
 from functools import partial
+from itertools import groupby, islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from braceexpand import braceexpand
-from webdataset.tariterators import group_by_keys
+from webdataset.tariterators import base_plus_ext
 
+from gdkd_cache.data.decoding import decode_image
+from gdkd_cache.data.shards.archive import Archive, open_archive
 from gdkd_cache.data.shards.source import ShardSource
-from gdkd_cache.data.source import ArraySource, EncodedSource, decode_image
+from gdkd_cache.data.source import ArraySource, EncodedSource
+from gdkd_cache.data.sources.lists import read_list
 from gdkd_cache.errors import SourceError, UsageError
+from gdkd_cache.limits import MOST_CLASSES
+from gdkd_cache.schema import short
 from gdkd_cache.store.sidecars.listing import SIDECAR_SUFFIX
 
 _IMAGES = ("png", "jpg", "jpeg", "webp", "ppm")
 _IN_MEMORY_PIXELS = 64 * 64
 _LABEL_BYTES = 32
 _CLASSES_BYTES = 2**26
+_MOST_SHARDS = 2**17
 _SCHEMES = ("s3", "gs", "az", "https", "http")  # the last for this machine only, which Bucket sees to
 _META = re.compile(r"__[^/]*__($|/)")  # what webdataset itself skips
 
@@ -39,19 +46,19 @@ def open_wds(
         local_copy: a folder that keeps remote shards; see `keep_shards`.
 
     Raises:
-        UsageError: the pattern is a command, or a URL that names no plain file or of another kind; or `local_copy`
-            is given for local shards.
-        SourceError: no such shard, a sample without image or label, or a label that is no number.
+        UsageError: the pattern's braces are wrong or name too many files, or it is a command, or a URL that names no
+            plain file or of another kind; or `local_copy` is given for local shards.
+        SourceError: no such shard, one that is no whole tar file, a sample without image or label, or a wrong label.
         StoreError: an object store cannot be reached, or refuses.
         OSError: remote shards cannot be written to a local folder.
     """
-    items, read = list(braceexpand(pattern)), partial(_samples, stream=stream)
+    items, read = _expanded(pattern), partial(_samples, stream=stream)
     if not any("://" in item for item in items):
         if local_copy is not None:
             raise UsageError("--local-copy is for wds shards in an object store; these are read where they lie")
         shards = _local_shards(pattern, items)
         names = shards[0].parent / "classes.txt"
-        text = names.read_text() if names.is_file() else None
+        text = read_list(names, _CLASSES_BYTES) if names.exists() else None
         return _source(pattern, shards, map(read, shards, map(str, shards)), text, stream)
     if any(item.partition("://")[0] not in _SCHEMES for item in items):
         raise UsageError(f"wds shards must all be local files, or all URLs: {', '.join(_SCHEMES)}, without wildcards")
@@ -75,6 +82,21 @@ def open_wds(
     return RemoteShardSource(**{**vars(source), "remote": remote})
 
 
+def _expanded(pattern: str) -> list[str]:
+    """The names that a pattern with braces stands for."""
+    try:
+        ranges = re.findall(r"(-?\d+)\.\.(-?\d+)", pattern)
+        few = all(abs(int(last) - int(first)) < _MOST_SHARDS for first, last in ranges)  # the library makes each whole
+        items = list(islice(braceexpand(pattern), _MOST_SHARDS + 1)) if few else []
+    except (ValueError, RecursionError):
+        raise UsageError(
+            f"data is {short(f'wds:{pattern}')}; its braces must be balanced, as in {{000..127}}"
+        ) from None
+    if not 0 < len(items) <= _MOST_SHARDS:
+        raise UsageError(f"data is {short(f'wds:{pattern}')}; it must name 1 to {_MOST_SHARDS} shards")
+    return items
+
+
 def _source(
     pattern: str, shards: list[Path], samples: Iterable[list[_Sample]], classes_text: str | None, stream: bool
 ) -> ArraySource | EncodedSource | ShardSource:
@@ -88,6 +110,8 @@ def _source(
         starts.append(len(keys))
     if not keys:
         raise SourceError(f"wds: {pattern} holds no samples")
+    if classes_text is not None and classes_text.count("\n") > MOST_CLASSES:
+        raise SourceError(f"wds: classes.txt of {pattern} has more than {MOST_CLASSES} lines; give one class a line")
     classes = [str(i) for i in range(max(labels) + 1)] if classes_text is None else classes_text.split("\n")
     about = {
         "name": "wds",
@@ -110,42 +134,40 @@ def _source(
 def _samples(shard: Path, place: str, *, stream: bool) -> list[_Sample]:
     """Key, label and image of each sample: the image's bytes, or with `stream` their offset and size.
 
-    webdataset groups the members, but its own opener would run `pipe:` commands, and its `.decode()` unpickle.
+    webdataset's own opener would run `pipe:` commands, and its `.decode()` unpickle.
     """
     samples = []
-    try:
-        # Offsets are those of a plain tar file; what is read into memory may be compressed.
-        with tarfile.open(shard, "r:" if stream else "r:*") as tar:
-            for sample in group_by_keys(_members(tar, shard)):
-                key: str = sample["__key__"]
-                image = next((sample[name] for name in _IMAGES if name in sample), None)
-                label = b""
-                if "cls" in sample and sample["cls"].size <= _LABEL_BYTES:
-                    label = _read(tar, sample["cls"]).strip()
-                if image is None or not label.isdigit():
-                    members = ", ".join(sorted(name for name in sample if not name.startswith("__")))
-                    raise SourceError(
-                        f"wds: sample {key!r} has the members {members or 'none'}; "
-                        f"it needs an image ({', '.join(_IMAGES)}) and a number in .cls"
-                    )
-                samples.append((key, int(label), (image.offset_data, image.size) if stream else _read(tar, image)))
-    except (tarfile.TarError, EOFError, ValueError) as error:
-        reason = str(error.args[0] if error.args else error)
-        plain = " or is compressed" if stream else ""
-        raise SourceError(f"wds: {place} is no intact tar file{plain}: {reason}; copy it again") from None
+    with open_archive(shard, place, plain=stream) as archive:
+        for key, members in groupby(_members(archive, stream=stream), itemgetter(0)):
+            sample: dict[str, Any] = {}
+            for _, kind, data in members:
+                if kind in sample:
+                    raise SourceError(f"wds: {place} holds {key!r} with {short(kind)} twice; a sample has one of each")
+                sample[kind] = data
+            image = next((sample[name] for name in _IMAGES if name in sample), None)
+            label: bytes = sample.get("cls") or b""
+            if image is None or not label.isdigit():
+                raise SourceError(
+                    f"wds: sample {key!r} has the members {', '.join(map(short, sorted(sample))) or 'none'}; "
+                    f"it needs an image ({', '.join(_IMAGES)}) and a number in .cls"
+                )
+            if int(label) >= MOST_CLASSES:
+                raise SourceError(f"wds: sample {key!r} has label {int(label)}; class ids are below {MOST_CLASSES}")
+            samples.append((key, int(label), image))
     return samples
 
 
-def _members(tar: tarfile.TarFile, shard: Path) -> Iterator[dict[str, Any]]:
-    for member in tar:
-        if member.isreg() and not member.issparse() and not _META.match(member.name):
-            yield {"fname": member.name, "data": member, "__url__": str(shard)}
-
-
-def _read(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    file = tar.extractfile(member)
-    assert file is not None  # it is a regular member
-    return file.read()
+def _members(archive: Archive, *, stream: bool) -> Iterator[tuple[str, str, Any]]:
+    """Key, kind and content of each; they are read as they are passed, as a compressed shard is not gone back in."""
+    for member in archive.members():
+        key, kind = (None, None) if _META.match(member.name) else base_plus_ext(member.name)
+        if key is not None and kind is not None:
+            kind, data = kind.lower(), None
+            if kind == "cls" and member.size <= _LABEL_BYTES:
+                data = archive.read(member).strip()
+            elif kind in _IMAGES:
+                data = archive.place(member) if stream else archive.read(member)
+            yield key, kind, data
 
 
 def _local_shards(pattern: str, items: list[str]) -> list[Path]:
@@ -161,6 +183,6 @@ def _local_shards(pattern: str, items: list[str]) -> list[Path]:
         if not matches:
             raise SourceError(f"wds: no file matches {item}")
         paths += map(Path, matches)
-    if missing := next((path for path in paths if not path.is_file()), None):
+    if missing := next((path for path in paths if not path.exists()), None):
         raise SourceError(f"wds: {missing} does not exist")
     return paths

@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gdkd_cache.fields import option
+from gdkd_cache.limits import LARGEST_FACTOR
 from gdkd_cache.losses.base import Labels, Logits, Loss, Top
 from gdkd_cache.losses.partition import label_groups, partition_loss, within_groups
 
@@ -47,8 +48,8 @@ class DKD(Loss):
     needs_labels: ClassVar[bool] = True
     needs_tail: ClassVar[bool] = False
 
-    alpha: float = option(1.0, "weight of the label's mass against the rest", least=0)
-    beta: float = option(8.0, "weight inside the other classes", least=0)
+    alpha: float = option(1.0, "weight of the label's mass against the rest", least=0, most=LARGEST_FACTOR)
+    beta: float = option(8.0, "weight inside the other classes", least=0, most=LARGEST_FACTOR)
 
     def value(self, student: Logits, teacher: Logits, labels: Labels, top: Top | None) -> Float[Tensor, ""]:
         return dkd(student, teacher, labels, alpha=self.alpha, beta=self.beta, temperature=self.temperature)

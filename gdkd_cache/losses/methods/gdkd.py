@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gdkd_cache.fields import option
+from gdkd_cache.limits import LARGEST_FACTOR
 from gdkd_cache.losses.base import Labels, Logits, Loss, Top
 from gdkd_cache.losses.partition import KL_KINDS, partition_loss, ranked_groups, within_groups
 
@@ -58,9 +59,9 @@ class GDKD(Loss):
     needs_tail: ClassVar[bool] = False
 
     k: int = option(5, "size of the top group", least=1)
-    w0: float = option(1.0, "weight of the top level: the groups' masses", least=0)
-    w1: float = option(1.0, "weight inside the top group", least=0)
-    w2: float = option(8.0, "weight inside the rest", least=0)
+    w0: float = option(1.0, "weight of the top level: the groups' masses", least=0, most=LARGEST_FACTOR)
+    w1: float = option(1.0, "weight inside the top group", least=0, most=LARGEST_FACTOR)
+    w2: float = option(8.0, "weight inside the rest", least=0, most=LARGEST_FACTOR)
     kl: str = option("forward", "divergence inside the groups", choices=KL_KINDS)
 
     @property

@@ -166,16 +166,16 @@ class SidecarReader(CacheReader):
         layout = (shared | self.layouts).get(name.split("/")[0])
         if layout is None:
             return None
-        if layout.name in shared:
-            return layout.encode(self._array(layout)).get(name)
-        numbers = self.manifest.identity.view_numbers
-        view = next((view for view in numbers if name in layout.object_names(view)), None)
-        if view is None:
+        numbers = [None] if layout.name in shared else self.manifest.identity.view_numbers
+        found = [view for view in numbers if name in layout.object_names(view)]
+        if not found:
             return None
+        view = found[0]
         first = layout.object_names(view).index(name) * layout.shard_rows
         with self._lock:  # all objects of one column and view come in turn, so it is read once
             if self._last[0] != (layout.name, view):
-                self._last = (layout.name, view), self.column(layout.name, view)
+                array = self._array(layout) if view is None else self.column(layout.name, view)
+                self._last = (layout.name, view), array
             rows = self._last[1][first : first + layout.shard_rows]
         return layout.encode(rows, first_row=first, view=view)[name]
 

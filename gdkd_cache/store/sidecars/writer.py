@@ -10,7 +10,7 @@ import numpy as np
 from gdkd_cache.errors import CacheError, MismatchError, UsageError, naming
 from gdkd_cache.objects.folder import Folder
 from gdkd_cache.objects.record import ObjectRecord
-from gdkd_cache.store.layout import KEYS, LABELS, SOURCE_PROBE, TABLES, encode_keys, row_layouts
+from gdkd_cache.store.layout import KEYS, LABELS, SOURCE_CHECK, SOURCE_PROBE, TABLES, encode_keys, row_layouts
 from gdkd_cache.store.manifest import BUILD_NAME, MANIFEST_LIMIT, MANIFEST_NAME
 from gdkd_cache.store.reader import CacheReader
 from gdkd_cache.store.sidecars.listing import (
@@ -61,6 +61,9 @@ def write_sidecars(
     shared = {LABELS: reader.labels}
     if SOURCE_PROBE in row_layouts(identity):
         shared[SOURCE_PROBE] = reader.source_probes()
+    checks = reader.source_checks()
+    if checks is not None:
+        shared[SOURCE_CHECK] = checks
     records: dict[str, list[str]] = {name: [] for name in shards}
     files = {name: hashlib.sha256() for name in shards}
     keys_bytes: dict[str, int] = {}

@@ -1,0 +1,35 @@
+"""Images that are decoded and not rendered: for their checks alone."""
+
+import numpy as np
+import torch
+
+from gdkd_cache.data.checks import Comparison, check_images
+from gdkd_cache.data.recipes.recipe import Recipe
+from gdkd_cache.data.source import FullSource
+from gdkd_cache.data.targets import ClassTargets
+from gdkd_cache.data.views import ViewBatch, ViewRenderer, ViewRequest
+
+
+class DecodedImages(ViewRenderer):
+    """Decodes a source's images: `decoded[request]` is one batch of no pixels, with the images' checks.
+
+    Args:
+        source: the images.
+        recipe: how they are decoded.
+        comparison: what they must be; then the batch says instead which of them differ by rounding.
+    """
+
+    def __init__(self, source: FullSource, recipe: Recipe, *, comparison: Comparison | None = None) -> None:
+        super().__init__(source, recipe, 0, comparison=comparison)
+
+    def __getitem__(self, request: ViewRequest) -> list[ViewBatch]:
+        rows, images = request.rows, self.decode(request.rows)
+        checks = rounded = None
+        if self._comparison is None:
+            checks = check_images(images, len(rows))
+        else:
+            is_exact = map(self._comparison.is_exact, rows.tolist(), images)
+            rounded = ~np.fromiter(is_exact, bool, len(rows))
+        targets = ClassTargets(torch.from_numpy(self.source.labels[rows]))
+        pixels = torch.empty((len(rows), 0), dtype=torch.uint8)
+        return [ViewBatch(request.views[0], rows, pixels, targets, source_checks=checks, rounded=rounded)]

@@ -1,0 +1,59 @@
+"""Files that a user names: read whole, of bounded size, and only where they are plain files."""
+
+import os
+import stat
+from io import BufferedReader
+from pathlib import Path
+
+from gdkd_cache.errors import GdkdCacheError
+
+
+def open_plain(path: Path, what: str, error: type[GdkdCacheError]) -> BufferedReader:
+    """Open a plain file to read; a folder, a pipe or a device is refused at once, without waiting for its other end.
+
+    Args:
+        path: the file, or a link to it.
+        what: the file's name in messages, such as `weights`.
+        error: what is raised.
+
+    Raises:
+        GdkdCacheError: as `error`: it does not exist, or is no plain file.
+        OSError: it cannot be opened.
+    """
+    try:
+        # A pipe that nobody writes to would block before it could be refused.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except (FileNotFoundError, NotADirectoryError):
+        raise error(f"{what} {path} does not exist") from None
+    except OSError as failed:
+        if path.is_socket():  # which cannot be opened at all
+            raise error(_no_file(what, path)) from None
+        failed.filename = str(path)
+        raise
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        raise error(f"{what} {path} is a folder; name a file" if stat.S_ISDIR(mode) else _no_file(what, path))
+    return os.fdopen(descriptor, "rb")
+
+
+def read_bounded(path: Path, limit: int, what: str, error: type[GdkdCacheError]) -> bytes:
+    """The whole content of a plain file; never more than `limit` bytes are read.
+
+    Args:
+        path, what, error: as for `open_plain`.
+        limit: the most bytes that it may have.
+
+    Raises:
+        GdkdCacheError: as `error`: it does not exist, is no plain file, or is larger.
+        OSError: it cannot be read.
+    """
+    with open_plain(path, what, error) as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise error(f"{what} {path} is larger than {limit} bytes, the most that are read")
+    return data
+
+
+def _no_file(what: str, path: Path) -> str:
+    return f"{what} {path} is no plain file but a pipe, a socket or a device; name a file"

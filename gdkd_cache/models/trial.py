@@ -1,0 +1,77 @@
+"""Whether a network takes images of a size and gives logits of them: tried on blank ones, before anything else is."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from gdkd_cache.errors import GdkdCacheError, ModelError, first_line, is_out_of_memory
+
+
+def try_logits(what: str, run: Callable[[], object], shape: tuple[int, int], size: tuple[int, int]) -> None:
+    """Run a network once.
+
+    Args:
+        what: the network, for messages.
+        run: gives what it makes of blank images.
+        shape: what that must be: images and classes.
+        size: height and width of the images, for messages.
+
+    Raises:
+        ModelError: it cannot take images of that size, or does not give one logit a class.
+    """
+    try:
+        logits = run()
+    except Exception as error:  # networks say in any way that images are too small, and a user's own may do anything
+        if isinstance(error, GdkdCacheError) or is_out_of_memory(error):
+            raise
+        raise ModelError(f"{what} cannot take {size[0]}x{size[1]} images: {first_line(error)}") from error
+    check_logits(what, logits)
+    found = list(logits.shape)  # pyright: ignore[reportAttributeAccessIssue]  (a tensor)
+    if found != list(shape):
+        raise ModelError(
+            f"{what} gives logits {found} for {shape[0]} images, expected {list(shape)}: the data has {shape[1]} "
+            "classes, and it must know the same ones"
+        )
+
+
+def check_logits(what: str, logits: object) -> None:
+    """Refuse what is no tensor of numbers.
+
+    Raises:
+        ModelError: it says what a network gives.
+    """
+    if not (isinstance(logits, Tensor) and logits.is_floating_point()):
+        found = f"numbers of {logits.dtype}" if isinstance(logits, Tensor) else type(logits).__name__
+        raise ModelError(f"{what} gives {found}; it must give one tensor of floating-point logits")
+
+
+def try_student(
+    name: str, model: nn.Module, num_classes: int, size: tuple[int, int], *, num_images: int, device: torch.device
+) -> None:
+    """Run a network once as it is evaluated and once as it is trained; neither changes it or draws from torch.
+
+    Args:
+        name: of the model.
+        num_classes: of the data.
+        size: height and width of the images.
+        num_images: of the smallest batch.
+        device: where the network is.
+
+    Raises:
+        ModelError: as `try_logits`.
+    """
+    was_training, what = model.training, f"model {name}"
+    images = torch.zeros(num_images, 3, *size, device=device)
+    buffers = {key: value.clone() for key, value in model.named_buffers()}
+    devices = [device] if device.type == "cuda" else []
+    with torch.no_grad(), torch.random.fork_rng(devices):
+        try:
+            try_logits(what, lambda: model.eval()(images), (num_images, num_classes), size)
+            if not isinstance(model, torch.jit.ScriptModule):  # whose buffers cannot be exchanged
+                said = f"{what}, as it is trained,"
+                model.train()
+                try_logits(said, lambda: functional_call(model, buffers, images), (num_images, num_classes), size)
+        finally:
+            model.train(was_training)
