@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors.torch import load_file
 
 from attacks.case import Attack, Case
@@ -246,7 +247,8 @@ def pipes(attack: Attack) -> Case:
     if where < 2:
         command = [*kit.evaluate(weights=odd(attack.place / f"w.{('pt', 'safetensors')[where]}")), "--model", "cnn-s"]
     elif where == 2:
-        weights = kit.copy(kit.weights, attack.place)
+        weights = attack.place / "w.pt"
+        torch.save(load_file(kit.weights), weights)
         odd(weights.with_suffix(".json"))
         command = kit.evaluate(weights=weights)
     elif where == 3:

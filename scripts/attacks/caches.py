@@ -10,6 +10,7 @@ from attacks.case import Attack, Case
 from attacks.fuzz import TEXTS, any_value, fuzz, mutate
 from attacks.making import forge, forge_object
 from attacks.run import FORGED, run
+from gdkd_cache.models.weights import load_card
 
 _HOSTILE = (
     f"x\n{FORGED}; sha256:0", f"x\r{FORGED}", "\x1b[2J\x1b[H", "\x9b2J", "\u202egnp.whole", "\u2066\u2069",
@@ -260,11 +261,11 @@ def killed_trainings(attack: Attack) -> Case:
     def after(code: int) -> str | None:
         for weights in out.rglob("*.safetensors"):
             evaluated = run([*attack.kit.evaluate(weights=weights), "--json"], attack.place, seconds=60)
-            card = weights.with_suffix(".json")
-            if evaluated.code == 0 and card.exists():
-                found, stated = json.loads(evaluated.out)["accuracy"], json.loads(card.read_text())["accuracy"]
-                if found != stated:
-                    return f"the card of {weights.name} says {stated}, its weights give {found}"
+            if evaluated.code:
+                return f"{weights.name} does not evaluate: {evaluated.err.strip().splitlines()[-1:]}"
+            found, card = json.loads(evaluated.out)["accuracy"], load_card(weights)
+            if card is None or found != card.accuracy:
+                return f"the card of {weights.name} says {card}, its weights give {found}"
         again = run([*command, "--force"], attack.place, seconds=60)
         if again.code:
             return f"cannot be run again: {again.err.strip().splitlines()[-1:]}"

@@ -1,6 +1,7 @@
 """What is attacked: a small teacher, images, caches of them in both forms and a training, made by the commands."""
 
 import io
+import json
 import os
 import shutil
 import sys
@@ -8,10 +9,13 @@ import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from kill_builds import first_rows, save_teacher
 from PIL import Image
+
+from gdkd_cache.models.weights import load_card
 
 NUM_TRAIN, NUM_TEST = 64, 16
 STUDENT = ("--student", "cnn-s", "--epochs", 2, "--batch-size", 32, "--workers", 0, "--device", "cpu")
@@ -41,6 +45,13 @@ class Kit:
     @property
     def weights(self) -> Path:
         return self.folder / "teacher.safetensors"
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """What the weights' header says of them."""
+        card = load_card(self.weights)
+        assert card is not None
+        return card.to_json()
 
     @property
     def images(self) -> Path:
@@ -82,13 +93,14 @@ class Kit:
         return self.folder / "outside"
 
     def copy(self, path: Path, place: Path) -> Path:
-        """A copy of a file (with its card) or a folder of the kit, to be damaged."""
-        if path.is_dir():
-            return Path(shutil.copytree(path, place / path.name))
-        for name in (path.name, path.with_suffix(".json").name):
-            if (path.parent / name).is_file():
-                shutil.copy(path.parent / name, place / name)
-        return place / path.name
+        """A copy of a file or folder of the kit, to be damaged."""
+        return Path((shutil.copytree if path.is_dir() else shutil.copy)(path, place / path.name))
+
+    def torch_file(self, place: Path) -> Path:
+        """A path for a torch file, with a card beside it."""
+        path = place / "teacher.pt"
+        path.with_suffix(".json").write_text(json.dumps(self.card))
+        return path
 
     @staticmethod
     def data(images: Path) -> str:

@@ -1,7 +1,7 @@
 """Small files that take memory: numbers that lie, what inflates, and what is mostly holes."""
 
-import json
 import pickle
+import struct
 import zipfile
 from collections.abc import Callable
 
@@ -40,7 +40,7 @@ def _picture_in_a_shard(attack: Attack) -> list[object]:
 
 
 def _pickle(attack: Attack) -> list[object]:
-    path = attack.kit.copy(attack.kit.weights, attack.place).with_suffix(".pt")
+    path = attack.kit.torch_file(attack.place)
     path.write_bytes(
         pickle.dumps({"a": bytearray(3)}, 2).replace(b"K\x03", b"\x8a\x05" + (5 * _GIB).to_bytes(5, "little"))
     )
@@ -48,7 +48,7 @@ def _pickle(attack: Attack) -> list[object]:
 
 
 def _bytearray(attack: Attack) -> list[object]:
-    path = attack.kit.copy(attack.kit.weights, attack.place).with_suffix(".pt")
+    path = attack.kit.torch_file(attack.place)
     size = (5 * _GIB).to_bytes(5, "little")
     data = b"\x80\x02cbuiltins\nbytearray\n\x8a\x05" + size + b"\x85R."
     with zipfile.ZipFile(path, "w") as file:
@@ -60,7 +60,7 @@ def _bytearray(attack: Attack) -> list[object]:
 
 def _zip(attack: Attack) -> list[object]:
     """torch's file, with its tensors deflated a thousandfold."""
-    path = attack.kit.copy(attack.kit.weights, attack.place).with_suffix(".pt")
+    path = attack.kit.torch_file(attack.place)
     torch.save({"a": torch.zeros(1)}, path)
     with zipfile.ZipFile(path) as old:
         members = {name: old.read(name) for name in old.namelist()}
@@ -77,7 +77,7 @@ def _zip(attack: Attack) -> list[object]:
 
 def _expanded(attack: Attack) -> list[object]:
     """Tensors of few bytes and large shapes."""
-    path = attack.kit.copy(attack.kit.weights, attack.place).with_suffix(".pt")
+    path = attack.kit.torch_file(attack.place)
     torch.save({name: torch.zeros(1).expand(2**29) for name in load_file(attack.kit.weights)}, path)
     return attack.kit.evaluate(weights=path)
 
@@ -86,10 +86,10 @@ def _holes(name: str, start: bytes = b"") -> Bomb:
     """Weights, or the card beside them, of 3 GB."""
 
     def make(attack: Attack) -> list[object]:
-        weights = attack.kit.copy(attack.kit.weights, attack.place)
-        path = attack.place / name
-        write_holes(path, start)
-        return attack.kit.evaluate(weights=weights if path.suffix == ".json" else path)
+        path = attack.kit.torch_file(attack.place)
+        torch.save(load_file(attack.kit.weights), path)
+        write_holes(attack.place / name, start)
+        return attack.kit.evaluate(weights=path if name.endswith("json") else attack.place / name)
 
     return make
 
@@ -183,18 +183,25 @@ def _recipe(attack: Attack) -> list[object]:
 
 
 def _depth(attack: Attack) -> list[object]:
-    weights = attack.kit.copy(attack.kit.weights, attack.place)
-    card = json.loads(weights.with_suffix(".json").read_text())
-    text = json.dumps(card | {"name": 0}).replace('"name": 0', f'"name": {"[" * 10**7}')
-    weights.with_suffix(".json").write_text(text)
-    return attack.kit.evaluate(weights=weights)
+    """A header of safetensors of 10,000,000 lists in each other."""
+    path = attack.place / "teacher.safetensors"
+    header = b'{"a":' + b"[" * 10**7
+    path.write_bytes(struct.pack("<Q", len(header)) + header)
+    return attack.kit.evaluate(weights=path)
+
+
+def _header(attack: Attack) -> list[object]:
+    """A header of safetensors that says that it has 2 GB, which a hole keeps."""
+    path = attack.place / "teacher.safetensors"
+    write_holes(path, struct.pack("<Q", 2 * _GIB) + b"{")
+    return attack.kit.evaluate(weights=path)
 
 
 _BOMBS: tuple[Bomb, ...] = (
     _label, _picture, _picture_in_a_shard, _pickle, _bytearray, _zip, _expanded, _holes("w.safetensors"),
     _holes("w.pt", b"\x80\x02"), _holes("teacher.json", b"{"), _tar, _names, _classes, _manifest("manifest.json"),
     _manifest("sidecars.json"), _values, _array, _shape, _object_holes("labels.npy"), _object_holes("keys.txt"),
-    _recipe, _depth,
+    _recipe, _depth, _header,
 )  # fmt: skip
 
 

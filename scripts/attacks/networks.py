@@ -9,17 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 
 from attacks.case import Attack, Case
 from attacks.fuzz import any_value, deep, fuzz, mutate
+from gdkd_cache.models.safetensors_file import CARD_KEY
 
 _CODE = ("evil:make", "evil:Thing", "evil:make:x", "os:system", "torch.nn:Linear", "..:x", "compat:evil:make", "evil")
 
 
-def _card(weights: Path, **changes: Any) -> None:
-    card = weights.with_suffix(".json")
-    card.write_text(json.dumps(json.loads(card.read_text()) | changes))
+def _with_card(attack: Attack, card: dict[str, Any] | bytes) -> Path:
+    """The kit's weights with another card: in their header, or in a file beside them, as of version 0.1.0."""
+    data = card if isinstance(card, bytes) else json.dumps(card).encode()
+    weights, inside = attack.place / "teacher.safetensors", attack.rng.random() < 0.5
+    header = {CARD_KEY: data.decode(errors="replace")} if inside else None
+    weights.write_bytes(save(load_file(attack.kit.weights), header))
+    if not inside:
+        weights.with_suffix(".json").write_bytes(data)
+    return weights
 
 
 def _use(attack: Attack, weights: Path) -> list[object]:
@@ -31,20 +38,18 @@ def _use(attack: Attack, weights: Path) -> list[object]:
 
 def cards_that_name_code(attack: Attack) -> Case:
     """A card's network or recipe is somebody's module, which must not be imported."""
-    weights = attack.kit.copy(attack.kit.weights, attack.place)
     field = ("name", "eval_recipe")[attack.number % 2]
     code = _CODE[attack.number // 2 % len(_CODE)]
     if field == "eval_recipe" and attack.rng.random() < 0.5:
         recipe = attack.place / "recipe.json"
         recipe.write_text(json.dumps({"steps": [{"step": code}]}))
         code = str(recipe)
-    _card(weights, **{field: code})
+    weights = _with_card(attack, attack.kit.card | {field: code})
     return Case(command=attack.kit.evaluate(weights=weights), refuse=True)
 
 
 def card_values(attack: Attack) -> Case:
     """A card of values that no card has: refused, or what is built with it can be read."""
-    weights = attack.kit.copy(attack.kit.weights, attack.place)
     nan, inf = float("nan"), float("inf")
     change = attack.next_of(
         [{"accuracy": value} for value in (10**60, -(10**60), nan, inf, -1, 2, "1", [1], True)]
@@ -55,7 +60,7 @@ def card_values(attack: Attack) -> Case:
         + [{"name": value} for value in ("", "cnn-s:", "x" * 10_000, "\x1b[2J\n", 1, None, ["cnn-s"], "torchvision:")]
         + [{"more": 1}, {"eval_recipe": 1}, {"eval_recipe": "\x1b[2J"}, {"eval_recipe": "none:" + "x" * 9999}]
     )
-    _card(weights, **change)
+    weights = _with_card(attack, attack.kit.card | change)
     out = attack.place / "out.zarr"
     if "accuracy" in change:
         command = attack.kit.build(attack.kit.images, weights, out)
@@ -76,18 +81,19 @@ def _is_json(attack: Attack) -> str | None:
 
 
 def fuzzed_cards(attack: Attack) -> Case:
-    weights = attack.kit.copy(attack.kit.weights, attack.place)
-    card = weights.with_suffix(".json")
-    fields, way = json.loads(card.read_text()), attack.number % 4
+    card, way = attack.kit.card, attack.number % 4
     if way == 0:
-        card.write_bytes(attack.next_of([b"", b"null", b"[]", b"1", b"\xff\xfe", b"{" * 9000, b"{}", b'{"a":1,"a":2}']))
+        options = [b"", b"null", b"[]", b"1", b"\xff\xfe", b"{" * 9000, b"{}", b'{"a":1,"a":2}', b"[" * 10**6]
+        weights = _with_card(attack, attack.next_of(options))
     elif way == 1:
-        name = attack.rng.choice(list(fields))
-        card.write_text(json.dumps(fields | {name: 0}).replace(f'"{name}": 0', f'"{name}": {deep()}'))
+        name = attack.rng.choice(list(card))
+        weights = _with_card(
+            attack, json.dumps(card | {name: 0}).replace(f'"{name}": 0', f'"{name}": {deep()}').encode()
+        )
     elif way == 2:
-        card.write_bytes(fuzz(attack.rng, card.read_bytes()))
+        weights = _with_card(attack, fuzz(attack.rng, json.dumps(card).encode()))
     else:
-        card.write_text(json.dumps(mutate(attack.rng, fields)))
+        weights = _with_card(attack, mutate(attack.rng, card))
     command = _use(attack, weights)
     return Case(command=command, then=["inspect", attack.place / "out.zarr"] if command[0] == "build" else None)
 
@@ -108,7 +114,7 @@ class _Runs:
 def hostile_weights(attack: Attack) -> Case:
     """Weights that execute, that are none, or whose keys and types are of no network."""
     weights = load_file(attack.kit.weights)
-    path = attack.kit.copy(attack.kit.weights, attack.place).with_suffix(".pt")
+    path = attack.kit.torch_file(attack.place)
     ways: list[Any] = [
         lambda: path.write_bytes(pickle.dumps(_Runs(attack.number))),
         lambda: torch.save({"state_dict": _Runs(attack.number)}, path),
@@ -147,8 +153,8 @@ def fuzzed_weights(attack: Attack) -> Case:
         header = json.dumps(mutate(attack.rng, json.loads(data[8 : 8 + size]))).encode(errors="replace")
         path.write_bytes(struct.pack("<Q", len(header)) + header + data[8 + size :])
     else:
-        torch.save(load_file(path), path.with_suffix(".pt"))
-        path = path.with_suffix(".pt")
+        path = attack.kit.torch_file(attack.place)
+        torch.save(load_file(attack.kit.weights), path)
         path.write_bytes(fuzz(attack.rng, path.read_bytes()) if way == 2 else _fuzzed_pickle(attack, path))
     return Case(command=_use(attack, path))
 
@@ -194,8 +200,7 @@ def models(attack: Attack) -> Case:
 
 def any_card_value(attack: Attack) -> Case:
     """One field of a card, of any kind."""
-    weights = attack.kit.copy(attack.kit.weights, attack.place)
-    fields = json.loads(weights.with_suffix(".json").read_text())
-    _card(weights, **{attack.next_of(list(fields)): any_value(attack.rng)})
+    card = attack.kit.card
+    weights = _with_card(attack, card | {attack.next_of(list(card)): any_value(attack.rng)})
     command = _use(attack, weights)
     return Case(command=command, then=["inspect", attack.place / "out.zarr"] if command[0] == "build" else None)
