@@ -147,7 +147,7 @@ def recipes(attack: Attack) -> Case:
     recipe = mutate(attack.rng, attack.rng.choice(_RECIPES))
     way = attack.number % 5
     path = attack.place / ("recipe.toml" if way == 4 else "recipe.json")
-    data = json.dumps(recipe).encode()
+    data = json.dumps(recipe).replace("evil:", "nowhere:").encode()  # a user's own file may name code
     if way == 0:
         data = attack.rng.choice(
             (b"", b"null", b"[]", b"\xff", b"{" * 9999, deep().encode(), b'{"steps":' + deep().encode())
@@ -156,7 +156,7 @@ def recipes(attack: Attack) -> Case:
         data = fuzz(attack.rng, data)
     elif way == 2:
         data = json.dumps(
-            {"steps": [{"step": attack.rng.choice(("evil:Nothing", "os:system", "x" * 5000, "..:x"))}]}
+            {"steps": [{"step": attack.rng.choice(("json:nothing", "os:system", "x" * 5000, "..:x"))}]}
         ).encode()
     elif way == 4:
         depth = attack.rng.choice((100, 5000))

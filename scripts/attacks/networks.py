@@ -128,7 +128,10 @@ def hostile_weights(attack: Attack) -> Case:
         lambda: torch.save({name: value.to_sparse() for name, value in weights.items()}, path),
         lambda: torch.save({name: value.to(torch.complex64) for name, value in weights.items()}, path),
         lambda: torch.save({name: value.to("meta") for name, value in weights.items()}, path),
-        lambda: torch.save({name: torch.full_like(value, float("nan")) for name, value in weights.items()}, path),
+        lambda: torch.save(
+            {name: value * float("nan") if value.is_floating_point() else value for name, value in weights.items()},
+            path,
+        ),
         lambda: torch.save(torch.nn.Linear(2, 2), path),
         lambda: torch.save({f"\x1b[2J\n{name}": value for name, value in weights.items()}, path),
         lambda: path.write_bytes(pickle.dumps({"a": bytearray(10)})),
@@ -174,7 +177,7 @@ def models(attack: Attack) -> Case:
     name = attack.next_of(
         ("torchvision:alexnet", "torch.nn:Linear", "os:system", "..:x", "torchvision:googlenet", "", ":", "a:b:c:d",
          "torchvision:", "torchvision:nonsense", "torchvision:squeezenet1_0", "torch:rand", "builtins:print",
-         "os.path:join", "evil:Nothing", "nowhere:x", "json:loads", "sys:exit", "torchvision:inception_v3",
+         "os.path:join", "json:nothing", "nowhere:x", "json:loads", "sys:exit", "torchvision:inception_v3",
          "torchvision:__loader__", "collections:OrderedDict", "torch.nn:ReLU", "cnn-s:x", "torchvision:get_model",
          "torchvision:maxvit_t", "\x1b[2J", "x" * 5000, "torchvision:fasterrcnn_resnet50_fpn", "builtins:list")
     )  # fmt: skip
