@@ -35,7 +35,7 @@ _COMMANDS = (
     "demo:demo",
 )
 """The commands, by module of this package and name there: to add one, write its module and name it here."""
-_RESUME = "a build goes on when the same command is run again"
+_RESUME = "a build or a copy goes on when the same command is run again; a training keeps the epochs that are done"
 
 
 class _Failure(click.ClickException):

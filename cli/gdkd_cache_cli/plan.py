@@ -4,14 +4,14 @@ import click
 
 from gdkd_cache.building.options import PlanOptions
 from gdkd_cache.terminal import say, say_json, say_table
-from gdkd_cache_cli.options import DataOptions, TeacherOptions
+from gdkd_cache_cli.options import DataOptions, TeacherOptions, UseOptions
 from gdkd_cache_cli.taking import takes
 
 
 @click.command(short_help="Before a build: what each codec would cost and lose.")
-@takes(data=DataOptions, teacher=TeacherOptions, options=PlanOptions)
+@takes(data=DataOptions, teacher=TeacherOptions, options=PlanOptions, own=UseOptions)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for machines.")
-def plan(data: DataOptions, teacher: TeacherOptions, options: PlanOptions, as_json: bool) -> None:
+def plan(data: DataOptions, teacher: TeacherOptions, options: PlanOptions, own: UseOptions, as_json: bool) -> None:
     """Run the teacher on a sample and print, before any build, what each codec would cost and lose.
 
     \b

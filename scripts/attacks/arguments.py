@@ -147,7 +147,7 @@ def recipes(attack: Attack) -> Case:
     recipe = mutate(attack.rng, attack.rng.choice(_RECIPES))
     way = attack.number % 5
     path = attack.place / ("recipe.toml" if way == 4 else "recipe.json")
-    data = json.dumps(recipe).replace("evil:", "nowhere:").encode()  # a user's own file may name code
+    data = json.dumps(recipe).encode()
     if way == 0:
         data = attack.rng.choice(
             (b"", b"null", b"[]", b"\xff", b"{" * 9999, deep().encode(), b'{"steps":' + deep().encode())
