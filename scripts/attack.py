@@ -13,6 +13,7 @@ anything was. To add a family: a function of an `Attack` in one of the modules o
 
 import argparse
 import importlib
+import os
 import random
 import shlex
 import shutil
@@ -22,6 +23,7 @@ from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
+os.environ["OMP_NUM_THREADS"] = "1"  # threads of torch's that a fork does not have would be waited for
 sys.path.insert(0, str(Path(__file__).parent))
 from attacks import arguments, caches, memory, networks, pictures
 from attacks.case import Case, Family

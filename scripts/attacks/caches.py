@@ -261,13 +261,13 @@ def killed_trainings(attack: Attack) -> Case:
     def after(code: int) -> str | None:
         for weights in out.rglob("*.safetensors"):
             evaluated = run([*attack.kit.evaluate(weights=weights), "--json"], attack.place, seconds=60)
-            if evaluated.code:
+            if evaluated.code != 0:
                 return f"{weights.name} does not evaluate: {evaluated.err.strip().splitlines()[-1:]}"
             found, card = json.loads(evaluated.out)["accuracy"], load_card(weights)
             if card is None or found != card.accuracy:
                 return f"the card of {weights.name} says {card}, its weights give {found}"
         again = run([*command, "--force"], attack.place, seconds=60)
-        if again.code:
+        if again.code != 0:
             return f"cannot be run again: {again.err.strip().splitlines()[-1:]}"
         left = [path.name for path in out.rglob("*.partial")]
         return f"{left[0]} stays" if left else _same_as_whole(attack, 0)
