@@ -13,8 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from gdkd_cache.building.build import build
 from gdkd_cache.building.options import BuildOptions
@@ -26,7 +24,8 @@ from gdkd_cache.errors import CacheError
 from gdkd_cache.models.network import open_network
 from gdkd_cache.progress import progress
 from gdkd_cache.seeding import permutation
-from gdkd_cache.training.options import CROSS_ENTROPY, TrainOptions
+from gdkd_cache.terminal import log_lines, say, say_table
+from gdkd_cache.training.options import TrainOptions
 from gdkd_cache.training.train import Views, train
 
 _TEACHER, _STUDENT, _RECIPE = "cnn-xl", "cnn-s", "crop"
@@ -64,61 +63,59 @@ def run_demo(out: Path) -> None:
         shutil.rmtree(out)
     out.mkdir(parents=True)
     (out / _MARKER).touch()
-    console = Console(highlight=False)
-
-    console.print(f"[1/5] A teacher: {_TEACHER} learns {len(source)} real images of digits with cross-entropy.")
+    say(f"[1/5] A teacher: {_TEACHER} learns {len(source)} real images of digits with cross-entropy.")
     teacher_options = TrainOptions(out=out / "teacher", student=_TEACHER, epochs=_TEACHER_EPOCHS)
     taught = train(teacher_options, source, eval_source, views=Views(recipe=_RECIPE))
-    console.print(f"      It names {taught.best_accuracy:.1%} of {len(eval_source)} unseen images rightly.")
+    say(f"      It names {taught.best_accuracy:.1%} of {len(eval_source)} unseen images rightly.")
 
-    console.print(f"[2/5] A cache: the teacher sees {_NUM_VIEWS} seeded crops of every image, once.")
+    say(f"[2/5] A cache: the teacher sees {_NUM_VIEWS} seeded crops of every image, once.")
     teacher = open_network(_TEACHER, out / "teacher" / "best.safetensors", len(source.classes))
     options = BuildOptions(out=out / "digits.zarr", num_views=_NUM_VIEWS, recipe=_RECIPE, losses=(_LOSS,))
     built = build(options, source, teacher)
     bytes_per_view = built.manifest.num_bytes / built.rows_computed
     codec, errors = built.manifest.identity.codec.name, built.manifest.identity.fidelity.gradient_error
-    console.print(
+    say(
         f"      {built.rows_computed} views at {bytes_per_view:.1f} bytes each (codec {codec}), gradient error "
         f"{max(errors.values()):.3f}; {built.manifest.digest[:23]}..."
     )
 
     runs = {}
     for number, (way, remark) in enumerate(_WAYS.items(), start=3):
-        console.print(f"[{number}/5] The student {_STUDENT}, {_NUM_SEEDS} times, with {way}: {remark}.")
+        say(f"[{number}/5] The student {_STUDENT}, {_NUM_SEEDS} times, with {way}: {remark}.")
         # A process of its own, so that its peak memory is its own.
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), end_with_parent) as pool:
             runs[way] = pool.submit(_train_students, way, out).result()
 
-    table = Table("student trained with", "labels", "test accuracy", "images/s", "memory", "bytes a view")
+    rows = []
     for way, run in runs.items():
         mean, spread = statistics.mean(run.accuracies), statistics.stdev(run.accuracies)
-        table.add_row(
-            way,
-            "none" if way.startswith("GDKD") else str(_NUM_LABELS),
-            f"{mean:.1%} +- {spread * 100:.1f}",
-            f"{statistics.median(run.speeds):,.0f}",
-            f"{run.peak_bytes / 2**20:,.0f} MiB",
-            f"{bytes_per_view:.1f}" if way.endswith("cache") else "-",
+        rows.append(
+            (
+                way,
+                "none" if way.startswith("GDKD") else str(_NUM_LABELS),
+                f"{mean:.1%} +- {spread * 100:.1f}",
+                f"{statistics.median(run.speeds):,.0f}",
+                f"{run.peak_bytes / 2**20:,.0f} MiB",
+                f"{bytes_per_view:.1f}" if way.endswith("cache") else "-",
+            )
         )
-    console.print(table)
-    console.print(
-        f"{_NUM_SEEDS} seeds: mean and deviation; the median epoch's speed; memory above that of the process with its data.\n"
-        "The same initial weights and, with GDKD, the same images in the same order. What the teacher knows of images\n"
-        "without a label reaches the student from the cache at the speed of cross-entropy, without the teacher's memory.\n"
-        "Next, on your own data (one folder a class under train/ and val/):\n"
-        "  gdkd-cache train --loss ce --data imagefolder:DATA --student resnet32x4 --epochs 60 --out teacher\n"
+    say_table(("student trained with", "labels", "test accuracy", "images/s", "memory", "bytes a view"), rows)
+    say(
+        f"{_NUM_SEEDS} seeds: mean and deviation; the median epoch's speed; memory beyond the process and its data.",
+        "With GDKD the same initial weights and the same images in the same order. What the teacher knows of images",
+        "without a label reaches the student from the cache, at the speed of cross-entropy, in no teacher's memory.",
+        "Next, on your own data (one folder a class under train/ and val/):",
+        "  gdkd-cache train --loss ce --data imagefolder:DATA --student resnet32x4 --epochs 60 --out teacher",
         "  gdkd-cache build --data imagefolder:DATA --teacher resnet32x4 --weights teacher/best.safetensors"
-        " --views 40 --out my.zarr\n"
+        " --views 40 --out my.zarr",
         "  gdkd-cache train --loss gdkd --data imagefolder:DATA --cache my.zarr --student resnet8x4 --epochs 60"
         " --out student",
-        soft_wrap=True,
-        markup=False,
     )
 
 
 def _train_students(way: str, out: Path) -> _Runs:
     """Train the student with several seeds in one of the three ways; runs in a process of its own."""
-    logging.basicConfig(level=logging.WARNING)
+    log_lines(logging.WARNING)
     source, eval_source = open_source("digits"), open_source("digits", split="test")
     assert isinstance(source, ArraySource)
     views, floor = Views(recipe=_RECIPE, num_views=_NUM_VIEWS), _resident_bytes()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from gdkd_cache.data.options import RenderOptions
 from gdkd_cache.errors import UsageError
 from gdkd_cache.fields import option
-from gdkd_cache.limits import LARGEST_BATCH, LARGEST_FACTOR, LARGEST_SEED, LARGEST_SIDE, MOST_EPOCHS
+from gdkd_cache.limits import LARGEST_BATCH, LARGEST_FACTOR, LARGEST_SEED, LARGEST_SIDE, MOST_EPOCHS, MOST_WORKERS
 from gdkd_cache.losses.registry import LOSSES
 from gdkd_cache.models.registry import MODEL_HELP
 
@@ -76,6 +76,13 @@ class TrainOptions(RenderOptions):
     seed: int = option(0, "Seed of the initial weights and of the order.", least=-LARGEST_SEED, most=LARGEST_SEED)
     precision: str = option("float32", "Precision of the steps; bfloat16 is autocast.", choices=("float32", "bfloat16"))
     device: str = option("auto", "auto, cpu, cuda or cuda:N.")
+    threads: int | None = option(
+        None,
+        "Threads that compute on the CPU.",
+        least=1,
+        most=MOST_WORKERS,
+        unset="one or all, whichever takes a step faster at the start",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,5 +1,6 @@
 """Train a network with cross-entropy and, from a cache or a live teacher, a distillation loss."""
 
+import copy
 import itertools
 import logging
 from collections.abc import Callable
@@ -8,7 +9,7 @@ from typing import TypedDict
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gdkd_cache.cache.cache import Cache
 from gdkd_cache.cache.ensemble import Ensemble
@@ -25,6 +26,7 @@ from gdkd_cache.models.build import build_model
 from gdkd_cache.models.trial import try_student
 from gdkd_cache.models.weights import ModelCard
 from gdkd_cache.schema import short
+from gdkd_cache.threads import in_threads
 from gdkd_cache.training.batches import Batches, cached_batches, rendered_batches
 from gdkd_cache.training.distributed import process_group, rank_and_size
 from gdkd_cache.training.evaluate import Evaluator
@@ -33,6 +35,7 @@ from gdkd_cache.training.loop import Training, TrainResult
 from gdkd_cache.training.options import TrainOptions
 from gdkd_cache.training.state import State
 from gdkd_cache.training.task import Task
+from gdkd_cache.training.threads import choose_threads
 
 _LOG = logging.getLogger(__name__)
 
@@ -149,7 +152,29 @@ def train(
             card=card,
             device=device,
         )
-        return training.run(State.begin(options, model))
+        pixels = torch.zeros(loading["batch_size"], 3, *size, dtype=torch.uint8)
+        with in_threads(_threads(options, device, model, pixels, teacher)):
+            return training.run(State.begin(options, model))
+
+
+def _threads(
+    options: TrainOptions,
+    device: torch.device,
+    model: nn.Module,
+    pixels: Tensor,
+    teacher: Callable[[Tensor], Tensor] | None,
+) -> int:
+    """How many threads to train in; the network is left as it is."""
+    if options.threads is not None or device.type != "cpu":
+        return options.threads or torch.get_num_threads()
+    trial = copy.deepcopy(model).train()
+
+    def step() -> None:
+        if teacher is not None:
+            teacher(pixels)
+        trial(pixels.float()).square().mean().backward()
+
+    return choose_threads(step)
 
 
 def _require_same_classes(source: FullSource, eval_source: FullSource) -> None:
