@@ -4,7 +4,6 @@ import gc
 import os
 import pickle
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -51,21 +50,27 @@ def folder(tmp_path_factory: pytest.TempPathFactory, digits: ArraySource) -> Pat
     return folder
 
 
+@pytest.fixture(scope="session")
+def short_folder() -> Iterator[Path]:
+    """For sockets, whose paths may have a hundred characters; of processes that live as long as these tests."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
 @pytest.fixture
 def url(
-    folder: Path, bucket: str, proxy: FaultyProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[str]:
+    folder: Path, bucket: str, proxy: FaultyProxy, tmp_path: Path, short_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> str:
     """The same in a bucket; temporary folders are in `tmp`, and a pass looks two shards ahead."""
     put_files(bucket, "data", {path.name: path.read_bytes() for path in folder.iterdir()})
-    short = tempfile.mkdtemp()  # in it lie sockets, whose paths may have a hundred characters
-    (tmp_path / "tmp").symlink_to(short)
-    monkeypatch.setattr(tempfile, "tempdir", short)
+    temporary = tempfile.mkdtemp(dir=short_folder)
+    (tmp_path / "tmp").symlink_to(temporary)
+    monkeypatch.setattr(tempfile, "tempdir", temporary)
     for module in (order, ahead):
         monkeypatch.setattr(module, "BUFFER_ROWS", 30)
     monkeypatch.setattr(ahead, "AHEAD_SHARDS", 2)
     proxy.requests.clear()
-    yield f"wds:{bucket}/data/Train-{{0..{_COUNT - 1}}}.tar"
-    shutil.rmtree(short, ignore_errors=True)
+    return f"wds:{bucket}/data/Train-{{0..{_COUNT - 1}}}.tar"
 
 
 def _local(folder: Path) -> str:
