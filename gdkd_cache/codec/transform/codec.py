@@ -122,20 +122,20 @@ class TransformCodec(Codec):
     def _prediction(self, top1: Tensor, labels: Tensor) -> Tensor:
         """What is predicted of the coefficients, in quarter steps: int32 [row, component]."""
         means = self._tensor("class_means", top1.device, torch.int16)
-        other = ((labels != top1).int() * LABEL_WEIGHT)[:, None] * means[labels]
-        return means[top1] + ((other + 128) >> 8)
+        other = means.index_select(0, labels).mul_((labels != top1)[:, None])
+        return means.index_select(0, top1).int().add_(other.int().mul_(LABEL_WEIGHT).add_(128) >> 8)
 
     def _scores(self, coefficients: Tensor) -> Tensor:
-        """Reconstructed logits in units: whole quarter steps [row, component] -> int64 [row, class]."""
+        """Reconstructed logits in units: whole quarter steps [row, component] -> whole float64 [row, class]."""
         # Products and sums of small integers in float64 are exact in any order, on any device.
         mean, basis = (self._tensor(name, coefficients.device, torch.float64) for name in ("mean", "basis"))
-        return torch.addmm(mean, coefficients.double(), basis.T).long()
+        return torch.addmm(mean, coefficients.double(), basis.T)
 
     def _top1_order(self) -> np.ndarray | None:
         """For each label, the classes in the order in which its mean suggests them as top-1: int16 [class, rank]."""
         if self.num_classes > _RANKED_CLASSES:
             return None
-        keys = self._scores(torch.from_numpy(self.tables.class_means)) * self.num_classes
+        keys = self._scores(torch.from_numpy(self.tables.class_means)).long() * self.num_classes
         keys += self.num_classes - 1 - torch.arange(self.num_classes)
         keys.fill_diagonal_(2**62)  # the label itself comes first
         return keys.argsort(dim=-1, descending=True, stable=True).short().numpy()
@@ -202,17 +202,17 @@ class TransformCodec(Codec):
 
     def _decode(self, packed: Tensor, escape: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits, and the top classes' values and ids."""
-        widths = [self.num_components, self.num_top - 1, self.num_top, 1]
-        steps, *head = self._patterns.unpack(packed, escape).split(widths, -1)
-        ranks, corrections, code = (part.long() for part in head)
+        symbols = self._patterns.unpack(packed, escape)
+        steps, head = symbols[:, : self.num_components], symbols[:, self.num_components :].long()
+        ranks, corrections, code = head.split([self.num_top - 1, self.num_top, 1], -1)
         first = code[:, 0]
         if self._order is not None:
             first = self._tensor("order", labels.device, torch.int16)[labels, first].long()
-        scores = self._scores(self._prediction(first, labels) + QUARTERS * steps.int())
+        scores = self._scores(self._prediction(first, labels).add_(steps, alpha=QUARTERS))
         classes, values = decode_head(scores, first, ranks, corrections, self.value_step)
         values = (values.double() * self.unit).float()
         # No class outside the top may come above the last of it.
-        logits = (scores.float() * self.unit).minimum(values[:, -1:]).scatter(-1, classes, values)
+        logits = scores.float().mul_(self.unit).clamp_(max=values[:, -1:]).scatter_(-1, classes, values)
         return logits, values, classes
 
     def to_json(self) -> dict[str, Any]:

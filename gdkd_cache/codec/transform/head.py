@@ -12,9 +12,17 @@ _NEVER = -(2**60)
 
 
 def _keys(scores: Tensor) -> Tensor:
-    """Unique keys in the order of the scores, equal scores by ascending class id: int64 [row, class]."""
+    """Unique keys in the order of the scores, equal scores by ascending class id: whole float64 [row, class]."""
     num_classes = scores.shape[-1]
-    return scores * num_classes + (num_classes - 1 - torch.arange(num_classes, device=scores.device))
+    ids = torch.arange(num_classes, dtype=scores.dtype, device=scores.device)
+    return torch.add(num_classes - 1 - ids, scores, alpha=num_classes)
+
+
+def _split(keys: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Scores and class ids of keys, int64 both."""
+    whole = keys.long()
+    scores = whole.div(num_classes, rounding_mode="floor")
+    return scores, num_classes - 1 - (whole - scores * num_classes)
 
 
 def _predicted(own: Tensor, best: Tensor) -> Tensor:
@@ -26,7 +34,7 @@ def encode_head(scores: Tensor, classes: Tensor, values: Tensor, value_step: int
     """Code the top classes.
 
     Args:
-        scores: int64 [row, class], the reconstruction, in units.
+        scores: whole float64 [row, class], the reconstruction, in units.
         classes: int64 [row, k], exact top classes in rank order.
         values: int64 [row, k], their true logits, in units.
         value_step: quantisation step of the values, in units.
@@ -43,13 +51,13 @@ def encode_head(scores: Tensor, classes: Tensor, values: Tensor, value_step: int
         best = keys.amax(-1)
         if r:
             ranks.append((keys > own_keys[:, r : r + 1]).sum(-1))
-        own = own_keys[:, r].div(num_classes, rounding_mode="floor")
-        base = torch.minimum(_predicted(own, best.div(num_classes, rounding_mode="floor")), previous)
+        predicted = _predicted(_split(own_keys[:, r], num_classes)[0], _split(best, num_classes)[0])
+        base = torch.minimum(predicted, previous)
         correction = (2 * (values[:, r] - base) + value_step).div(2 * value_step, rounding_mode="floor")
         previous = torch.minimum(base + correction * value_step, previous)
         corrections.append(correction)
         keys.scatter_(-1, classes[:, r : r + 1], _NEVER)
-    empty = scores.new_empty((len(scores), 0))
+    empty = classes.new_empty((len(scores), 0))
     return torch.stack(ranks, -1) if ranks else empty, torch.stack(corrections, -1)
 
 
@@ -79,9 +87,8 @@ def decode_head(
         places = _places(ranks)
         best = torch.cat([torch.maximum(own, left[:, :1]), left.gather(-1, _first_left(places))], -1)
         own = torch.cat([own, left.gather(-1, places)], -1)
-    score = own.div(num_classes, rounding_mode="floor")
-    classes = num_classes - 1 - (own - score * num_classes)
-    predicted = _predicted(score, best.div(num_classes, rounding_mode="floor"))
+    score, classes = _split(own, num_classes)
+    predicted = _predicted(score, _split(best, num_classes)[0])
     # value = min(min(predicted, value before) + change, value before), unrolled: `falls` is what the sum of the
     # negative changes takes from all that follow.
     changes = corrections * value_step
@@ -90,7 +97,7 @@ def decode_head(
 
 
 def _largest(keys: Tensor, count: int) -> Tensor:
-    """The largest keys of each row, descending: int64 [row, count]."""
+    """The largest keys of each row, descending: [row, count]."""
     if keys.device.type != "cpu":
         return keys.topk(count, -1).values
     # numpy selects and sorts with vector instructions, at a fraction of what torch's topk takes.
