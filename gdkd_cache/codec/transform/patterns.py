@@ -139,7 +139,7 @@ class Patterns:
         parts, first = [], 0
         for table, starts in self._runs[device]:
             names = packed[:, first : first + len(starts)].int() + starts
-            parts.append(table.index_select(0, names.flatten()).view(len(packed), -1))
+            parts.append(table.index_select(0, names.flatten()).view(len(packed), len(starts) * table.shape[1]))
             first += len(starts)
         return torch.cat(parts, -1).add_(escape)  # what is escaped has a pattern of zeros
 
