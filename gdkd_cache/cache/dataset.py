@@ -143,7 +143,7 @@ class CachedDataset:
             size = sum(view.nbytes for view in views)
             self._all_fit = size * len(self._numbers) <= _RESIDENT_BYTES
             kept = "all are kept" if self._all_fit else "they are read again whenever they come round"
-            _LOG.info("a view takes %.1f MB of memory; %s", size / 1e6, kept)
+            _LOG.info("a view takes %.3g MB of memory; %s", size / 1e6, kept)
         self._load(upcoming)
         return views
 
