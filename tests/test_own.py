@@ -40,8 +40,8 @@ from dataclasses import dataclass
 
 import torch
 
-from gdkd_cache.codec.base import Codec, CodecOptions, Column, TopK, check_rows, checked_columns
-from gdkd_cache.codec.base import class_column, exact_top
+from gdkd_cache.codec.base import Codec, CodecOptions, Column, Decoded, TopK, check_columns
+from gdkd_cache.codec.base import check_rows, class_column, exact_top
 from gdkd_cache.fields import option
 
 
@@ -73,16 +73,13 @@ class Steps(Codec):
         steps = ((top.values[:, :1] - logits) / self.step).round().clamp(max=2**15 - 1)
         return {"classes": top.classes.to(torch.uint8), "steps": steps.short()}
 
-    def expand(self, columns, labels):
+    def check(self, columns, labels):
         check_rows(columns["steps"] >= 0, "holds a logit above the largest")
-        return checked_columns(columns, self.num_classes)
+        check_columns(columns, self.num_classes)
 
     def decode(self, columns, labels, temperature=None):
-        return columns["steps"].float() * -self.step
-
-    def topk(self, columns):
-        classes = columns["classes"].long()
-        return TopK(self.decode(columns, None).gather(-1, classes), classes)
+        logits, classes = columns["steps"].float() * -self.step, columns["classes"].long()
+        return Decoded(logits, TopK(logits.gather(-1, classes), classes))
 '''
 _SOURCE = """
 import numpy as np

@@ -18,7 +18,7 @@ from gdkd_cache.codec.fidelity import decode_rows, gradient, gradient_error
 from gdkd_cache.codec.stored import codec_from_json
 from gdkd_cache.codec.topk import TopKCodec
 from gdkd_cache.codec.transform.codec import TransformCodec
-from gdkd_cache.codec.transform.patterns import column_costs, group_columns, pack, pattern_groups, unpack
+from gdkd_cache.codec.transform.patterns import Patterns, column_costs, group_columns
 from gdkd_cache.codec.transform.tables import tables_from_bytes
 from gdkd_cache.errors import CacheError, GdkdCacheError, UsageError
 
@@ -54,12 +54,13 @@ def test_patterns_round_trip(columns: int, rows: int, seed: int, scale: float) -
     costs = column_costs(typical, signed)
     sizes = group_columns(costs, typical)
     assert sizes.sum() == columns
-    groups = pattern_groups(costs, sizes)
+    patterns = Patterns(costs, sizes)
     values = np.rint(rng.laplace(size=(rows, columns)) * scale * 2).astype(np.int64)
     values[0] = rng.integers(-(2**15) + 1, 2**15, columns)
-    packed, escape = pack(groups, torch.from_numpy(values))
+    packed, escape = patterns.pack(torch.from_numpy(values))
     assert packed.max() <= 254
-    assert np.array_equal(unpack(groups, packed, escape).numpy(), values)
+    assert np.array_equal(patterns.unpack(packed, escape).numpy(), values)
+    patterns.check(packed.numpy(), escape.numpy(), np.minimum(values.min(0), 0), np.maximum(values.max(0), 0))
 
 
 def test_the_error_that_was_asked_for() -> None:
@@ -168,11 +169,25 @@ def test_damaged_tables_and_symbols_are_refused(codec: TransformCodec) -> None:
     shape = {name: stored[name] for name in ("num_classes", "num_components", "num_top", "num_groups")}
     assert np.array_equal(tables_from_bytes(tables, **shape).to_bytes(), tables)
     logits, labels = teacher_like(10, 40)
-    columns = codec.encode(logits, labels)
-    columns["packed"][:, -1] = 254  # escaped ...
-    columns["escape"][:] = 5000  # ... to what no encoder writes
-    with pytest.raises(CacheError, match="top-1 code lies beyond the 40 classes"):
-        decode_rows(codec, columns, labels)
+    for column, values, said in (
+        ("packed", (7, -1, 255), "row 7 names no pattern of its codec"),
+        ("escape", (7, -1, 1), "row 7 holds a value where none is escaped"),
+        ("escape", (3, 0, 0), None),
+    ):
+        columns = codec.encode(logits, labels)
+        row, place, value = values
+        columns[column][row, place] = value
+        if said is None:
+            decode_rows(codec, columns, labels)
+            continue
+        with pytest.raises(CacheError, match=said):
+            decode_rows(codec, columns, labels)
+    for place, value in ((-1, 40), (-1, -1), (-1 - codec.num_top - 1, 5000), (codec.num_components, -1)):
+        columns = codec.encode(logits, labels)
+        columns["packed"][5:] = 254
+        columns["escape"][5:, place] = value
+        with pytest.raises(CacheError, match="row 5 holds a rank or a code beyond the classes"):
+            decode_rows(codec, columns, labels)
 
 
 _PACKED = {"codec": "transform", "fidelity": 0.1}

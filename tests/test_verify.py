@@ -15,6 +15,8 @@ from small import build_small, forge
 import gdkd_cache as gc
 from gdkd_cache import open_cache
 from gdkd_cache.checking.verify import verify
+from gdkd_cache.codec.base import Decoded
+from gdkd_cache.codec.dense import DenseCodec
 from gdkd_cache.data.source import ArraySource
 from gdkd_cache.errors import UsageError
 from gdkd_cache.models.build import build_model
@@ -54,6 +56,25 @@ def test_the_teacher_is_known(tmp_path: Path, digits: ArraySource, teacher: Netw
         tmp_path / "a.zarr", source=digits, teacher=replace(teacher, description=description), num_rows=16
     ).problems
     assert "the teacher's weights is sha256:0 here" in problem
+
+
+def test_deep_verification_decodes_every_row(digits_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What passes all checks, but comes out of the codec as no number, is found too."""
+    decode = DenseCodec.decode
+    rows: list[int] = []
+
+    def broken(codec: DenseCodec, columns: Any, labels: Any, temperature: float | None = None) -> Decoded:
+        decoded = decode(codec, columns, labels, temperature)
+        rows.append(len(labels))
+        decoded.logits[7, 3] = torch.nan
+        return decoded
+
+    monkeypatch.setattr(DenseCodec, "decode", broken)
+    assert verify(digits_cache).problems == ()
+    assert rows == []
+    (problem,) = verify(digits_cache, deep=True).problems
+    assert rows == [256]
+    assert "view 0: row 7 decodes to logits that are not finite" in problem
 
 
 def test_a_shard_of_other_logits_is_found(tmp_path: Path, digits: ArraySource, teacher: Network) -> None:

@@ -2,7 +2,7 @@
 
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
@@ -17,6 +17,7 @@ from gdkd_cache.data.targets import ClassTargets
 from gdkd_cache.data.views import VIEWS_AT_ONCE, ViewBatch, ViewRequest
 from gdkd_cache.store.cells import Cells
 from gdkd_cache.store.layout import PROBE, SOURCE_CHECK
+from gdkd_cache.threads import one_worker
 
 Unit = tuple[int, int, range]
 """View, shard and the shard's rows."""
@@ -99,7 +100,7 @@ class Encoder:
 
     def __init__(self, codec: Codec, commit: Commit) -> None:
         self._codec, self._commit = codec, commit
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encode-and-write")
+        self._executor = one_worker("encode-and-write")
         self._waiting: deque[Future[Any]] = deque()
         self._said: dict[int, list[Said]] = defaultdict(list)
         self._parts: dict[int, list[Future[dict[str, np.ndarray]]]] = defaultdict(list)

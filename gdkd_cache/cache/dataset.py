@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -18,16 +18,22 @@ from gdkd_cache.data.loader import ViewLoader
 from gdkd_cache.data.order import epoch_requests
 from gdkd_cache.data.recipes.recipe import Recipe
 from gdkd_cache.data.source import FullSource
-from gdkd_cache.data.views import ViewRenderer
+from gdkd_cache.data.views import ViewRenderer, ViewRequest
 from gdkd_cache.errors import MismatchError, UsageError
 from gdkd_cache.losses.partition import top_classes
 from gdkd_cache.models.normalization import normalize_pixels
 from gdkd_cache.store.reader import CacheReader
+from gdkd_cache.threads import one_worker
 
 _LOG = logging.getLogger(__name__)
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]
 
 _PROBES_AT_START = 512
+_RESIDENT_BYTES = 2**28
+"""Views stay in memory, so as to be read once, where all together need no more than this."""
+_BLOCK_ROWS = 4096
+_BLOCK_LOGITS = 2**22
+"""Batches are decoded several at once, up to so many rows and logits: a few large operations, not many small ones."""
 
 
 class TeacherBatch(NamedTuple):
@@ -109,8 +115,9 @@ class CachedDataset:
         self.size = (height, width) if size is None else (size, size)
         self._seed = views.seed
         self._loaders: dict[tuple[int, str], ViewLoader] = {}
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch-view")
+        self._executor = one_worker("prefetch-view")
         self._resident: dict[int, Future[list[View]]] = {}
+        self._all_fit: bool | None = None  # not known before a view has been loaded
 
     def __len__(self) -> int:
         return len(self.cache_rows)
@@ -127,21 +134,35 @@ class CachedDataset:
         return self._numbers[epoch % len(self._numbers)]
 
     def _views(self, number: int) -> list[View]:
-        """This view of each cache, with the next one on its way; all others are dropped."""
+        """This view of each cache, with the next one on its way; others are dropped, unless all have room."""
         upcoming = self._number(number - self._numbers.start + 1)
-        self._resident = {view: future for view, future in self._resident.items() if view in (number, upcoming)}
+        if self._all_fit is not True:
+            self._resident = {view: future for view, future in self._resident.items() if view in (number, upcoming)}
         views = self._load(number).result()
+        if self._all_fit is None:
+            size = sum(view.nbytes for view in views)
+            self._all_fit = size * len(self._numbers) <= _RESIDENT_BYTES
+            kept = "all are kept" if self._all_fit else "they are read again whenever they come round"
+            _LOG.info("a view takes %.3g MB of memory; %s", size / 1e6, kept)
         self._load(upcoming)
         return views
 
-    def _decode(self, views: list[View], rows: np.ndarray, device: str | torch.device) -> tuple[Tensor, Tensor]:
-        """Logits [batch, class] and top classes [batch, k] of one cache, or of the mean of several."""
-        decoded = [view.decode(rows, device, temperature=self._temperature) for view in views]
-        if len(decoded) == 1:
-            return decoded[0][0], decoded[0][1].classes
-        assert self._temperature is not None
-        logits = mean_logits([logits for logits, _ in decoded], self._weights, self._temperature)
-        return logits, top_classes(logits, min(top.classes.shape[-1] for _, top in decoded))
+    def _said(
+        self, views: list[View], requests: Sequence[ViewRequest], device: str | torch.device
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Logits [batch, class] and top classes [batch, k] of each request, of one cache or of the mean of several."""
+        most = max(min(_BLOCK_ROWS, _BLOCK_LOGITS // self._num_classes), 1)
+        for block in _blocks([self.cache_rows[request.rows] for request in requests], most):
+            rows, sizes = np.concatenate(block), [len(rows) for rows in block]
+            decoded = [view.decode(rows, device, temperature=self._temperature) for view in views]
+            batches = [zip(logits.split(sizes), top.classes.split(sizes), strict=True) for logits, top in decoded]
+            if len(views) == 1:
+                yield from batches[0]
+                continue
+            assert self._temperature is not None
+            for batch in zip(*batches, strict=True):
+                logits = mean_logits([logits for logits, _ in batch], self._weights, self._temperature)
+                yield logits, top_classes(logits, min(classes.shape[-1] for _, classes in batch))
 
     def _loader(self, num_workers: int, device: torch.device) -> ViewLoader:
         key = (num_workers, str(device))
@@ -212,12 +233,12 @@ class CachedDataset:
         )
         views = self._views(number)
         rounded: list[np.ndarray] = []
+        batches = self._loader(num_workers, torch.device(device)).stream(requests)
         try:
-            for batch in self._loader(num_workers, torch.device(device)).stream(requests):
+            for batch, (logits, top) in zip(batches, self._said(views, requests, device), strict=True):
                 rows = self.cache_rows[batch.rows]
                 pixels = batch.pixels.to(device, non_blocking=True)
                 images = pixels if normalize is None else normalize_pixels(pixels, *normalize)
-                logits, top = self._decode(views, rows, device)
                 teacher = TeacherBatch(logits, top, torch.from_numpy(rows), number)
                 targets = batch.targets.for_cross_entropy(self._num_classes)
                 if batch.rounded is not None:
@@ -231,6 +252,18 @@ class CachedDataset:
         if rounded.any() and not self._rounding_told:
             self._rounding_told = True
             _LOG.warning("%s", rounding_line(int(rounded.sum()), len(rounded)))
+
+
+def _blocks(batches: Sequence[np.ndarray], most: int) -> Iterator[list[np.ndarray]]:
+    """Consecutive batches of rows together, as many as have at most so many rows; at least one."""
+    block: list[np.ndarray] = []
+    for rows in batches:
+        if block and sum(map(len, block)) + len(rows) > most:
+            yield block
+            block = []
+        block.append(rows)
+    if block:
+        yield block
 
 
 def mean_logits(

@@ -1,4 +1,4 @@
-"""One view of a cache: its columns resident as compact integers, decoded a batch at a time."""
+"""One view of a cache: its columns resident as they are stored, decoded a batch at a time."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gdkd_cache.codec.base import TopK
+from gdkd_cache.cache.resident import ResidentColumn, SparseColumn
+from gdkd_cache.codec.base import Decoded, TopK
 from gdkd_cache.errors import CacheError, UsageError
 from gdkd_cache.store.layout import PROBE
 from gdkd_cache.store.reader import CacheReader
@@ -16,9 +17,15 @@ Rows = Sequence[int] | np.ndarray | Tensor
 
 
 class View:
-    """The teacher's logits for one view of every row. Made by `Cache.view`."""
+    """The teacher's logits for one view of every row. Made by `Cache.view`.
+
+    Attributes:
+        number: which view.
+        nbytes: what it takes in memory.
+    """
 
     def __init__(self, cache: CacheReader, number: int) -> None:
+        # It may run in a thread beside the training: numpy alone, which brings no threads of its own into that.
         self.number = number
         self._codec, self._cells, self._labels = cache.codec, cache.manifest.identity.cells, cache.labels
         columns = cache.columns(cache.layouts, number)
@@ -27,16 +34,21 @@ class View:
             _check_written(f"{cache.path}: view {number}: {name}", column, fill, name == PROBE)
         columns.pop(PROBE, None)  # checked with the view that it belongs to, and not needed again
         try:
-            self._columns = self._cells.expand(self._codec, columns, self._labels)
+            self._cells.check(self._codec, columns, self._labels)
         except CacheError as error:
             raise CacheError(f"{cache.path}: view {number}: {error}") from None
+        self._columns: dict[str, ResidentColumn] = {
+            name: SparseColumn(column) if cache.layouts[name].column.sparse else column
+            for name, column in columns.items()
+        }
+        self.nbytes = sum(column.nbytes for column in self._columns.values())
 
     def _gather(self, rows: Rows, device: str | torch.device) -> tuple[dict[str, Tensor], Tensor]:
         index = np.asarray(rows, dtype=np.int64)
         if index.ndim != 1 or (index.size and not (index.min() >= 0 and index.max() < len(self._labels))):
             raise UsageError(f"rows must be a list of cache rows in 0..{len(self._labels) - 1}")
         columns = {
-            name: torch.from_numpy(np.take(column, index, axis=0)).to(device, non_blocking=True)
+            name: torch.from_numpy(column[index]).to(device, non_blocking=True)
             for name, column in self._columns.items()
         }
         return columns, torch.from_numpy(self._labels[index]).to(device, non_blocking=True)
@@ -58,7 +70,7 @@ class View:
         Raises:
             UsageError: a row out of range, or a temperature that is not declared.
         """
-        return self.decode(rows, device, temperature=temperature)[0]
+        return self.decode(rows, device, temperature=temperature).logits
 
     def topk(self, rows: Rows, device: str | torch.device = "cpu") -> TopK:
         """The teacher's largest logits in exact rank order: values float32 and classes int64, [batch, k].
@@ -68,15 +80,14 @@ class View:
         Raises:
             UsageError: a row out of range.
         """
-        return self._cells.topk(self._codec, self._gather(rows, device)[0])
+        return self.decode(rows, device).top
 
-    def decode(
-        self, rows: Rows, device: str | torch.device = "cpu", *, temperature: float | None = None
-    ) -> tuple[Float[Tensor, "batch *grid class"], TopK]:
-        """`logits` and `topk` of the same rows from one gather."""
-        columns, labels = self._gather(rows, device)
-        logits = self._cells.decode(self._codec, columns, labels, temperature)
-        return logits, self._cells.topk(self._codec, columns)
+    def decode(self, rows: Rows, device: str | torch.device = "cpu", *, temperature: float | None = None) -> Decoded:
+        """`logits` and `topk` of the same rows at once."""
+        if torch.device(device).type == "mps":  # which lacks the float64 that codecs count in
+            logits, top = self.decode(rows, "cpu", temperature=temperature)
+            return Decoded(logits.to(device), TopK(*(part.to(device) for part in top)))
+        return self._cells.decode(self._codec, *self._gather(rows, device), temperature)
 
 
 def _check_written(what: str, column: np.ndarray, fill: int | float, whole_rows: bool) -> None:

@@ -15,6 +15,8 @@ from gdkd_cache.errors import CacheError, MismatchError, UsageError
 from gdkd_cache.models.network import Network
 from gdkd_cache.progress import progress
 
+_ROWS_AT_ONCE = 1024
+
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyResult:
@@ -82,7 +84,7 @@ def verify(
             try:
                 _ = cache.keys
                 for number in cache.view_numbers:
-                    cache.view(number)
+                    _decode(cache, number)
                     views_decoded += 1
                     advance(1)
             except CacheError as error:
@@ -106,6 +108,21 @@ def verify(
         replay=replay,
         rerun=said,
     )
+
+
+def _decode(cache: Cache, number: int) -> None:
+    """Decode every row of a view, which its loading has checked.
+
+    Raises:
+        CacheError: its data is damaged, or decodes to what are no logits.
+    """
+    view = cache.view(number)
+    for first in range(0, cache.num_rows, _ROWS_AT_ONCE):
+        rows = np.arange(first, min(first + _ROWS_AT_ONCE, cache.num_rows))
+        finite = view.logits(rows).isfinite().flatten(1).all(-1).numpy()
+        if not finite.all():
+            row = int(rows[~finite][0])
+            raise CacheError(f"{cache.path}: view {number}: row {row} decodes to logits that are not finite")
 
 
 def _images(

@@ -33,12 +33,14 @@ class Column:
         shape: shape of one row's entry; () for a scalar.
         fill: a sentinel that no encoder writes: what an unwritten chunk would read as.
         separate: compress each component on its own, where they have statistics of their own.
+        sparse: zero nearly everywhere, so that a view keeps the rest alone in memory.
     """
 
     dtype: str
     shape: tuple[int, ...]
     fill: int | float
     separate: bool = False
+    sparse: bool = False
 
 
 class TopK(NamedTuple):
@@ -51,6 +53,18 @@ class TopK(NamedTuple):
 
     values: Float[Tensor, "batch k"]
     classes: Int[Tensor, "batch k"]
+
+
+class Decoded(NamedTuple):
+    """What a codec makes of some rows.
+
+    Attributes:
+        logits: float32 [row, class], up to a constant per row.
+        top: the exact top classes.
+    """
+
+    logits: Float[Tensor, "row class"]
+    top: TopK
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +121,11 @@ class Codec(ABC):
         """Encode float logits [row, class] on any device; labels int64 [row]. Finite logits only."""
 
     @abstractmethod
-    def expand(self, columns: Mapping[str, np.ndarray], labels: np.ndarray) -> dict[str, np.ndarray]:
-        """What a view keeps in memory, from its stored columns: once a view, so that a batch decodes fast.
+    def check(self, columns: Mapping[str, np.ndarray], labels: np.ndarray) -> None:
+        """Refuse what no encoder writes, of a whole view at once: all that it lets through can be decoded.
+
+        It runs beside the training whenever a view is loaded: it looks at the columns as they are stored, and decodes
+        nothing.
 
         Raises:
             CacheError: values that no encoder writes.
@@ -117,12 +134,8 @@ class Codec(ABC):
     @abstractmethod
     def decode(
         self, columns: Mapping[str, Tensor], labels: Int[Tensor, " row"], temperature: float | None = None
-    ) -> Float[Tensor, "row class"]:
-        """Reconstruct float32 logits [row, class] of expanded columns, up to a constant per row."""
-
-    @abstractmethod
-    def topk(self, columns: Mapping[str, Tensor]) -> TopK:
-        """The exact top classes of expanded columns."""
+    ) -> Decoded:
+        """Reconstruct some rows from checked columns, as `encode` gave them, on the columns' device."""
 
     def refusal(self, loss: Loss) -> str | None:
         """Why it cannot serve a loss, naming what it can serve; None when it can.
@@ -187,8 +200,8 @@ def exact_top(logits: Float[Tensor, "row class"], num_top: int) -> TopK:
     return TopK(logits.gather(-1, classes), classes)
 
 
-def checked_columns(columns: Mapping[str, np.ndarray], num_classes: int) -> dict[str, np.ndarray]:
-    """The columns as they are, for codecs that decode them straight away, once their values are checked.
+def check_columns(columns: Mapping[str, np.ndarray], num_classes: int) -> None:
+    """Refuse what no column may hold: of `classes`, which are a row's top, and of all numbers.
 
     Raises:
         CacheError: an id that is no class, a class that occurs twice among a row's top, or a number that is not finite.
@@ -201,7 +214,6 @@ def checked_columns(columns: Mapping[str, np.ndarray], num_classes: int) -> dict
     for column in columns.values():
         if column.dtype.kind == "f":
             check_rows(np.isfinite(column), "holds a number that is not finite")
-    return dict(columns)
 
 
 def check_rows(good: np.ndarray, fault: str) -> None:

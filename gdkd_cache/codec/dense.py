@@ -12,10 +12,11 @@ from gdkd_cache.codec.base import (
     Codec,
     CodecOptions,
     Column,
+    Decoded,
     TopK,
+    check_columns,
     check_num_top,
     check_rows,
-    checked_columns,
     class_column,
     class_dtype,
     exact_top,
@@ -75,15 +76,11 @@ class DenseCodec(Codec):
         top = exact_top(z, self.num_top)
         return {"classes": top.classes.to(getattr(torch, class_dtype(self.num_classes))), "logits": stored}
 
-    def expand(self, columns: Mapping[str, np.ndarray], labels: np.ndarray) -> dict[str, np.ndarray]:
-        checked = checked_columns(columns, self.num_classes)
-        ranked = np.take_along_axis(checked["logits"], checked["classes"].astype(np.int64), axis=-1)
+    def check(self, columns: Mapping[str, np.ndarray], labels: np.ndarray) -> None:
+        check_columns(columns, self.num_classes)
+        ranked = np.take_along_axis(columns["logits"], columns["classes"].astype(np.int64), axis=-1)
         check_rows(ranked[:, 1:] <= ranked[:, :-1], "holds top classes out of the order of their logits")
-        return checked
 
-    def decode(self, columns: Mapping[str, Tensor], labels: Tensor, temperature: float | None = None) -> Tensor:
-        return columns["logits"].float()
-
-    def topk(self, columns: Mapping[str, Tensor]) -> TopK:
-        classes = columns["classes"].long()
-        return TopK(columns["logits"].float().gather(-1, classes), classes)
+    def decode(self, columns: Mapping[str, Tensor], labels: Tensor, temperature: float | None = None) -> Decoded:
+        logits, classes = columns["logits"].float(), columns["classes"].long()
+        return Decoded(logits, TopK(logits.gather(-1, classes), classes))

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gdkd_cache.codec.base import Codec, TopK, exact_top
+from gdkd_cache.codec.base import Codec, Decoded, exact_top
 from gdkd_cache.losses.base import Loss
 from gdkd_cache.losses.partition import standardize
 
@@ -85,11 +85,11 @@ def encode_rows(codec: Codec, logits: Tensor, labels: Tensor) -> dict[str, Tenso
 
 def decode_rows(
     codec: Codec, columns: Mapping[str, Tensor], labels: Tensor, temperature: float | None = None
-) -> tuple[Tensor, TopK]:
-    """Decode stored columns as a reader would: logits [row, class] and the exact top classes."""
-    expanded = codec.expand({name: column.cpu().numpy() for name, column in columns.items()}, labels.cpu().numpy())
-    resident = {name: torch.from_numpy(column) for name, column in expanded.items()}
-    return codec.decode(resident, labels.cpu(), temperature), codec.topk(resident)
+) -> Decoded:
+    """Check and decode stored columns as a reader would."""
+    columns, labels = {name: column.cpu() for name, column in columns.items()}, labels.cpu()
+    codec.check({name: column.numpy() for name, column in columns.items()}, labels.numpy())
+    return codec.decode(columns, labels, temperature)
 
 
 def measure(codec: Codec, logits: Tensor, labels: Tensor, losses: Sequence[Loss]) -> tuple[Fidelity, dict[str, Tensor]]:

@@ -13,11 +13,12 @@ from gdkd_cache.codec.base import (
     Codec,
     CodecOptions,
     Column,
+    Decoded,
     TopK,
+    check_columns,
     check_num_top,
     check_rows,
     check_step,
-    checked_columns,
     class_column,
     class_dtype,
     exact_top,
@@ -111,29 +112,28 @@ class TopKCodec(Codec):
             "tail": tail.clamp(min=-65504).to(torch.float16),
         }
 
-    def expand(self, columns: Mapping[str, np.ndarray], labels: np.ndarray) -> dict[str, np.ndarray]:
+    def check(self, columns: Mapping[str, np.ndarray], labels: np.ndarray) -> None:
         label_in_top = (columns["classes"] == labels[:, None]).any(-1)
         lowest = columns["steps"].sum(-1, dtype=np.int64)
         check_rows(label_in_top | (columns["label"] >= lowest), "holds a label's logit above those of its top")
-        return checked_columns(columns, self.num_classes)
+        check_columns(columns, self.num_classes)
 
-    def decode(self, columns: Mapping[str, Tensor], labels: Tensor, temperature: float | None = None) -> Tensor:
+    def decode(self, columns: Mapping[str, Tensor], labels: Tensor, temperature: float | None = None) -> Decoded:
         temperature = self.temperatures[0] if temperature is None else temperature
         if temperature not in self.temperatures:
             raise UsageError(f"temperature {temperature} is not among the declared {list(self.temperatures)}")
-        top = self.topk(columns)
+        below = columns["steps"].long().cumsum(-1) * self.step
+        top = TopK(torch.nn.functional.pad(-below.float(), (1, 0)), columns["classes"].long())
         label_value = -self.step * columns["label"].float()[:, None]
         label_in_top = (top.classes == labels[:, None]).any(-1)
-        tail_size = (self.num_classes - self.num_top - (~label_in_top).int()).clamp(min=1)
+        # Two sizes are possible: taken together, a row's logarithm is the same wherever it stands in a batch.
+        sizes = (self.num_classes - self.num_top - torch.arange(2, device=labels.device)).clamp(min=1).log()
         tail = columns["tail"][:, self.temperatures.index(temperature)].float()
         # Uniform over the tail at its exact mass; rounding must not lift it above the k-th logit.
-        level = (temperature * (tail - tail_size.log())).minimum(top.values[:, -1])
+        level = (temperature * (tail - sizes[(~label_in_top).long()])).minimum(top.values[:, -1])
         logits = level[:, None].repeat(1, self.num_classes)
-        return logits.scatter(-1, labels[:, None], label_value).scatter(-1, top.classes, top.values)
-
-    def topk(self, columns: Mapping[str, Tensor]) -> TopK:
-        below = columns["steps"].long().cumsum(-1) * self.step
-        return TopK(torch.nn.functional.pad(-below.float(), (1, 0)), columns["classes"].long())
+        logits = logits.scatter(-1, labels[:, None], label_value).scatter(-1, top.classes, top.values)
+        return Decoded(logits, top)
 
     def refusal(self, loss: Loss) -> str | None:
         if loss.standardize:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gdkd_cache.codec.base import Codec, Column, TopK
+from gdkd_cache.codec.base import Codec, Column, Decoded, TopK
 
 Array = TypeVar("Array", np.ndarray, Tensor)
 
@@ -68,26 +68,22 @@ class Cells:
         columns = codec.encode(self.split(logits, stored=False), self.split(labels, stored=False))
         return {name: self.join(column) for name, column in columns.items()}
 
-    def expand(self, codec: Codec, columns: Mapping[str, np.ndarray], labels: np.ndarray) -> dict[str, np.ndarray]:
-        """What a view keeps in memory, from its stored columns, labels stored likewise.
+    def check(self, codec: Codec, columns: Mapping[str, np.ndarray], labels: np.ndarray) -> None:
+        """Refuse a view's stored columns, labels stored likewise, if the codec does.
 
         Raises:
             CacheError: values that no encoder writes.
         """
-        cells = {name: self.split(column) for name, column in columns.items()}
-        return {name: self.join(column) for name, column in codec.expand(cells, self.split(labels)).items()}
+        codec.check({name: self.split(column) for name, column in columns.items()}, self.split(labels))
 
     def decode(
         self, codec: Codec, columns: Mapping[str, Tensor], labels: Tensor, temperature: float | None = None
-    ) -> Float[Tensor, "row *grid class"]:
-        """Float32 logits of some rows of expanded columns, up to a constant per cell."""
+    ) -> Decoded:
+        """Decode some rows' stored columns: logits [row, *grid, class], and the top classes [row, *grid, k]."""
         cells = {name: self.split(column) for name, column in columns.items()}
-        return self.join(codec.decode(cells, self.split(labels), temperature), stored=False)
-
-    def topk(self, codec: Codec, columns: Mapping[str, Tensor]) -> TopK:
-        """The largest logits of some rows of expanded columns: values and classes [row, *grid, k]."""
-        values, classes = codec.topk({name: self.split(column) for name, column in columns.items()})
-        return TopK(self.join(values, stored=False), self.join(classes, stored=False))
+        logits, top = codec.decode(cells, self.split(labels), temperature)
+        logits, values, classes = (self.join(part, stored=False) for part in (logits, *top))
+        return Decoded(logits, TopK(values, classes))
 
 
 ONE_CELL = Cells()

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gdkd_cache.codec.base import Codec, CodecOptions, Column, TopK, check_num_top, check_rows, check_step, exact_top
+from gdkd_cache.codec.base import Codec, CodecOptions, Column, Decoded, TopK, check_num_top, check_step, exact_top
 from gdkd_cache.codec.transform.head import decode_head, encode_head
-from gdkd_cache.codec.transform.patterns import ESCAPE, PatternGroup, pack, pattern_groups, unpack
+from gdkd_cache.codec.transform.patterns import Patterns
 from gdkd_cache.codec.transform.quantise import quantise, sensitivity
 from gdkd_cache.codec.transform.tables import TransformTables, tables_from_bytes
-from gdkd_cache.errors import CacheError, GdkdCacheError
+from gdkd_cache.errors import GdkdCacheError
 from gdkd_cache.fields import option
 from gdkd_cache.losses.base import Loss, loss_from_json
 from gdkd_cache.threads import one_thread
@@ -26,7 +26,8 @@ BASIS_SCALE = 127
 HEAD_WEIGHT = 20.0
 LABEL_WEIGHT = 64
 _RANKED_CLASSES = 2048
-_EXPAND_VALUES = 2**22
+_DECODE_VALUES = 2**19
+"""Logits decoded at once: what fits the processor's caches, and bounds the memory of a batch of many classes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,13 +70,15 @@ class TransformCodec(Codec):
     weight_scale: float
     losses: tuple[Loss, ...]
     tables: TransformTables
-    _groups: list[PatternGroup] = field(init=False)
-    _order: Tensor | None = field(init=False)
+    _patterns: Patterns = field(init=False)
+    _resident: dict[tuple[str, torch.device, torch.dtype], Tensor] = field(init=False)
+    _order: np.ndarray | None = field(init=False)
 
     def __post_init__(self) -> None:
         check_num_top(self.num_top, self.num_classes)
         check_step(self.step)
-        object.__setattr__(self, "_groups", pattern_groups(self.tables.costs, self.tables.groups))
+        object.__setattr__(self, "_patterns", Patterns(self.tables.costs, self.tables.groups))
+        object.__setattr__(self, "_resident", {})
         object.__setattr__(self, "_order", self._top1_order())
 
     @classmethod
@@ -89,6 +92,10 @@ class TransformCodec(Codec):
         return self.tables.basis.shape[1]
 
     @property
+    def _num_columns(self) -> int:
+        return self.num_components + 2 * self.num_top
+
+    @property
     def unit(self) -> float:
         """What the exact integers count, in logits."""
         return self.step / (QUARTERS * BASIS_SCALE)
@@ -99,35 +106,39 @@ class TransformCodec(Codec):
         return QUARTERS * BASIS_SCALE
 
     def columns(self) -> dict[str, Column]:
-        columns = self.num_components + 2 * self.num_top
         return {
-            "packed": Column(dtype="uint8", shape=(len(self._groups),), fill=255, separate=True),
-            "escape": Column(dtype="int16", shape=(columns,), fill=-(2**15)),
+            "packed": Column(dtype="uint8", shape=(len(self._patterns),), fill=255, separate=True),
+            "escape": Column(dtype="int16", shape=(self._num_columns,), fill=-(2**15), sparse=True),
         }
 
     def _tensor(self, name: str, device: torch.device, dtype: torch.dtype) -> Tensor:
-        return torch.from_numpy(getattr(self.tables, name)).to(device, dtype)
+        """A table on a device, where it stays."""
+        key = (name, device, dtype)
+        if key not in self._resident:
+            table = self._order if name == "order" else getattr(self.tables, name)
+            self._resident[key] = torch.from_numpy(table).to(device, dtype)
+        return self._resident[key]
 
     def _prediction(self, top1: Tensor, labels: Tensor) -> Tensor:
-        """What is predicted of the coefficients, in quarter steps: int64 [row, component]."""
-        means = self._tensor("class_means", top1.device, torch.int64)
-        other = ((labels != top1).long() * LABEL_WEIGHT)[:, None] * means[labels]
-        return means[top1] + ((other + 128) >> 8)
+        """What is predicted of the coefficients, in quarter steps: int32 [row, component]."""
+        means = self._tensor("class_means", top1.device, torch.int16)
+        other = means.index_select(0, labels).mul_((labels != top1)[:, None])
+        return means.index_select(0, top1).int().add_(other.int().mul_(LABEL_WEIGHT).add_(128) >> 8)
 
     def _scores(self, coefficients: Tensor) -> Tensor:
-        """Reconstructed logits in units: whole quarter steps [row, component] -> int64 [row, class]."""
+        """Reconstructed logits in units: whole quarter steps [row, component] -> whole float64 [row, class]."""
         # Products and sums of small integers in float64 are exact in any order, on any device.
-        basis = self._tensor("basis", coefficients.device, torch.float64)
-        return (coefficients.double() @ basis.T).long() + self._tensor("mean", coefficients.device, torch.int64)
+        mean, basis = (self._tensor(name, coefficients.device, torch.float64) for name in ("mean", "basis"))
+        return torch.addmm(mean, coefficients.double(), basis.T)
 
-    def _top1_order(self) -> Tensor | None:
-        """For each label, the classes in the order in which its mean suggests them as top-1: int64 [class, rank]."""
+    def _top1_order(self) -> np.ndarray | None:
+        """For each label, the classes in the order in which its mean suggests them as top-1: int16 [class, rank]."""
         if self.num_classes > _RANKED_CLASSES:
             return None
-        keys = self._scores(torch.from_numpy(self.tables.class_means)) * self.num_classes
+        keys = self._scores(torch.from_numpy(self.tables.class_means)).long() * self.num_classes
         keys += self.num_classes - 1 - torch.arange(self.num_classes)
         keys.fill_diagonal_(2**62)  # the label itself comes first
-        return keys.argsort(dim=-1, descending=True, stable=True)
+        return keys.argsort(dim=-1, descending=True, stable=True).short().numpy()
 
     def residual(self, logits: Tensor, top1: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Centred logits and what prediction leaves of them, both float32 [row, class], and the prediction."""
@@ -161,7 +172,9 @@ class TransformCodec(Codec):
         scores = self._scores(prediction + QUARTERS * steps)
         values = (centred.gather(-1, top.classes).double() / self.unit).round().long()
         ranks, corrections = encode_head(scores, top.classes, values, self.value_step)
-        code = top1 if self._order is None else (self._order.to(device)[labels] == top1[:, None]).long().argmax(-1)
+        code = top1
+        if self._order is not None:
+            code = (self._tensor("order", device, torch.int16)[labels] == top1[:, None]).long().argmax(-1)
         return torch.cat([steps, ranks, corrections, code[:, None]], -1)
 
     def encode(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -171,49 +184,36 @@ class TransformCodec(Codec):
             raise GdkdCacheError(
                 f"row {row} of the batch: its logits are beyond {2**15} steps of {self.step:.3g}; use codec dense"
             )
-        packed, escape = pack(self._groups, symbols)
+        packed, escape = self._patterns.pack(symbols)
         return {"packed": packed, "escape": escape}
 
-    def expand(self, columns: Mapping[str, np.ndarray], labels: np.ndarray) -> dict[str, np.ndarray]:
-        named = np.array([group.num_patterns for group in self._groups])
-        check_rows((columns["packed"] < named) | (columns["packed"] == ESCAPE), "names no pattern of its codec")
-        parts: list[dict[str, np.ndarray]] = []
-        step = max(_EXPAND_VALUES // self.num_classes, 1)
-        for first in range(0, len(labels), step):
-            rows = slice(first, first + step)
-            part = {name: torch.from_numpy(column[rows]) for name, column in columns.items()}
-            parts.append(self._expand(part["packed"], part["escape"], torch.from_numpy(labels[rows])))
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    def check(self, columns: Mapping[str, np.ndarray], labels: np.ndarray) -> None:
+        least, most = np.full(self._num_columns, -(2**15)), np.full(self._num_columns, 2**15 - 1)
+        ranks, code = slice(self.num_components, self.num_components + self.num_top - 1), -1
+        least[ranks], most[ranks] = 0, self.num_classes - 2 - np.arange(self.num_top - 1)
+        least[code], most[code] = 0, self.num_classes - 1
+        self._patterns.check(columns["packed"], columns["escape"], least, most)
 
-    def _expand(self, packed: Tensor, escape: Tensor, labels: Tensor) -> dict[str, np.ndarray]:
-        symbols = unpack(self._groups, packed, escape).long()
-        widths = [self.num_components, self.num_top - 1, self.num_top, 1]
-        steps, ranks, corrections, code = symbols.split(widths, -1)
+    def decode(self, columns: Mapping[str, Tensor], labels: Tensor, temperature: float | None = None) -> Decoded:
+        rows = max(_DECODE_VALUES // self.num_classes, 1)
+        pieces = zip(columns["packed"].split(rows), columns["escape"].split(rows), labels.split(rows), strict=True)
+        logits, values, classes = map(torch.cat, zip(*(self._decode(*piece) for piece in pieces), strict=True))
+        return Decoded(logits, TopK(values, classes))
+
+    def _decode(self, packed: Tensor, escape: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, and the top classes' values and ids."""
+        symbols = self._patterns.unpack(packed, escape)
+        steps, head = symbols[:, : self.num_components], symbols[:, self.num_components :].long()
+        ranks, corrections, code = head.split([self.num_top - 1, self.num_top, 1], -1)
         first = code[:, 0]
-        if ((first < 0) | (first >= self.num_classes)).any():
-            raise CacheError(f"a stored top-1 code lies beyond the {self.num_classes} classes: the cache is damaged")
         if self._order is not None:
-            first = self._order[labels, first]
-        coefficients = self._prediction(first, labels) + QUARTERS * steps
-        classes, values = decode_head(self._scores(coefficients), first, ranks, corrections, self.value_step)
-        narrow = np.int16 if self.num_classes < 2**15 else np.int32
-        return {
-            # The prediction adds at most 2**15 / 2 quarter steps; what overflows int16 is kept wide.
-            "coefficients": _narrowed(coefficients.numpy()),
-            "classes": classes.numpy().astype(narrow),
-            "values": (values.double() * self.unit).float().numpy(),
-        }
-
-    def decode(self, columns: Mapping[str, Tensor], labels: Tensor, temperature: float | None = None) -> Tensor:
-        top = self.topk(columns)
-        device = labels.device
-        basis = self._tensor("basis", device, torch.float32)
-        logits = torch.addmm(self._tensor("mean", device, torch.float32), columns["coefficients"].float(), basis.T)
+            first = self._tensor("order", labels.device, torch.int16)[labels, first].long()
+        scores = self._scores(self._prediction(first, labels).add_(steps, alpha=QUARTERS))
+        classes, values = decode_head(scores, first, ranks, corrections, self.value_step)
+        values = (values.double() * self.unit).float()
         # No class outside the top may come above the last of it.
-        return (logits * self.unit).minimum(top.values[:, -1:]).scatter(-1, top.classes, top.values)
-
-    def topk(self, columns: Mapping[str, Tensor]) -> TopK:
-        return TopK(columns["values"], columns["classes"].long())
+        logits = scores.float().mul_(self.unit).clamp_(max=values[:, -1:]).scatter_(-1, classes, values)
+        return logits, values, classes
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -244,8 +244,3 @@ class TransformCodec(Codec):
 
     def tables_bytes(self) -> np.ndarray:
         return self.tables.to_bytes()
-
-
-def _narrowed(coefficients: np.ndarray) -> np.ndarray:
-    fits = np.abs(coefficients).max(initial=0) < 2**15
-    return coefficients.astype(np.int16 if fits else np.int32)

@@ -6,11 +6,15 @@ The tables are made from integers alone, the same on every machine. What no patt
 so, and the values lie in the `escape` column, as wide as they need to be.
 """
 
+from collections.abc import Iterator
 from functools import cached_property, lru_cache
+from itertools import groupby
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from gdkd_cache.codec.base import check_rows
 
 ESCAPE = 254
 """The byte that says: this row's values are in the escape column. 255 is the sentinel of unwritten data."""
@@ -98,10 +102,87 @@ def _group(costs: bytes) -> PatternGroup:
     return PatternGroup(np.frombuffer(costs, np.uint8).reshape(-1, 3))
 
 
-def pattern_groups(costs: np.ndarray, sizes: np.ndarray) -> list[PatternGroup]:
-    """The groups of all columns: costs uint8 [column, 3], sizes uint8 [group] with sum column."""
-    ends = np.cumsum(sizes.astype(np.int64))
-    return [_group(costs[end - size : end].tobytes()) for size, end in zip(sizes.tolist(), ends.tolist(), strict=True)]
+class Patterns:
+    """The patterns of all columns: whole numbers [row, column] to bytes [row, group] and back.
+
+    Args:
+        costs: uint8 [column, 3].
+        sizes: uint8 [group], the groups' columns, whose sum is all columns.
+    """
+
+    def __init__(self, costs: np.ndarray, sizes: np.ndarray) -> None:
+        parts = np.split(costs, np.cumsum(sizes.astype(np.int64))[:-1])
+        self._groups = [_group(part.tobytes()) for part in parts]
+        self._sizes = sizes.astype(np.int64)
+        self._runs: dict[torch.device, list[tuple[Tensor, Tensor]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def pack(self, symbols: Tensor) -> tuple[Tensor, Tensor]:
+        """int64 [row, column] -> packed uint8 [row, group], and escape int16 [row, column]: zero but where escaped."""
+        escape = torch.zeros(symbols.shape, dtype=torch.int16, device=symbols.device)
+        packed, start = [], 0
+        for group in self._groups:
+            columns = slice(start, start + group.width)
+            packed.append(group.encode(symbols[:, columns]))
+            escaped = packed[-1] == ESCAPE
+            escape[escaped, columns] = symbols[escaped, columns].to(torch.int16)
+            start += group.width
+        return torch.stack(packed, -1), escape
+
+    def unpack(self, packed: Tensor, escape: Tensor) -> Tensor:
+        """The inverse of `pack`, of bytes and escapes that `check` lets through: int16 [row, column]."""
+        device = packed.device
+        if device not in self._runs:
+            self._runs[device] = [(table.to(device), starts.to(device)) for table, starts in self._tables()]
+        parts, first = [], 0
+        for table, starts in self._runs[device]:
+            names = packed[:, first : first + len(starts)].int() + starts
+            parts.append(table.index_select(0, names.flatten()).view(len(packed), len(starts) * table.shape[1]))
+            first += len(starts)
+        return torch.cat(parts, -1).add_(escape)  # what is escaped has a pattern of zeros
+
+    def _tables(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Of each run of groups of one width: their tables, one after the other, and where each begins in them.
+
+        Groups of one width are looked up at once: one large gather costs a fraction of many small ones.
+        """
+        for _, run in groupby(self._groups, lambda group: group.width):
+            tables = [group.table for group in run]
+            yield torch.cat(tables), 256 * torch.arange(len(tables), dtype=torch.int32)
+
+    def check(self, packed: np.ndarray, escape: np.ndarray, least: np.ndarray, most: np.ndarray) -> None:
+        """Refuse what `pack` gives for no numbers of these ranges.
+
+        Args:
+            packed, escape: as `pack` gives them.
+            least, most: int [column], the ranges, which include 0.
+
+        Raises:
+            CacheError: a byte that names no pattern, or one out of range; or an escape that is out of range or has no
+                byte that says so.
+        """
+        ends = self._sizes.cumsum()
+        for number, (group, end) in enumerate(zip(self._groups, ends.tolist(), strict=True)):
+            columns = slice(end - group.width, end)
+            table = group.table[: group.num_patterns].numpy()
+            good = np.zeros(256, bool)
+            good[: len(table)] = ((table >= least[columns]) & (table <= most[columns])).all(-1)
+            good[ESCAPE] = True
+            names, seen = packed[:, number], np.zeros(256, bool)
+            seen[names] = True
+            if (seen & ~good).any():
+                check_rows(good[names], "names no pattern of its codec")
+        rows, columns = np.divmod(np.flatnonzero(escape.reshape(-1) != 0), escape.shape[1])
+        values = escape[rows, columns]
+        escaped = packed[rows, np.repeat(np.arange(len(self)), self._sizes)[columns]] == ESCAPE
+        for good, fault in (
+            (escaped, "holds a value where none is escaped"),
+            ((values >= least[columns]) & (values <= most[columns]), "holds a rank or a code beyond the classes"),
+        ):
+            if not good.all():
+                check_rows(~np.isin(np.arange(len(packed)), rows[~good]), fault)
 
 
 def group_columns(costs: np.ndarray, symbols: np.ndarray) -> np.ndarray:
@@ -128,27 +209,3 @@ def group_columns(costs: np.ndarray, symbols: np.ndarray) -> np.ndarray:
         sizes.append(width)
         start += width
     return np.array(sizes, np.uint8)
-
-
-def pack(groups: list[PatternGroup], symbols: Tensor) -> tuple[Tensor, Tensor]:
-    """int64 [row, column] -> packed uint8 [row, group] and escape int16 [row, column], zero but where escaped."""
-    packed, escape, start = [], torch.zeros(symbols.shape, dtype=torch.int16, device=symbols.device), 0
-    for group in groups:
-        columns = slice(start, start + group.width)
-        packed.append(group.encode(symbols[:, columns]))
-        escaped = packed[-1] == ESCAPE
-        escape[escaped, columns] = symbols[escaped, columns].to(torch.int16)
-        start += group.width
-    return torch.stack(packed, -1), escape
-
-
-def unpack(groups: list[PatternGroup], packed: Tensor, escape: Tensor) -> Tensor:
-    """The inverse of `pack`: int16 [row, column]."""
-    parts, start = [], 0
-    for group, names in zip(groups, packed.unbind(-1), strict=True):
-        values = group.table[names.long()]
-        escaped = names == ESCAPE
-        values[escaped] = escape[escaped, start : start + group.width]
-        parts.append(values)
-        start += group.width
-    return torch.cat(parts, -1)
