@@ -9,7 +9,6 @@ import sys
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import Future
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -51,10 +50,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory, digits: ArraySource) -> Pat
 
 
 @pytest.fixture(scope="session")
-def short_folder() -> Iterator[Path]:
+def short_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """For sockets, whose paths may have a hundred characters; of processes that live as long as these tests."""
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
+    return tmp_path_factory.mktemp("s")
 
 
 @pytest.fixture
