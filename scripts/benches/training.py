@@ -1,0 +1,208 @@
+"""What distillation from a cache costs a training, and a build its teacher."""
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import gdkd_cache as gc
+from benches.timing import Bench, Figure, ratios
+from gdkd_cache.building.build import build
+from gdkd_cache.building.options import BuildOptions
+from gdkd_cache.data.source import ArraySource
+from gdkd_cache.data.views import ViewRenderer, requests_for
+from gdkd_cache.models.build import build_model
+from gdkd_cache.models.network import Network
+from gdkd_cache.models.normalization import normalize_pixels
+from gdkd_cache.store.facts import TeacherFacts
+from gdkd_cache.threads import in_threads
+from gdkd_cache.training.batches import Batches, cached_batches, rendered_batches
+from gdkd_cache.training.threads import choose_threads
+
+_LOSS = gc.loss("gdkd:k=5,w2=8,temperature=4")
+
+
+def images_of(num_rows: int, side: int, num_classes: int) -> ArraySource:
+    """Smooth random images, labelled at random: what a step costs does not depend on what they show."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(num_rows, 3, 4, 4, generator=generator)
+    images = F.interpolate(coarse, size=side, mode="bilinear").mul(255).to(torch.uint8).numpy()
+    labels = np.random.default_rng(0).integers(0, num_classes, num_rows)
+    labels[:num_classes] = np.arange(num_classes)
+    keys = [f"{row:06d}" for row in range(num_rows)]
+    classes = [str(number) for number in range(num_classes)]
+    return ArraySource(name="synthetic", images=images, labels=labels.astype(np.int64), keys=keys, classes=classes)
+
+
+def teacher_of(name: str, source: ArraySource, device: torch.device) -> Network:
+    """A network without training, its logits spread like a trained one's."""
+    torch.manual_seed(0)
+    model = build_model(name, len(source.classes)).eval().to(device)
+    with torch.no_grad():
+        for parameter in list(model.parameters())[-2:]:
+            parameter.mul_(10)
+    facts = TeacherFacts(name=name, weights=f"sha256:{0:064d}", mean=source.mean, std=source.std)
+    return Network(model=model, mean=source.mean, std=source.std, device=device, precision="float32", description=facts)
+
+
+@dataclass
+class _Epochs:
+    """Epochs of a student's training on batches, one a call."""
+
+    student: str
+    batches: Batches
+    num_classes: int
+    device: torch.device
+
+    def __post_init__(self) -> None:
+        torch.manual_seed(0)
+        self.model: nn.Module = build_model(self.student, self.num_classes).to(self.device).train()
+        self.optimizer = torch.optim.SGD(self.model.parameters(), 0.01, momentum=0.9)
+        self.numbers = count()
+
+    def __call__(self) -> None:
+        for images, labels, said in self.batches(next(self.numbers)):
+            logits = self.model(images)
+            value = F.cross_entropy(logits, labels)
+            if said is not None:
+                value = value + _LOSS(logits, said.logits, labels, said.top)
+            self.optimizer.zero_grad(set_to_none=True)
+            value.backward()
+            self.optimizer.step()
+
+
+def _cache(bench: Bench, source: ArraySource, teacher: Network, recipe: str) -> gc.Cache:
+    out = bench.folder / f"{teacher.description.name}-{len(source)}.zarr"
+    build(BuildOptions(out=out, num_views=2, recipe=recipe, losses=(_LOSS,)), source, teacher)
+    return gc.open_cache(out)
+
+
+def _threads(student: str, source: ArraySource) -> int:
+    model = build_model(student, len(source.classes)).train()
+    images = torch.zeros(64, *source.images.shape[1:])
+    return choose_threads(lambda: model(images).sum().backward())
+
+
+def _ways(
+    bench: Bench, student: str, source: ArraySource, teacher: Network, recipe: str
+) -> dict[str, Callable[[], object]]:
+    cache = _cache(bench, source, teacher, recipe)
+    loading = {"batch_size": 64, "seed": 0, "num_workers": 0, "device": bench.device}
+    dataset = cache.dataset(source)
+    views = {"view_seed": 0, "num_views": 2, **loading}
+    ways = {
+        "cache": cached_batches(dataset, **loading),
+        "cross-entropy": rendered_batches(source, dataset.recipe, **views),
+        "live": rendered_batches(source, dataset.recipe, **views, teacher=teacher.logits, num_top=5),
+    }
+    return {name: _Epochs(student, batches, len(source.classes), bench.device) for name, batches in ways.items()}
+
+
+def train_overhead(bench: Bench) -> Iterator[Figure]:
+    """An epoch of GDKD from the cache against an epoch of cross-entropy: same loader, views, threads."""
+    digits = gc.open_source("digits")
+    assert isinstance(digits, ArraySource)
+    sizes = [("cnn-s", "cnn-l", digits, "crop", "<= 1.25")]
+    if not bench.smoke:
+        sizes.append(("resnet8x4", "cnn-l", images_of(1024, 32, 100), "crop-flip", "<= 1.02"))
+    for student, taught_by, source, recipe, goal in sizes:
+        teacher = teacher_of(taught_by, source, bench.device)
+        with in_threads(_threads(student, source)):
+            ways = _ways(bench, student, source, teacher, recipe)
+            times = bench.seconds({name: ways[name] for name in ("cache", "cross-entropy")}, least=1.0)
+        where = f"{student} on {source.name}, {len(source.classes)} classes"
+        yield Figure(
+            what=f"epoch from the cache, {where}",
+            against="cross-entropy",
+            ratios=ratios(times["cache"], times["cross-entropy"]),
+            goal=goal,
+        )
+
+
+def train_live(bench: Bench) -> Iterator[Figure]:
+    """An epoch of GDKD with a live teacher against one from the cache; the goal is 0.9 of what the FLOPs say."""
+    student, taught_by = ("cnn-s", "cnn-l") if bench.smoke else ("resnet8x4", "resnet32x4")
+    source = images_of(128 if bench.smoke else 512, 32, 100)
+    teacher = teacher_of(taught_by, source, bench.device)
+    ways = _ways(bench, student, source, teacher, "crop-flip")
+    times = bench.seconds({name: ways[name] for name in ("live", "cache")}, least=0)
+    # A training step is three forward passes of the student; the live teacher adds one of its own.
+    saved = 1 + _flops(teacher.model, source) / (3 * _flops(build_model(student, 100), source))
+    yield Figure(
+        what=f"epoch with live {taught_by} -> {student}",
+        against="from the cache",
+        ratios=ratios(times["live"], times["cache"]),
+        goal=f">= {0.9 * saved:.2f}",
+    )
+
+
+def _flops(model: nn.Module, source: ArraySource) -> float:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    device = next(model.parameters()).device
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.eval()(torch.zeros(1, *source.images.shape[1:], device=device))
+    return counter.get_total_flops()
+
+
+def build_overhead(bench: Bench) -> Iterator[Figure]:
+    """A build, everything included, against the bare teacher's forward passes over views rendered before."""
+    source = images_of(256 if bench.smoke else 2048, 32, 100)
+    teacher = teacher_of("cnn-l" if bench.smoke else "resnet32x4", source, bench.device)
+    numbers = count()
+    renderer = ViewRenderer(
+        source, gc.open_cache(_build(bench.folder / "first", source, teacher)).dataset(source).recipe, 0
+    )
+    pixels = [batch.pixels for request in requests_for(0, np.arange(len(source)), 256) for batch in renderer[request]]
+
+    def forward() -> None:
+        for some in pixels:
+            with torch.inference_mode():
+                images = normalize_pixels(some.to(bench.device), source.mean, source.std)
+                teacher.model(images.contiguous(memory_format=torch.channels_last)).float()
+
+    things = {
+        "build": lambda: _build(bench.folder / f"build-{next(numbers)}", source, replace(teacher)),
+        "forward": lambda: [forward() for _ in range(2)],
+    }
+    times = bench.seconds(things, least=0)
+    yield Figure(
+        what=f"build of 2 views, {teacher.description.name}, images in memory",
+        against="the bare forward",
+        ratios=ratios(times["build"], times["forward"]),
+        goal="<= 1.05",
+    )
+
+
+def _build(out: Path, source: ArraySource, teacher: Network) -> Path:
+    options = BuildOptions(out=out, num_views=2, recipe="crop-flip", codec="topk:k=8", batch_size=256)
+    build(options, source, teacher)
+    return out
+
+
+def startup(bench: Bench) -> Iterator[Figure]:
+    """The time from nothing to the first step with a cache of 100 views against one of 1 view."""
+    source = images_of(512 if bench.smoke else 4096, 8, 10)
+    teacher = teacher_of("cnn-s", source, bench.device)
+    places = {}
+    for num_views in (1, 8 if bench.smoke else 100):
+        out = bench.folder / f"views-{num_views}"
+        build(BuildOptions(out=out, num_views=num_views, recipe="crop", codec="topk:k=8"), source, teacher)
+        places[f"{num_views} views"] = out
+
+    def first_batch(out: Path) -> Tensor:
+        loader = gc.open_cache(out).dataset(source).loader(0, batch_size=64, shuffle=True)
+        return next(iter(loader))[0]
+
+    logging.getLogger("gdkd_cache").setLevel(logging.WARNING)
+    times = bench.seconds({name: lambda out=out: first_batch(out) for name, out in places.items()})
+    one, many = times
+    yield Figure(
+        what=f"to the first batch, {many}", against="1 view", ratios=ratios(times[many], times[one]), goal="<= 1.1"
+    )
