@@ -21,3 +21,16 @@ class RenderOptions:
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryOptions:
+    """What is kept in memory."""
+
+    images_in_memory: int | None = option(
+        None,
+        "Bytes of memory for decoded images: where all are of one size and fit, they are decoded once; 0 for none.",
+        least=0,
+        unset="a quarter of what is free",
+        metavar="BYTES",
+    )

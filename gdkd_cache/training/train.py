@@ -13,6 +13,7 @@ from torch import Tensor
 from gdkd_cache.cache.cache import Cache
 from gdkd_cache.cache.ensemble import Ensemble
 from gdkd_cache.data.loader import default_num_workers
+from gdkd_cache.data.memory import in_memory
 from gdkd_cache.data.recipes.presets import open_recipe
 from gdkd_cache.data.recipes.recipe import Recipe
 from gdkd_cache.data.source import FullSource, Source, settle
@@ -106,7 +107,6 @@ def train(
         loading = _Loading(
             batch_size=options.batch_size // world_size,
             seed=options.seed,
-            num_workers=default_num_workers(source) if options.num_workers is None else options.num_workers,
             device=device,
         )
         if cache is not None:
@@ -128,7 +128,8 @@ def train(
             mean=source.mean,
             std=source.std,
             device=device,
-            num_workers=loading["num_workers"],
+            num_workers=options.num_workers,
+            images_in_memory=options.images_in_memory,
             recipe=card.eval_recipe,
         )
         torch.manual_seed(options.seed)
@@ -169,7 +170,6 @@ class _Loading(TypedDict):
 
     batch_size: int
     seed: int
-    num_workers: int
     device: torch.device
 
 
@@ -194,12 +194,15 @@ def _from_cache(
         strict_replay=strict_replay,
         recipe=recipe,
         size=options.size,
+        images_in_memory=options.images_in_memory,
+        num_workers=options.num_workers,
     )
     _refuse_mixed_labels(distillation, dataset.recipe)
     _LOG.info("%s", dataset.replay)
     if len(dataset) < cache.num_rows:
         _LOG.info("training on %d of the %d cached rows", len(dataset), cache.num_rows)
-    return cached_batches(dataset, **loading), dataset.recipe, dataset.size
+    batches = cached_batches(dataset, num_workers=_num_workers(options, dataset.source), **loading)
+    return batches, dataset.recipe, dataset.size
 
 
 def _from_views(
@@ -212,6 +215,7 @@ def _from_views(
 ) -> _Made:
     recipe = views.recipe if isinstance(views.recipe, Recipe) else open_recipe(views.recipe, *image_size(source))
     _refuse_mixed_labels(distillation, recipe)
+    source = in_memory(source, recipe, options.images_in_memory, num_workers=options.num_workers)
     rendered = ViewRenderer(source, recipe, views.seed)[ViewRequest((0,), np.arange(1))][0].pixels.shape
     size = (rendered[2], rendered[3])
     if options.size is not None:
@@ -223,9 +227,14 @@ def _from_views(
         num_views=views.num_views,
         teacher=teacher,
         num_top=distillation.num_top if distillation else 0,
+        num_workers=_num_workers(options, source),
         **loading,
     )
     return batches, recipe, size
+
+
+def _num_workers(options: TrainOptions, source: FullSource) -> int:
+    return default_num_workers(source) if options.num_workers is None else options.num_workers
 
 
 def _refuse_mixed_labels(distillation: Loss | None, recipe: Recipe) -> None:
