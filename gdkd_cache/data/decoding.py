@@ -12,6 +12,7 @@ from typing import cast
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from gdkd_cache.data.jpeg import decode_jpeg
 from gdkd_cache.errors import GdkdCacheError, SourceError, UsageError, first_line
 from gdkd_cache.files import open_plain
 from gdkd_cache.limits import MOST_IMAGE_BYTES, MOST_IMAGE_PIXELS
@@ -41,6 +42,9 @@ def decode_image(key: str, file: Path | bytes, side: int | None = None) -> np.nd
     """
     try:
         with _opened(key, file) as data:
+            if side is None and (decoded := decode_jpeg(data, _most_pixels())) is not None:
+                return decoded
+            data.seek(0)
             image = _decoded(key, data, side)
         pixels = np.empty((image.height, image.width, 3), np.uint8)
         for top in range(0, image.height, _STRIP):  # Pillow copies all that is taken at once twice
