@@ -56,6 +56,7 @@ def evaluate(data: DataOptions, options: _EvalOptions, as_json: bool) -> None:
         device=network.device,
         num_workers=options.num_workers,
         images_in_memory=options.images_in_memory,
+        decoded=options.decoded,
         recipe=recipe,
     )
     network.check_classes(len(source.classes), evaluator.size)

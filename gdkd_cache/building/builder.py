@@ -18,7 +18,7 @@ from gdkd_cache.codec.calibration import Calibration, calibration_rows
 from gdkd_cache.codec.fidelity import Fidelity
 from gdkd_cache.data.decoded import DecodedImages
 from gdkd_cache.data.loader import ViewLoader, default_num_workers
-from gdkd_cache.data.memory import in_memory
+from gdkd_cache.data.memory import decoded_once
 from gdkd_cache.data.probes import probed
 from gdkd_cache.data.recipes.presets import open_recipe
 from gdkd_cache.data.recipes.recipe import Recipe
@@ -97,13 +97,14 @@ class Builder:
         return default_num_workers(self._source) if asked is None else asked
 
     def hold_images(self) -> None:
-        """Decode the images into memory, where they fit.
+        """Decode the images into memory, where they fit, or a file, where one is asked for.
 
         Raises:
-            SourceError: one cannot be read.
+            UsageError, SourceError, OSError: as `decoded_once`.
         """
         options = self._options
-        held = in_memory(self._source, self.recipe, options.images_in_memory, num_workers=options.num_workers)
+        budget, folder = options.images_in_memory, options.decoded
+        held = decoded_once(self._source, self.recipe, budget, folder, num_workers=options.num_workers)
         if held is not self._source:
             self._source = held
             self.renderer = self._renderer()

@@ -63,6 +63,7 @@ class Cache(CacheReader):
         recipe: Recipe | None = None,
         size: int | None = None,
         images_in_memory: int | None = None,
+        decoded: Path | None = None,
         num_workers: int | None = 0,
     ) -> CachedDataset:
         """Join with the images: rows are found by key, so another order or a subset of the rows is fine.
@@ -77,6 +78,7 @@ class Cache(CacheReader):
                 images at another resolution.
             images_in_memory: bytes of memory for decoded images: those of a source that fit, all of one size, are
                 decoded once, here. 0 is for none, None a quarter of what is free.
+            decoded: a folder on a local disk, where a file keeps the decoded pixels of other images.
             num_workers: processes that decode the images of a source of your own for that; None is one a core.
 
         Raises:
@@ -92,6 +94,7 @@ class Cache(CacheReader):
             recipe=recipe,
             size=size,
             images_in_memory=images_in_memory,
+            decoded=decoded,
             num_workers=num_workers,
         )
 

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor
 from gdkd_cache.cache.replay import check_replay, compare_images, comparison_with, recipe_of, rounding_line
 from gdkd_cache.cache.view import View
 from gdkd_cache.data.loader import ViewLoader
-from gdkd_cache.data.memory import in_memory
+from gdkd_cache.data.memory import decoded_once
 from gdkd_cache.data.order import epoch_requests
 from gdkd_cache.data.recipes.recipe import Recipe
 from gdkd_cache.data.source import FullSource
@@ -69,6 +70,7 @@ class CachedDataset:
         recipe: Recipe | None,
         size: int | None,
         images_in_memory: int | None,
+        decoded: Path | None,
         num_workers: int | None,
     ) -> None:
         first = caches[0]
@@ -94,7 +96,7 @@ class CachedDataset:
             )
             for cache in caches
         ]
-        self.source = source = in_memory(source, recipe, images_in_memory, num_workers=num_workers)
+        self.source = source = decoded_once(source, recipe, images_in_memory, decoded, num_workers=num_workers)
         # Images in memory are compared now, once and for all; others whenever they are decoded.
         self._comparison = comparison_with(caches, source, self.cache_rows, strict=strict_replay)
         kept = [cache.manifest.identity.views for cache in caches]

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from gdkd_cache.cache.cache import Cache
@@ -44,12 +45,13 @@ class Ensemble:
         recipe: Recipe | None = None,
         size: int | None = None,
         images_in_memory: int | None = None,
+        decoded: Path | None = None,
         num_workers: int | None = 0,
     ) -> CachedDataset:
         """Join with the images, as `Cache.dataset`; every cache's probes, and its checks of the images, are compared.
 
         Args:
-            source, strict_replay, recipe, size, images_in_memory, num_workers: as for `Cache.dataset`.
+            source, strict_replay, recipe, size, images_in_memory, decoded, num_workers: as for `Cache.dataset`.
             temperature: T of the loss that the logits are for: they are another mean at another temperature.
 
         Raises:
@@ -66,6 +68,7 @@ class Ensemble:
             recipe=recipe,
             size=size,
             images_in_memory=images_in_memory,
+            decoded=decoded,
             num_workers=num_workers,
         )
 

@@ -2,12 +2,14 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from gdkd_cache.data.decoded import in_threads
+from gdkd_cache.data.kept import in_file
 from gdkd_cache.data.loader import ViewLoader, default_num_workers
 from gdkd_cache.data.recipes.recipe import Recipe
 from gdkd_cache.data.source import ArraySource, EncodedSource, FullSource
@@ -48,6 +50,30 @@ class _Held(ArraySource):
 
     def __reduce__(self) -> tuple[Callable[[FullSource], FullSource], tuple[FullSource]]:
         return _itself, (self.source,)
+
+
+def decoded_once(
+    source: FullSource,
+    recipe: Recipe,
+    budget: int | None = None,
+    folder: Path | None = None,
+    *,
+    num_workers: int | None = None,
+) -> FullSource:
+    """The source with its images decoded: in memory, where `in_memory` takes them; else in a file of a folder, if any.
+
+    Args:
+        source, recipe, budget, num_workers: as for `in_memory`.
+        folder: as for `in_file`.
+
+    Raises:
+        UsageError, SourceError, OSError: as these two.
+    """
+    held = in_memory(source, recipe, budget, num_workers=num_workers)
+    side = recipe.decode_side
+    if folder is None or held.images is not None or (side is not None and not source.scales):
+        return held
+    return in_file(source, side, folder)
 
 
 def _itself(source: FullSource) -> FullSource:
@@ -103,12 +129,8 @@ def _decoded(pixels: "_Pixels", num_workers: int | None) -> Iterator[ViewBatch]:
             num_workers = default_num_workers(source) if len(source) > _WORTH_WORKERS else 0
         yield from ViewLoader(pixels, num_workers=num_workers).stream(requests)
         return
-    executor = ThreadPoolExecutor(default_num_workers(source), thread_name_prefix="decode")
-    try:
-        for batches in executor.map(pixels.__getitem__, requests):
-            yield from batches
-    finally:
-        executor.shutdown(cancel_futures=True)
+    for batches in in_threads(pixels.__getitem__, requests, default_num_workers(source)):
+        yield from batches
 
 
 class _Pixels(ViewRenderer):

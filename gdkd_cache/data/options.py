@@ -1,6 +1,7 @@
 """The options of rendering; loads no torch, as the command line reads them for help."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from gdkd_cache.fields import check_fields, option
 from gdkd_cache.limits import MOST_WORKERS
@@ -25,7 +26,7 @@ class RenderOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryOptions:
-    """What is kept in memory."""
+    """Where decoded images are kept."""
 
     images_in_memory: int | None = option(
         None,
@@ -33,4 +34,10 @@ class MemoryOptions:
         least=0,
         unset="a quarter of what is free",
         metavar="BYTES",
+    )
+    decoded: Path | None = option(
+        None,
+        "Keep the decoded pixels of other images in a file in this folder, on a local disk that has room for them; it "
+        "serves all that train from or build with the same images there, and may be deleted.",
+        metavar="DIR",
     )

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from gdkd_cache.data.loader import ViewLoader, default_num_workers
-from gdkd_cache.data.memory import in_memory
+from gdkd_cache.data.memory import decoded_once
 from gdkd_cache.data.recipes.presets import open_recipe
 from gdkd_cache.data.recipes.registry import RECIPES
 from gdkd_cache.data.source import Source, settle
@@ -58,6 +58,7 @@ class Evaluator:
         batch_size: images a batch.
         num_workers: processes that decode; None is 0 for images in memory, else one a core.
         images_in_memory: bytes of memory for decoded images; see `in_memory`.
+        decoded: a folder that keeps the pixels of others; see `in_file`.
         recipe: what makes the network's inputs, without augmentation.
 
     Attributes:
@@ -78,11 +79,12 @@ class Evaluator:
         batch_size: int = 512,
         num_workers: int | None = 0,
         images_in_memory: int | None = None,
+        decoded: Path | None = None,
         recipe: str = "none",
     ) -> None:
         source = settle(source)
         opened = open_recipe(recipe, *image_size(source))
-        source = in_memory(source, opened, images_in_memory, num_workers=num_workers)
+        source = decoded_once(source, opened, images_in_memory, decoded, num_workers=num_workers)
         renderer = ViewRenderer(source, opened, seed=0, device=device)
         if num_workers is None:
             num_workers = default_num_workers(source)

@@ -13,7 +13,7 @@ from torch import Tensor
 from gdkd_cache.cache.cache import Cache
 from gdkd_cache.cache.ensemble import Ensemble
 from gdkd_cache.data.loader import default_num_workers
-from gdkd_cache.data.memory import in_memory
+from gdkd_cache.data.memory import decoded_once
 from gdkd_cache.data.recipes.presets import open_recipe
 from gdkd_cache.data.recipes.recipe import Recipe
 from gdkd_cache.data.source import FullSource, Source, settle
@@ -130,6 +130,7 @@ def train(
             device=device,
             num_workers=options.num_workers,
             images_in_memory=options.images_in_memory,
+            decoded=options.decoded,
             recipe=card.eval_recipe,
         )
         torch.manual_seed(options.seed)
@@ -195,6 +196,7 @@ def _from_cache(
         recipe=recipe,
         size=options.size,
         images_in_memory=options.images_in_memory,
+        decoded=options.decoded,
         num_workers=options.num_workers,
     )
     _refuse_mixed_labels(distillation, dataset.recipe)
@@ -215,7 +217,8 @@ def _from_views(
 ) -> _Made:
     recipe = views.recipe if isinstance(views.recipe, Recipe) else open_recipe(views.recipe, *image_size(source))
     _refuse_mixed_labels(distillation, recipe)
-    source = in_memory(source, recipe, options.images_in_memory, num_workers=options.num_workers)
+    budget, folder = options.images_in_memory, options.decoded
+    source = decoded_once(source, recipe, budget, folder, num_workers=options.num_workers)
     rendered = ViewRenderer(source, recipe, views.seed)[ViewRequest((0,), np.arange(1))][0].pixels.shape
     size = (rendered[2], rendered[3])
     if options.size is not None:
