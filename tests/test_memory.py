@@ -96,6 +96,13 @@ def test_what_is_not_taken(folder: Path, tmp_path: Path, images: Path, digits: A
     for bytes_free, taken in ((4 * size, True), (4 * size - 4, False)):
         monkeypatch.setattr("gdkd_cache.data.memory.free_memory", lambda free=bytes_free: free)
         assert (in_memory(given, _CROP_FLIP) is not given) == taken
+    large = open_recipe("imagenet", 8, 8)
+    monkeypatch.setattr("gdkd_cache.data.memory.free_memory", lambda: 8 * size)
+    assert in_memory(given, large) is not given
+    monkeypatch.setattr("gdkd_cache.data.memory._SMALL", 63)
+    assert in_memory(given, _CROP_FLIP) is not given
+    assert in_memory(given, large) is given
+    assert in_memory(given, large, size) is not given
     shards = open_source(f"wds:{images}/Train-*.tar", stream=True)
     assert in_memory(shards, _CROP_FLIP) is shards
 

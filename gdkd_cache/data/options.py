@@ -32,7 +32,7 @@ class MemoryOptions:
         None,
         "Bytes of memory for decoded images: where all are of one size and fit, they are decoded once; 0 for none.",
         least=0,
-        unset="a quarter of what is free",
+        unset="a quarter of what is free, for images up to 64x64, or any where the recipe only crops and flips",
         metavar="BYTES",
     )
     decoded: Path | None = option(
