@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from gdkd_cache.building.build import build
 from gdkd_cache.building.options import BuildOptions
@@ -20,6 +18,7 @@ from gdkd_cache.data.loader import end_with_parent
 from gdkd_cache.data.sources.registry import open_source
 from gdkd_cache.errors import CacheError
 from gdkd_cache.models.network import open_network
+from gdkd_cache.terminal import log_lines, say, say_table
 from gdkd_cache.training.loop import TrainResult
 from gdkd_cache.training.options import CROSS_ENTROPY, TrainOptions
 from gdkd_cache.training.train import Views, train
@@ -50,19 +49,18 @@ def run_demo(out: Path) -> None:
         shutil.rmtree(out)
     out.mkdir(parents=True)
     (out / _MARKER).touch()
-    console = Console(highlight=False)
 
-    console.print(f"[1/5] A teacher: {_TEACHER} learns {len(source)} real images of digits with cross-entropy.")
+    say(f"[1/5] A teacher: {_TEACHER} learns {len(source)} real images of digits with cross-entropy.")
     teacher_options = TrainOptions(out=out / "teacher", student=_TEACHER, epochs=_TEACHER_EPOCHS)
     taught = train(teacher_options, source, eval_source, views=Views())
-    console.print(f"      It names {taught.best_accuracy:.1%} of {len(eval_source)} unseen images rightly.")
+    say(f"      It names {taught.best_accuracy:.1%} of {len(eval_source)} unseen images rightly.")
 
-    console.print(f"[2/5] A cache: the teacher sees {_NUM_VIEWS} seeded crop-and-flip views of every image, once.")
+    say(f"[2/5] A cache: the teacher sees {_NUM_VIEWS} seeded crop-and-flip views of every image, once.")
     teacher = open_network(_TEACHER, out / "teacher" / "best.safetensors", len(source.classes))
     built = build(BuildOptions(out=out / "digits.zarr", num_views=_NUM_VIEWS, losses=(_LOSS,)), source, teacher)
     bytes_per_view = built.manifest.num_bytes / built.rows_computed
     codec, errors = built.manifest.identity.codec.name, built.manifest.identity.fidelity.gradient_error
-    console.print(
+    say(
         f"      {built.rows_computed} views at {bytes_per_view:.1f} bytes each (codec {codec}), gradient error "
         f"{max(errors.values()):.3f}; {built.manifest.digest[:23]}..."
     )
@@ -74,34 +72,32 @@ def run_demo(out: Path) -> None:
     }
     runs = {}
     for number, (name, (way, remark)) in enumerate(ways.items(), start=3):
-        console.print(f"[{number}/5] The student {_STUDENT} learns with {name}: {remark}.")
+        say(f"[{number}/5] The student {_STUDENT} learns with {name}: {remark}.")
         # A process of its own, so that its peak memory is its own.
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), end_with_parent) as pool:
             runs[name] = pool.submit(_train_student, way, out).result()
 
-    table = Table("student trained with", "test accuracy", "images/s", "peak memory", "bytes a view")
+    rows = []
     for name, run in runs.items():
         stored = f"{bytes_per_view:.1f}" if name.endswith("cache") else "-"
         result = run.result
         memory = f"{run.peak_bytes / 2**20:,.0f} MiB"
-        table.add_row(name, f"{result.last_accuracy:.1%}", f"{result.images_per_second:,.0f}", memory, stored)
-    console.print(table)
-    console.print(
-        "Same initial weights, same images, same order. One small run: a point of accuracy is noise.\n"
-        "Next, on your own data (one folder a class under train/ and val/):\n"
-        "  gdkd-cache train --loss ce --data imagefolder:DATA --student resnet32x4 --epochs 60 --out teacher\n"
+        rows.append((name, f"{result.last_accuracy:.1%}", f"{result.images_per_second:,.0f}", memory, stored))
+    say_table(("student trained with", "test accuracy", "images/s", "peak memory", "bytes a view"), rows)
+    say(
+        "Same initial weights, same images, same order. One small run: a point of accuracy is noise.",
+        "Next, on your own data (one folder a class under train/ and val/):",
+        "  gdkd-cache train --loss ce --data imagefolder:DATA --student resnet32x4 --epochs 60 --out teacher",
         "  gdkd-cache build --data imagefolder:DATA --teacher resnet32x4 --weights teacher/best.safetensors"
-        " --views 40 --out my.zarr\n"
+        " --views 40 --out my.zarr",
         "  gdkd-cache train --loss gdkd --data imagefolder:DATA --cache my.zarr --student resnet8x4 --epochs 60"
         " --out student",
-        soft_wrap=True,
-        markup=False,
     )
 
 
 def _train_student(way: str, out: Path) -> _Run:
     """Train the student in one of the three ways; runs in a process of its own."""
-    logging.basicConfig(level=logging.INFO, format="      %(message)s")
+    log_lines(logging.INFO, "      ")
     source, eval_source = open_source("digits"), open_source("digits", split="test")
     loss = CROSS_ENTROPY if way == "ce" else _LOSS
     options = TrainOptions(out=out / f"student-{way}", student=_STUDENT, epochs=_STUDENT_EPOCHS, loss=loss)

@@ -3,6 +3,9 @@
 Every message is one line: which thing, what was found, what was expected, what to do.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class GdkdCacheError(Exception):
     """Base of all errors of this library; the command line prints its message and exits with 1."""
@@ -34,6 +37,20 @@ class NotServedError(GdkdCacheError):
 
 class StoreError(GdkdCacheError):
     """An object store cannot be reached, refuses, or does not keep what it was given."""
+
+
+@contextmanager
+def naming(what: object) -> Iterator[None]:
+    """Let an OSError in the block say what it is about: a full disk does not tell which file was written.
+
+    Raises:
+        OSError: as the block does, with a file name.
+    """
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(what)
+        raise
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -1,6 +1,6 @@
 """Progress of long work: a live bar on a terminal, a plain line every few seconds elsewhere, on stderr."""
 
-import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,8 +18,11 @@ from rich.progress import (
 from rich.text import Text
 
 from gdkd_cache.ranks import this_rank
+from gdkd_cache.terminal import printable, say
 
 _PLAIN_INTERVAL = 10.0
+_PATIENCE = 5.0
+_TICK = 1.0
 
 
 class _Throughput(ProgressColumn):
@@ -46,14 +49,14 @@ def progress(what: str, total: int, unit: str) -> Iterator[Callable[[int], None]
     console = Console(stderr=True)
     if console.is_terminal:
         columns = (
-            TextColumn(what),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             _Throughput(unit),
             TimeRemainingColumn(),
         )
         with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task(what, total=total)
+            task = bar.add_task(printable(what), total=total)
             yield lambda amount: bar.advance(task, amount)
         return
     start = shown = time.monotonic()
@@ -66,7 +69,77 @@ def progress(what: str, total: int, unit: str) -> Iterator[Callable[[int], None]
         if now - shown >= _PLAIN_INTERVAL:
             shown = now
             rate = done / (now - start)
-            left = (total - done) / rate
-            print(f"{what}: {done}/{total} {unit}, {rate:,.0f} {unit}/s, {left:.0f} s left", file=sys.stderr)
+            left = f", {(total - done) / rate:.0f} s left" if done else ""
+            say(f"{what}: {done}/{total} {unit}, {rate:,.0f} {unit}/s{left}", error=True)
 
     yield advance
+
+
+class _Wait:
+    """One thing that is waited for, and how many bytes came of it."""
+
+    def __init__(self, what: str) -> None:
+        self.what, self.start, self.amount = what, time.monotonic(), 0
+
+    def got(self, amount: int) -> None:
+        self.amount += amount
+
+
+class _Watch:
+    """Says every few seconds what this process has waited for longest; its thread runs only while it waits."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waits: list[_Wait] = []  # in the order in which they began
+        self._thread: threading.Thread | None = None
+
+    def add(self, wait: _Wait) -> None:
+        with self._lock:
+            self._waits.append(wait)
+            if self._thread is None or not self._thread.is_alive():  # it does not outlive a fork
+                self._thread = threading.Thread(target=self._run, name="watch-waits", daemon=True)
+                self._thread.start()
+
+    def remove(self, wait: _Wait) -> None:
+        with self._lock:
+            self._waits.remove(wait)
+
+    def _run(self) -> None:
+        said = float("-inf")
+        while True:
+            time.sleep(_TICK)
+            with self._lock:
+                if not self._waits:
+                    self._thread = None
+                    return
+                oldest, others = self._waits[0], len(self._waits) - 1
+            now = time.monotonic()
+            if now - oldest.start >= _PATIENCE and now - said >= _PLAIN_INTERVAL:
+                said = now
+                more = f", and for {others} more" if others else ""
+                amount, seconds = f"{oldest.amount:,} bytes so far", f"{now - oldest.start:.0f} s"
+                say(f"{oldest.what}{more}: {amount}, {seconds}", error=True)
+
+
+_WATCH = _Watch()
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[Callable[[int], None]]:
+    """Let a line say every few seconds, after the first ones, that the block still waits for another machine.
+
+    Args:
+        what: what it waits for.
+
+    Yields:
+        What is called with each number of bytes that came.
+    """
+    if this_rank().rank:
+        yield lambda amount: None
+        return
+    wait = _Wait(what)
+    _WATCH.add(wait)
+    try:
+        yield wait.got
+    finally:
+        _WATCH.remove(wait)

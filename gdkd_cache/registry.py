@@ -90,7 +90,7 @@ class Registry(Generic[Thing]):
             return self._checked(name, _own[name])
         if ":" in name:
             raise CacheError(
-                f"{self.what} {name!r} is code that no cache may load: if you have it and trust it, name it yourself, "
+                f"{self.what} {name!r} is code that no file may load: if you have it and trust it, name it yourself, "
                 f"with --use {name} (or gdkd_cache.use({name!r}))"
             )
         raise CacheError(f"{self.what} {name!r} is not known to this version, which reads {', '.join(self)}")

@@ -29,9 +29,10 @@ from gdkd_cache.data.loader import ViewLoader
 from gdkd_cache.data.order import epoch_requests
 from gdkd_cache.data.recipes.presets import open_recipe
 from gdkd_cache.data.shards.source import ShardSource
-from gdkd_cache.data.views import ViewRenderer, normalize_pixels
+from gdkd_cache.data.views import ViewRenderer
 from gdkd_cache.models.build import build_model
 from gdkd_cache.models.network import Network
+from gdkd_cache.models.normalization import normalize_pixels
 from gdkd_cache.sharing.convert import to_sidecars
 from gdkd_cache.store.facts import TeacherFacts
 

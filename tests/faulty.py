@@ -5,7 +5,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -165,8 +165,32 @@ class _QuietServer(ThreadingHTTPServer):
 @contextmanager
 def web_server(folder: Path) -> Iterator[str]:
     """The URL of a plain web server for a folder."""
-    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
+    with _serving(partial(SimpleHTTPRequestHandler, directory=str(folder))) as url:
+        yield url
+
+
+@contextmanager
+def odd_server(answer: Callable[[Handler], object]) -> Iterator[str]:
+    """The URL of a server that answers every HEAD and GET as it likes, on a connection that then ends."""
+
+    class Odd(Handler):
+        def do_GET(self) -> None:
+            with suppress(OSError):  # the client has gone
+                answer(self)
+
+        do_HEAD = do_GET
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with _serving(Odd) as url:
+        yield url
+
+
+@contextmanager
+def _serving(handler: Callable[..., Handler]) -> Iterator[str]:
     with _QuietServer(("127.0.0.1", 0), handler) as server:
+        server.daemon_threads, server.block_on_close = True, False
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()

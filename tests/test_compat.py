@@ -115,7 +115,7 @@ def test_a_cache_never_names_code(tmp_path: Path, digits: ArraySource, teacher: 
     with pytest.raises(MismatchError, match="name it again with --recipe"):
         cache.dataset(digits)
     (problem,) = verify(tmp_path / "c.zarr", source=digits).problems
-    assert "which no cache may load" in problem
+    assert "which no file may load" in problem
     assert "own_transforms" not in sys.modules
     assert cache.dataset(digits, recipe=recipe).replay.exact > 0
     assert not verify(tmp_path / "c.zarr", source=digits, recipe=recipe).problems

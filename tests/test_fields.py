@@ -127,7 +127,7 @@ def test_a_registry() -> None:
     assert _NUMBERS.split("int:7:8") == ("int", "7:8")
     assert _NUMBERS.split("a.b:c") == ("a.b:c", None)
     assert _NUMBERS.split("a.b:c:d:e") == ("a.b:c", "d:e")
-    with pytest.raises(CacheError, match="number 'fractions:Fraction' is code that no cache may load"):
+    with pytest.raises(CacheError, match="number 'fractions:Fraction' is code that no file may load"):
         _NUMBERS.known("fractions:Fraction")
     fraction = _NUMBERS.load("fractions:Fraction")
     assert _NUMBERS.known("fractions:Fraction") is fraction

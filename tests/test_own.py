@@ -148,7 +148,7 @@ step = "own_step:Invert"
 probability = 0.3
 """
 _FILES = {"own_loss": _LOSS, "own_codec": _CODEC, "own_source": _SOURCE, "own_model": _MODEL, "own_step": _STEP}
-_DATA = "--data own_source:noise --recipe mine.toml"
+_DATA = "--data own_source:noise --recipe mine.toml --use own_step:Invert"
 _TEACHER = "--teacher own_model:Net --weights teacher/best.safetensors"
 
 
@@ -279,13 +279,13 @@ def test_a_cache_loads_nothing_that_nobody_named(inside: Path) -> None:
     ends = [line for line in run.stdout.splitlines() if line.startswith(("inspect ", "verify ", "train "))]
     errors = run.stderr.splitlines()
     assert ends[:2] == ["inspect 0 []", "verify 1 []"]
-    assert "codec 'own_codec:Steps' is code that no cache may load" in errors[0]
+    assert "codec 'own_codec:Steps' is code that no file may load" in errors[0]
     assert "name it yourself, with --use own_codec:Steps" in errors[0]
     assert ends[2] == "train 1 ['own_codec', 'own_source']"
     assert "the views were made by your own code" in errors[1]
-    assert "name it again with --recipe" in errors[1]
+    assert "name it again with --use own_step:Invert" in errors[1]
     assert ends[3].startswith("verify 1 ['own_codec', 'own_model', 'own_source', 'own_step']")
-    assert "loss 'own_loss:Huber' is code that no cache may load" in errors[2]
+    assert "loss 'own_loss:Huber' is code that no file may load" in errors[2]
     assert not (inside / "none").exists()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -227,8 +228,15 @@ def test_what_is_no_source_is_refused(spec: str, options: Any, error: type[Excep
 # Steps
 
 
+def _recipe(folder: Path) -> Recipe:
+    """What the file says, once its code is named."""
+    for name in re.findall(r"own_step:\w+", (folder / "mine.toml").read_text()):
+        gdkd_cache.use(name)
+    return open_recipe(str(folder / "mine.toml"), 8, 8)
+
+
 def test_a_step_by_name(folder: Path) -> None:
-    recipe = open_recipe(str(folder / "mine.toml"), 8, 8)
+    recipe = _recipe(folder)
     crop, step = recipe.steps
     assert step.to_json() == {"step": "own_step:Brighter", "most": 90}
     assert STEPS.name_of(type(crop)) == "random_crop"
@@ -239,7 +247,7 @@ def test_a_step_by_name(folder: Path) -> None:
 
 def test_in_workers(folder: Path) -> None:
     """Source and step go to a worker, and give the same pixels there."""
-    source, recipe = open_source("own_source:Noise"), open_recipe(str(folder / "mine.toml"), 8, 8)
+    source, recipe = open_source("own_source:Noise"), _recipe(folder)
     assert torch.equal(_pixels(source, recipe, workers=1), _pixels(source, recipe, workers=0))
     assert not torch.equal(_pixels(source, recipe, workers=0), _pixels(source, Recipe("x", recipe.steps[:1]), 0))
 
@@ -248,15 +256,17 @@ def test_a_cache_never_names_code(
     folder: Path, digits: ArraySource, teacher: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = folder / "c.zarr"
-    build_small(path, digits, teacher, recipe=open_recipe(str(folder / "mine.toml"), 8, 8))
+    build_small(path, digits, teacher, recipe=_recipe(folder))
     _forget(monkeypatch)
     cache = open_cache(path)
-    with pytest.raises(MismatchError, match=r"own_step:Brighter, which no cache may load: name it again with --recipe"):
+    with pytest.raises(MismatchError, match=r"own_step:Brighter, which no file may load: name it again with --use"):
         cache.dataset(digits)
     (problem,) = verify(path, source=digits).problems
-    assert "which no cache may load" in problem
+    assert "which no file may load" in problem
+    with pytest.raises(UsageError, match=r"own_step:Brighter' is code that no file may load.*--use own_step:Brighter"):
+        open_recipe(str(folder / "mine.toml"), 8, 8)
     assert "own_step" not in sys.modules
-    recipe = open_recipe(str(folder / "mine.toml"), 8, 8)
+    recipe = _recipe(folder)
     assert cache.dataset(digits, recipe=recipe).replay.exact > 0
     assert not verify(path, source=digits, recipe=recipe).problems
     with pytest.raises(MismatchError, match="is not the cache's"):
@@ -269,7 +279,7 @@ def test_a_cache_never_names_code(
         ('"own_step:Brighter", most = 256', r"step 0: own_step:Brighter: most is 256; it must be int in 0\.\.255"),
         ('"own_step:Brighter", least = 1', "unexpected keyword argument 'least'"),
         ('"own_step:option"', "is no class that derives from gdkd_cache.data.recipes.step.Step"),
-        ('"own_step:nothing"', "cannot be imported"),
+        ('"own_step:nothing"', "cannot be imported"),  # as `use` says
         ('"Brighter"', "must be one of random_crop, .*, package.module:name"),
         ('"compat"', "must be one of random_crop"),
         ('"own_step:Greedy"', "own_step:Greedy draws 65 words an image; at most 64"),
@@ -278,14 +288,14 @@ def test_a_cache_never_names_code(
 def test_wrong_steps_are_refused(folder: Path, step: str, said: str) -> None:
     (folder / "mine.toml").write_text(f"[[steps]]\nstep = {step}\n".replace(", ", "\n"))
     with pytest.raises(UsageError, match=said) as caught:
-        open_recipe(str(folder / "mine.toml"), 8, 8)
+        _recipe(folder)
     assert "\n" not in str(caught.value)
 
 
 def test_a_step_gives_images(folder: Path, digits: ArraySource) -> None:
     (folder / "mine.toml").write_text('[[steps]]\nstep = "own_step:Floats"\n')
     with pytest.raises(UsageError, match=r"own_step:Floats gives torch.float32 .*; it must give uint8 \[16, 3, "):
-        _pixels(digits, open_recipe(str(folder / "mine.toml"), 8, 8), workers=1)
+        _pixels(digits, _recipe(folder), workers=1)
 
 
 @pytest.mark.parametrize(
@@ -312,13 +322,16 @@ def test_the_command_line(folder: Path, weights: Path, monkeypatch: pytest.Monke
 
     data = "--data own_source:Noise:60"
     run(
-        f"build {data} --teacher cnn-s --weights {{weights}} --views 2 --recipe {{folder}}/mine.toml --out {{folder}}/c"
+        f"build {data} --teacher cnn-s --weights {{weights}} --views 2 --out {{folder}}/c "
+        "--recipe {folder}/mine.toml --use own_step:Brighter"
     )
     assert '"own_step:Brighter"' in run("inspect {folder}/c --json").replace("\n", "")
-    run(f"verify {{folder}}/c {data} --recipe {{folder}}/mine.toml")
+    run(f"verify {{folder}}/c {data} --recipe {{folder}}/mine.toml --use own_step:Brighter")
+    run(f"verify {{folder}}/c {data} --use own_step:Brighter")
     train = f"train --loss kd {data} --cache {{folder}}/c --student cnn-s --epochs 1 --workers 0 --out {{folder}}/s"
-    assert "name it again with --recipe" in run(train, 1)
-    run(f"{train} --recipe {{folder}}/mine.toml")
+    assert "name it again with --use own_step:Brighter" in run(train, 1)
+    assert "that no file may load" in run(f"{train} --recipe {{folder}}/mine.toml", 2)
+    run(f"{train} --use own_step:Brighter")
     run(f"eval {data} --weights {{folder}}/s/best.safetensors --workers 0")
     refused = run("train --loss ce --data own_source:one_file:x --student cnn-s --epochs 1 --out {folder}/t", 2)
     assert "own_source:one_file:x has no test split" in refused

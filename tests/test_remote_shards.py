@@ -4,13 +4,11 @@ import gc
 import os
 import pickle
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import Future
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -51,21 +49,26 @@ def folder(tmp_path_factory: pytest.TempPathFactory, digits: ArraySource) -> Pat
     return folder
 
 
+@pytest.fixture(scope="session")
+def short_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """For sockets, whose paths may have a hundred characters; of processes that live as long as these tests."""
+    return tmp_path_factory.mktemp("s")
+
+
 @pytest.fixture
 def url(
-    folder: Path, bucket: str, proxy: FaultyProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[str]:
+    folder: Path, bucket: str, proxy: FaultyProxy, tmp_path: Path, short_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> str:
     """The same in a bucket; temporary folders are in `tmp`, and a pass looks two shards ahead."""
     put_files(bucket, "data", {path.name: path.read_bytes() for path in folder.iterdir()})
-    short = tempfile.mkdtemp()  # in it lie sockets, whose paths may have a hundred characters
-    (tmp_path / "tmp").symlink_to(short)
-    monkeypatch.setattr(tempfile, "tempdir", short)
+    temporary = tempfile.mkdtemp(dir=short_folder)
+    (tmp_path / "tmp").symlink_to(temporary)
+    monkeypatch.setattr(tempfile, "tempdir", temporary)
     for module in (order, ahead):
         monkeypatch.setattr(module, "BUFFER_ROWS", 30)
     monkeypatch.setattr(ahead, "AHEAD_SHARDS", 2)
     proxy.requests.clear()
-    yield f"wds:{bucket}/data/Train-{{0..{_COUNT - 1}}}.tar"
-    shutil.rmtree(short, ignore_errors=True)
+    return f"wds:{bucket}/data/Train-{{0..{_COUNT - 1}}}.tar"
 
 
 def _local(folder: Path) -> str:

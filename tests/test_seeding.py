@@ -3,7 +3,7 @@
 from hashlib import blake2b
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gdkd_cache.seeding import below, draw, hash_keys, permutation, streams
@@ -39,6 +39,7 @@ def test_known_answers() -> None:
     assert permutation(7, "order", 1, 10).tolist() == [2, 9, 5, 7, 4, 0, 1, 8, 6, 3]
 
 
+@settings(deadline=None)
 @given(
     st.integers(-(2**63), 2**64), st.text(max_size=8), st.integers(0, 2**40), st.text(max_size=12),
     st.integers(0, 1000), st.integers(1, 2**31),

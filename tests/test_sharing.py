@@ -102,6 +102,7 @@ _HOSTILE = [
     "\u2028---\u2029```\x85---",
     '", "evil": "yes\\',
     "\x1b[2J\u202egnp.exe \x7f\ufffe",
+    "\u061c\u180e\U000e0041\U000e007f",
     "{0} {facts} %s",
     "- [x](javascript:alert(1)) | ![](http://x/y.png)",
     "a" * 100_000,
@@ -134,6 +135,7 @@ def test_hostile_names(tmp_path: Path, digits_cache: Path, text: str) -> None:
     assert [line[:12] for line in facts.splitlines()] == [line[:12] for line in expected[1].splitlines()]
     assert all(len(line) <= 412 for line in facts.splitlines())
     shown = _run("inspect", tmp_path / "c.zarr").stdout
+    assert page.replace("\n", "").isprintable()
     assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u202e]", shown)
     assert whole.digest != plain.manifest.digest
 

@@ -5,6 +5,7 @@ from click.core import ParameterSource
 
 from gdkd_cache.building.options import BuildOptions, CodecChoice
 from gdkd_cache.fields import option_of
+from gdkd_cache.terminal import say
 from gdkd_cache_cli.options import DataOptions, TeacherOptions, UseOptions
 from gdkd_cache_cli.taking import takes
 
@@ -65,9 +66,8 @@ def build(
     if result.rows_computed:
         rate = result.rows_computed / result.seconds
         said = f"{result.rows_computed} views here in {result.seconds:.1f} s, {rate:,.0f} images/s"
-        click.echo(f"built {options.out}: {said}")
-    for line in cache_lines(result.manifest):
-        click.echo(line)
+        say(f"built {options.out}: {said}")
+    say(*cache_lines(result.manifest))
     if sidecars is not None:
         shards = source if isinstance(source, ShardSource) else data.streamed().open()
-        click.echo(write_sidecars(str(options.out), sidecars, shards))
+        say(write_sidecars(str(options.out), sidecars, shards))

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from gdkd_cache.terminal import say
 from gdkd_cache_cli.options import CacheOptions
 from gdkd_cache_cli.taking import argument, takes
 
@@ -35,14 +36,17 @@ def convert(cache: str, out: str, data: str | None, trust: CacheOptions) -> None
       gdkd-cache convert c100.zarr data --data wds:data/train-{000000..000003}.tar
       gdkd-cache convert data c100.zarr
     """
-    from gdkd_cache import open_source
+    from gdkd_cache.data.sources.registry import open_source
+    from gdkd_cache.data.sources.registry import takes as takes_option
     from gdkd_cache.sharing.convert import from_sidecars
 
     if data is not None:
-        click.echo(write_sidecars(cache, out, open_source(data, stream=True), trust.digest))
+        if not takes_option(data, "stream"):
+            raise click.UsageError(f"--data is {data}; sidecars lie beside the shards of --data wds:PATTERN")
+        say(write_sidecars(cache, out, open_source(data, stream=True), trust.digest))
         return
     copied = from_sidecars(cache, out, digest=trust.digest)
-    click.echo(f"{out} is complete: {len(copied.manifest.objects)} objects, {copied.manifest.digest}")
+    say(f"{out} is complete: {len(copied.manifest.objects)} objects, {copied.manifest.digest}")
 
 
 def write_sidecars(cache: str, out: str, shards: "Source", digest: str | None = None) -> str:

@@ -9,7 +9,8 @@ import click
 from gdkd_cache.data.options import MemoryOptions, RenderOptions
 from gdkd_cache.fields import check_fields, option
 from gdkd_cache.models.registry import MODEL_HELP
-from gdkd_cache_cli.options import DataOptions, NetworkOptions
+from gdkd_cache.terminal import say
+from gdkd_cache_cli.options import DataOptions, NetworkOptions, UseOptions
 from gdkd_cache_cli.taking import takes
 
 
@@ -32,9 +33,9 @@ class _EvalOptions(NetworkOptions, RenderOptions, MemoryOptions):
 
 
 @click.command("eval", short_help="Top-1 accuracy of trained weights.")
-@takes(data=DataOptions, options=_EvalOptions)
+@takes(data=DataOptions, options=_EvalOptions, own=UseOptions)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for machines.")
-def evaluate(data: DataOptions, options: _EvalOptions, as_json: bool) -> None:
+def evaluate(data: DataOptions, options: _EvalOptions, own: UseOptions, as_json: bool) -> None:
     """Evaluate trained weights on a dataset, without augmentation.
 
     \b
@@ -62,6 +63,6 @@ def evaluate(data: DataOptions, options: _EvalOptions, as_json: bool) -> None:
     network.check_classes(len(source.classes), evaluator.size)
     result = evaluator(network.model)
     if as_json:
-        click.echo(json.dumps(vars(result)))
+        say(json.dumps(vars(result)))
     else:
-        click.echo(f"accuracy {result.accuracy:.2%}, loss {result.loss:.4f} on {result.num_rows} images")
+        say(f"accuracy {result.accuracy:.2%}, loss {result.loss:.4f} on {result.num_rows} images")

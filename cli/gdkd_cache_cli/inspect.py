@@ -1,9 +1,8 @@
 """`gdkd-cache inspect`."""
 
-import json
-
 import click
 
+from gdkd_cache.terminal import say, say_json
 from gdkd_cache_cli.taking import argument
 
 
@@ -22,4 +21,7 @@ def inspect(cache: str, as_json: bool) -> None:
     from gdkd_cache_cli.report import cache_json, cache_lines
 
     manifest = open_cache(cache).manifest
-    click.echo(json.dumps(cache_json(manifest), indent=1) if as_json else "\n".join(cache_lines(manifest)))
+    if as_json:
+        say_json(cache_json(manifest))
+    else:
+        say(*cache_lines(manifest))

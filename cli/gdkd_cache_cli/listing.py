@@ -10,6 +10,9 @@ from gdkd_cache.data.recipes.registry import RECIPES, STEPS
 from gdkd_cache.fields import describe_fields
 from gdkd_cache.losses.registry import LOSSES
 from gdkd_cache.registry import Registry
+from gdkd_cache.terminal import say, say_table
+
+_COLUMNS = ("setting", "type", "default", "allowed", "what it is")
 
 
 def _listing(
@@ -18,18 +21,14 @@ def _listing(
     """The command that lists a registry's things, each with what the fields of `fields_of(thing)` say."""
 
     def command(names: tuple[str, ...]) -> None:
-        from rich.console import Console
-        from rich.table import Table
-
-        console = Console(highlight=False, width=None if Console().is_terminal else 140)
         for one in names or registry:
             kind = registry.load(one)
             summary = (kind.__doc__ or "").strip().split("\n")[0].rstrip(".")
-            table = Table("setting", "type", "default", "allowed", "what it is", title=f"{one}: {summary}")
-            table.title_justify = "left"
-            for row in describe_fields(fields_of(kind)):
-                table.add_row(row.name, row.kind, row.default, row.range, row.help)
-            console.print(table if table.row_count else f"{one}: {summary} (no settings)")
+            rows = [(row.name, row.kind, row.default, row.range, row.help) for row in describe_fields(fields_of(kind))]
+            if rows:
+                say_table(_COLUMNS, rows, title=f"{one}: {summary}")
+            else:
+                say(f"{one}: {summary} (no settings)")
 
     command.__doc__ = (
         f"List all {name}, or those of NAMES, with their settings.\n\n{written}\n\n\b\nExamples:\n{examples}"

@@ -3,13 +3,16 @@
 import logging
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
+from typing import Any
 
 import click
 
 from gdkd_cache.errors import GdkdCacheError, UsageError, is_out_of_memory
 from gdkd_cache.ranks import this_rank
-from gdkd_cache_cli.report import printable
+from gdkd_cache.terminal import guard, log_lines, printable
 
 _COMMANDS = (
     "build:build",
@@ -32,7 +35,7 @@ _COMMANDS = (
     "demo:demo",
 )
 """The commands, by module of this package and name there: to add one, write its module and name it here."""
-_RESUME = "a build goes on when the same command is run again"
+_RESUME = "a build or a copy goes on when the same command is run again; a training keeps the epochs that are done"
 
 
 class _Failure(click.ClickException):
@@ -62,24 +65,43 @@ def _terminate(signum: int, frame: object) -> None:
     raise _Terminated
 
 
+@contextmanager
+def _told() -> Iterator[None]:
+    """Turn what a user or a machine did wrong into one line and an exit code: 2 for usage, 1 for the rest."""
+    try:
+        yield
+    except click.ClickException as error:
+        error.message = printable(error.message)  # pyright: ignore[reportAttributeAccessIssue]
+        raise
+    except (click.exceptions.Exit, click.Abort, BrokenPipeError):
+        raise
+    except _Terminated:
+        raise _Ended(f"terminated; {_RESUME}") from None
+    except KeyboardInterrupt:
+        raise _Interrupted(f"interrupted; {_RESUME}") from None
+    except Exception as error:
+        failure = _failure(error)
+        if failure is None:
+            raise
+        raise failure from None
+
+
 class _Group(click.Group):
-    """Turns what a user or a machine did wrong into one line and an exit code: 2 for usage, 1 for the rest."""
+    """Commands whose errors, and whatever else is printed, reach the user as lines that nothing can forge."""
+
+    def main(self, *args: Any, **facts: Any) -> Any:
+        guard()
+        return super().main(*args, **facts)
+
+    def make_context(self, *args: Any, **facts: Any) -> click.Context:
+        with _told():
+            return super().make_context(*args, **facts)
 
     def invoke(self, ctx: click.Context) -> object:
         before = signal.signal(signal.SIGTERM, _terminate)
         try:
-            return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
-            raise
-        except _Terminated:
-            raise _Ended(f"terminated; {_RESUME}") from None
-        except KeyboardInterrupt:
-            raise _Interrupted(f"interrupted; {_RESUME}") from None
-        except Exception as error:
-            failure = _failure(error)
-            if failure is None:
-                raise
-            raise failure from None
+            with _told():
+                return super().invoke(ctx)
         finally:
             signal.signal(signal.SIGTERM, before)
 
@@ -94,7 +116,7 @@ def _failure(error: Exception) -> _Failure | None:
         whose = "the GPU's memory" if on_gpu else "this machine's memory"
         return _Failure(f"{whose} is full; try smaller images (--size), or a smaller --batch-size")
     if isinstance(error, OSError) and error.strerror:
-        return _Failure(f"{error.filename or 'a file'}: {error.strerror}")
+        return _Failure(f"{error.filename or 'this machine'}: {error.strerror}")
     return None
 
 
@@ -114,7 +136,7 @@ def main() -> None:
       gdkd-cache train --loss gdkd --data digits --cache digits.zarr --student cnn-s --epochs 8 --out student
     """
     # Of several ranks the first speaks for all.
-    logging.basicConfig(level=logging.WARNING if this_rank().rank else logging.INFO, format="%(message)s")
+    log_lines(logging.WARNING if this_rank().rank else logging.INFO)
 
 
 for _command in _COMMANDS:

@@ -3,6 +3,7 @@
 import click
 
 from gdkd_cache.building.options import CardOptions
+from gdkd_cache.terminal import say
 from gdkd_cache_cli.options import PLACE_HELP, UseOptions
 from gdkd_cache_cli.taking import argument, takes
 
@@ -29,8 +30,5 @@ def merge(caches: tuple[str, ...], out: str, card: CardOptions, own: UseOptions)
     from gdkd_cache_cli.report import cache_lines
 
     result = run_merge(caches, out, license=card.license, contact=card.contact)
-    click.echo(
-        f"{result.num_sent} of {len(result.manifest.objects)} objects written, {result.num_bytes:,} bytes; {out}:"
-    )
-    for line in cache_lines(result.manifest):
-        click.echo(line)
+    say(f"{result.num_sent} of {len(result.manifest.objects)} objects written, {result.num_bytes:,} bytes; {out}:")
+    say(*cache_lines(result.manifest))

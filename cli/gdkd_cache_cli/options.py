@@ -126,8 +126,8 @@ class UseOptions:
 
     use: tuple[str, ...] = option(
         (),
-        "Code of your own that a cache mentions, a codec or a loss as package.module:name; may be repeated. What a "
-        "cache names itself is never loaded.",
+        "Code of your own that a cache or a recipe file mentions, a codec, a loss or a step as package.module:name; "
+        "may be repeated. What a file names itself is never loaded.",
         metavar="NAME",
     )
 

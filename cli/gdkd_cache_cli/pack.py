@@ -7,6 +7,7 @@ import click
 
 from gdkd_cache.building.options import CardOptions, CodecChoice
 from gdkd_cache.fields import option
+from gdkd_cache.terminal import say
 from gdkd_cache_cli.taking import argument, takes
 
 
@@ -40,7 +41,7 @@ def pack(logits: Path, out: str, files: _PackOptions, choice: CodecChoice, card:
     _ = choice.request  # refused before anything is read
     arrays = read_logits(logits, files.labels, files.keys)
     if arrays.guessed_labels:
-        click.echo("no labels given: the top-1 classes of view 0 stand in for them", err=True)
+        say("no labels given: the top-1 classes of view 0 stand in for them", error=True)
     manifest = run_pack(
         out,
         arrays.logits,
@@ -54,5 +55,4 @@ def pack(logits: Path, out: str, files: _PackOptions, choice: CodecChoice, card:
         contact=card.contact,
         force=files.force,
     )
-    for line in cache_lines(manifest):
-        click.echo(line)
+    say(*cache_lines(manifest))

@@ -1,49 +1,45 @@
 """`gdkd-cache plan`."""
 
-import json
-
 import click
 
 from gdkd_cache.building.options import PlanOptions
-from gdkd_cache_cli.options import DataOptions, TeacherOptions
+from gdkd_cache.terminal import say, say_json, say_table
+from gdkd_cache_cli.options import DataOptions, TeacherOptions, UseOptions
 from gdkd_cache_cli.taking import takes
 
 
 @click.command(short_help="Before a build: what each codec would cost and lose.")
-@takes(data=DataOptions, teacher=TeacherOptions, options=PlanOptions)
+@takes(data=DataOptions, teacher=TeacherOptions, options=PlanOptions, own=UseOptions)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for machines.")
-def plan(data: DataOptions, teacher: TeacherOptions, options: PlanOptions, as_json: bool) -> None:
+def plan(data: DataOptions, teacher: TeacherOptions, options: PlanOptions, own: UseOptions, as_json: bool) -> None:
     """Run the teacher on a sample and print, before any build, what each codec would cost and lose.
 
     \b
     Example:
       gdkd-cache plan --data digits --teacher cnn-l --weights teacher/best.safetensors --views 40
     """
-    from rich.console import Console
-    from rich.table import Table
-
     from gdkd_cache.building.plan import plan as run_plan
 
     source = data.open()
     planned = run_plan(options, source, teacher.open(source))
     if as_json:
-        click.echo(json.dumps(planned.to_json(), indent=1))
+        say_json(planned.to_json())
         return
     views = options.num_views
-    table = Table("codec", "bytes a view", f"{views} views", "gradient error", "encode rows/s", "objects", "")
-    for row in planned.rows:
-        errors = "\n".join(f"{error:.3f}  {loss}" for loss, error in row.gradient_error.items()) or "serves none"
-        table.add_row(
+    rows = [
+        (
             row.setting,
             f"{row.bytes_per_view:.1f}",
             f"{row.total_bytes / 1e6:,.1f} MB",
-            errors,
+            [f"{error:.3f}  {loss}" for loss, error in row.gradient_error.items()] or "serves none",
             f"{row.encode_rate:,.0f}",
             str(row.num_objects),
             "<- build takes this" if row.chosen else "",
         )
-    Console(highlight=False, width=None if Console().is_terminal else 160).print(table)
-    click.echo(
+        for row in planned.rows
+    ]
+    say_table(("codec", "bytes a view", f"{views} views", "gradient error", "encode rows/s", "objects", ""), rows)
+    say(
         f"{planned.num_rows} images, {views} views of the {planned.distinct_views or 'countless'} different ones that "
         "the recipe has; "
         f"the teacher sees {planned.teacher_rate:,.0f} images/s, so a build takes about "

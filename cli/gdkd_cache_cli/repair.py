@@ -6,6 +6,7 @@ import click
 
 from gdkd_cache.data.options import RenderOptions
 from gdkd_cache.fields import option
+from gdkd_cache.terminal import say
 from gdkd_cache_cli.options import CacheOptions, KnownDataOptions, KnownTeacherOptions, RecipeOptions
 from gdkd_cache_cli.taking import argument, takes
 
@@ -57,11 +58,10 @@ def repair(
         local_copy=trust.copy_of(cache, data.local_copy),
         drop=options.drop,
     )
-    for problem in result.problems:
-        click.echo(problem, err=True)
+    say(*result.problems, error=True)
     views = result.manifest.identity.num_views
     dropped = f", views {views} to {views + result.dropped_views - 1} dropped" if result.dropped_views else ""
     verdict = f"{len(result.problems)} problems are left" if result.problems else "whole"
-    click.echo(f"{cache}: {len(result.restored)} objects repaired{dropped}, {verdict}; {result.manifest.digest}")
+    say(f"{cache}: {len(result.restored)} objects repaired{dropped}, {verdict}; {result.manifest.digest}")
     if result.problems:
         raise SystemExit(1)

@@ -34,9 +34,4 @@ def cache_lines(manifest: "Manifest") -> list[str]:
         "size": f"{facts['bytes_per_view']:.1f} bytes a view, {facts['bytes']:,} bytes in {facts['objects']} objects",
         "digest": facts["digest"],
     }
-    return [f"{name:>10}  {printable(text)}" for name, text in rows.items()]
-
-
-def printable(text: str) -> str:
-    """Text on one line, without the control characters by which a foreign cache could steer a terminal."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return [f"{name:>10}  {text}" for name, text in rows.items()]

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from gdkd_cache.report.options import ShowOptions
+from gdkd_cache.terminal import say
 from gdkd_cache_cli.options import CachedDataOptions, CacheOptions, RecipeOptions
 from gdkd_cache_cli.taking import argument, takes
 
@@ -45,4 +46,4 @@ def show(
     source = data.open()
     picture = run_show(options, opened, source, recipe=recipe.opened(source))
     save_picture(picture, out)
-    click.echo(f"{out}: {picture.width}x{picture.height} pixels")
+    say(f"{out}: {picture.width}x{picture.height} pixels")

@@ -7,6 +7,7 @@ import click
 
 from gdkd_cache.fields import check_fields, option
 from gdkd_cache.limits import LARGEST_SEED
+from gdkd_cache.terminal import say
 from gdkd_cache.training.options import CROSS_ENTROPY, TrainOptions
 from gdkd_cache_cli.options import CachedDataOptions, UseOptions
 from gdkd_cache_cli.taking import takes
@@ -155,7 +156,7 @@ def train(data: CachedDataOptions, eval_data: str | None, teachers: _TeachersOpt
         )
     if this_rank().rank:
         return
-    click.echo(
+    say(
         f"{options.student}: best accuracy {result.best_accuracy:.2%} (epoch {result.best_epoch}), last "
         f"{result.last_accuracy:.2%}, {result.images_per_second:,.0f} images/s; {options.out / 'best.safetensors'}"
     )

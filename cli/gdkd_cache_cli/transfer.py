@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import click
 
 from gdkd_cache.fields import option
+from gdkd_cache.terminal import say
 from gdkd_cache_cli.options import PLACE_HELP, CacheOptions
 from gdkd_cache_cli.taking import argument, takes
 
@@ -15,7 +16,9 @@ class _CopyOptions(CacheOptions):
     """What of a cache is copied."""
 
     views: str | None = option(
-        None, "Copy these views only, such as 0-39: a cache of its own, whose views keep their numbers.", metavar="A-B"
+        None,
+        "Copy these views only, such as 0-39, or 7 alone: a cache of its own, whose views keep their numbers.",
+        metavar="A-B",
     )
 
 
@@ -23,18 +26,22 @@ def _copy(source: str, destination: str, options: _CopyOptions) -> None:
     from gdkd_cache.sharing.copy import copy
 
     views = options.views
-    found = None if views is None else re.fullmatch(r"(\d{1,7})-(\d{1,7})", views)
+    found = None if views is None else re.fullmatch(r"(\d{1,7})(?:-(\d{1,7}))?", views)
     if views is not None and found is None:
-        raise click.UsageError(f"--views is {views!r}; it must be the first and the last, such as 0-39")
-    numbers = None if found is None else range(int(found[1]), int(found[2]) + 1)
+        raise click.UsageError(
+            f"--views is {views!r}; it must be the first and the last, such as 0-39, or one, such as 7"
+        )
+    numbers = None if found is None else range(int(found[1]), int(found[2] or found[1]) + 1)
     result = copy(source, destination, views=numbers, digest=options.digest)
     manifest = result.manifest
-    click.echo(
-        f"{result.num_sent} of {len(manifest.objects)} objects copied ({result.num_bytes:,} bytes), "
-        f"the others stood already; {destination} is complete: {manifest.digest}"
+    standing = len(manifest.objects) - result.num_sent
+    stood = f", the other {standing} stood there already" if standing else ""
+    say(
+        f"{result.num_sent} of {len(manifest.objects)} objects copied ({result.num_bytes:,} bytes){stood}; "
+        f"{destination} is complete: {manifest.digest}"
     )
     if numbers is not None and manifest.digest != result.source_digests[0]:
-        click.echo(f"it holds views {numbers[0]} to {numbers[-1]} of {result.source_digests[0]}")
+        say(f"it holds views {numbers[0]} to {numbers[-1]} of {result.source_digests[0]}")
 
 
 @click.command(short_help="Copy a cache to an object store.", epilog=PLACE_HELP)

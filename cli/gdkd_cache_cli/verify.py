@@ -1,11 +1,11 @@
 """`gdkd-cache verify`."""
 
-import json
 from dataclasses import dataclass
 
 import click
 
 from gdkd_cache.fields import check_fields, option
+from gdkd_cache.terminal import say, say_json
 from gdkd_cache_cli.options import CacheOptions, KnownDataOptions, KnownTeacherOptions, RecipeOptions
 from gdkd_cache_cli.taking import argument, takes
 
@@ -75,16 +75,15 @@ def verify(
         facts["views_decoded"] = result.views_decoded
         facts["replay"] = None if result.replay is None else vars(result.replay)
         facts["teacher"] = None if result.rerun is None else vars(result.rerun)
-        click.echo(json.dumps(facts, indent=1))
+        say_json(facts)
     else:
-        for problem in result.problems:
-            click.echo(problem, err=True)
+        say(*result.problems, error=True)
         if result.replay is not None:
-            click.echo(result.replay)
+            say(result.replay)
         if result.rerun is not None:
-            click.echo(result.rerun)
+            say(result.rerun)
         verdict = f"{len(result.problems)} problems" if result.problems else "whole"
         decoded = f", {result.views_decoded} views decoded" if options.deep else ""
-        click.echo(f"{cache}: {result.num_objects} objects checked{decoded}, {verdict}; {result.digest}")
+        say(f"{cache}: {result.num_objects} objects checked{decoded}, {verdict}; {result.digest}")
     if result.problems:
         raise SystemExit(1)

@@ -1,5 +1,6 @@
 """A cache as its users see it: open it, look at its views, join it with its source."""
 
+import re
 from pathlib import Path
 
 from gdkd_cache.cache.dataset import CachedDataset
@@ -10,6 +11,8 @@ from gdkd_cache.errors import MismatchError, NotServedError, UsageError
 from gdkd_cache.losses.base import Loss
 from gdkd_cache.store.reader import CacheReader
 from gdkd_cache.store.sidecars.reader import SidecarReader, holds_sidecars
+
+_DIGEST = re.compile(r"sha256:[0-9a-f]{1,64}")  # a shorter one is merely another cache's
 
 
 class Cache(CacheReader):
@@ -126,7 +129,10 @@ def open_cache(path: str | Path, *, digest: str | None = None, local_copy: str |
         CacheError: no cache, an unfinished build or copy, or a damaged manifest.
         MismatchError: another digest.
         StoreError: the object store cannot be reached, or refuses.
+        UsageError: `digest` is none, or the URL is broken.
     """
+    if digest is not None and not _DIGEST.fullmatch(digest):
+        raise UsageError(f"digest is {digest!r}; it must be sha256: and 64 hexadecimal digits, as inspect prints it")
     cache = (_SidecarCache if holds_sidecars(path) else Cache)(path, local_copy=local_copy)
     if digest is not None and digest != cache.digest:
         raise MismatchError(f"{cache.path} has digest {cache.digest}, not the {digest} asked for")

@@ -109,7 +109,7 @@ class ForeignLoss(Loss):
 
     def _refuse(self) -> NotServedError:
         return NotServedError(
-            f"loss {short(self.name)} is code that no cache may load: if you have it and trust it, name it yourself, "
+            f"loss {short(self.name)} is code that no file may load: if you have it and trust it, name it yourself, "
             f"with --use {short(self.name)} (or gdkd_cache.use)"
         )
 

@@ -2,31 +2,37 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, NoReturn
-from urllib.parse import urlsplit
 
 from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import HTTPStore, from_url
 
-from gdkd_cache.errors import StoreError, UsageError
+from gdkd_cache.errors import StoreError
 from gdkd_cache.objects.names import check_name
+from gdkd_cache.objects.urls import WEB, split_url
+from gdkd_cache.progress import waiting
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig
 
-_SETTINGS = {"s3": "AWS", "gs": "GOOGLE", "az": "AZURE"}  # prefixes of the environment variables that obstore reads
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+# Prefixes of the environment variables that obstore reads; it reads none for web servers.
+_SETTINGS = {"s3": "AWS", "gs": "GOOGLE", "az": "AZURE", "https": "HTTP", "http": "HTTP"}
 # Server errors, throttling and broken connections are tried again; the jitter makes it 4 to 60 s before it gives up.
 _RETRY: "RetryConfig" = {
     "max_retries": 8,
     "retry_timeout": timedelta(minutes=3),
     "backoff": {"init_backoff": timedelta(milliseconds=200), "max_backoff": timedelta(seconds=15), "base": 4},
 }
-# `read_timeout` also covers the sending of one part, hence two minutes for what may be a slow line.
+# `read_timeout`, of a pause in an answer, also covers the sending of one part, hence two minutes for what may be a slow
+# line; `timeout` is of a whole answer. Each may be set in the environment as obstore names it: AWS_READ_TIMEOUT=10s.
 _TIMEOUTS: "ClientConfig" = {"connect_timeout": "10s", "read_timeout": "2m", "timeout": "30m"}
+SCHEMES = tuple(_SETTINGS)
+PIECE = 1  # bytes at least: as they come, so that a slow server is seen to be one; it costs nothing
+PAGE_START = 200
+_PAGE = re.compile(rb"(\xef\xbb\xbf)?\s*<(!doctype\s+html|html)\b", re.IGNORECASE)
 
 
 class Connection:
@@ -43,45 +49,75 @@ class Connection:
             UsageError: another kind of URL, credentials in it, or an unencrypted connection to another machine.
             StoreError: the environment's settings are wrong.
         """
-        parts = urlsplit(url)
-        host = parts.netloc.rpartition("@")[2]
-        self.location = f"{parts.scheme}://{host}{parts.path}".rstrip("/")
+        parts = split_url(url, SCHEMES)
+        self.location = f"{parts.scheme}://{parts.netloc}{parts.path}".rstrip("/")
         self._process = os.getpid()
-        web = parts.scheme in ("http", "https")
-        if not web and parts.scheme not in _SETTINGS:
-            raise UsageError(f"{self.location}: no place for a cache; give a folder, s3://, gs://, az:// or https://")
-        if "@" in parts.netloc or parts.query or parts.fragment:
-            raise UsageError(f"{self.location}: give the URL without user, ? and #; credentials go in the environment")
-        if parts.scheme == "http" and parts.hostname not in _LOOPBACK:
-            raise UsageError(f"{self.location}: http:// is for this machine only, as anyone can alter it; use https://")
-        if not host:
-            raise UsageError(f"{self.location}: names no bucket or host; such as s3://BUCKET/PATH")
+        self._is_web = parts.scheme in WEB
+        self._prefix = _SETTINGS[parts.scheme]
         with self._told():
-            if web:
-                options: ClientConfig = {**_TIMEOUTS, "allow_http": parts.scheme == "http"}
+            if self._is_web:
+                options: ClientConfig = {**self._timeouts(), "allow_http": parts.scheme == "http"}
                 self._store = HTTPStore.from_url(self.location, client_options=options, retry_config=_RETRY)
             else:
-                # Options of ours replace all that obstore would read from the environment, so this one is read here.
-                allowed = os.environ.get(f"{_SETTINGS[parts.scheme]}_ALLOW_HTTP", "").lower() in ("1", "true")
-                options = {**_TIMEOUTS, "allow_http": allowed}
+                allowed = os.environ.get(f"{self._prefix}_ALLOW_HTTP", "").lower() in ("1", "true")
+                options = {**self._timeouts(), "allow_http": allowed}
                 self._store = from_url(self.location, client_options=options, retry_config=_RETRY)
+
+    def _timeouts(self) -> "ClientConfig":
+        # Options of ours replace all that obstore would read from the environment, so these are read here.
+        given = {name: os.environ.get(f"{self._prefix}_{name.upper()}") for name in _TIMEOUTS}
+        return {**_TIMEOUTS, **{name: value for name, value in given.items() if value}}  # pyright: ignore[reportReturnType]
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(f"{self.location}: an object store stays in its process; open it again in the other")
 
     @contextmanager
-    def _told(self, name: str | None = None) -> Iterator[None]:
-        """Check the name, and tell what obstore raises in a line of ours: its own may quote signed URLs."""
-        what = self.location
+    def _told(self, name: str | None = None) -> Iterator[Callable[[int], None]]:
+        """Check an object's name, then reach for it as `_reaching` does, or for the place."""
         if name is not None:
             check_name(self.location, name)
-            what = f"{what}/{name}"
+        with self._reaching(self.location if name is None else f"{self.location}/{name}") as got:
+            yield got
+
+    @contextmanager
+    def _reaching(self, what: str) -> Iterator[Callable[[int], None]]:
+        """Tell what obstore raises in a line of ours, as its own may quote signed URLs; and that it takes long, if so.
+
+        What it gives is called with each number of bytes that came.
+        """
         if os.getpid() != self._process:
             raise StoreError(f"{what}: used in a forked process, where it would hang; use spawn or forkserver")
         try:
-            yield
+            with waiting(f"waiting for {what}") as got:
+                yield got
         except (BaseError, FileNotFoundError, ValueError) as error:
-            raise StoreError(f"{what}: {_reason(error)}") from None
+            raise StoreError(f"{what}: {self._reason(error)}") from None
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":  # of Rust, whose class cannot be imported
+                raise
+            raise StoreError(f"{what}: what the server or the URL says broke the client; check both") from None
+
+    def _refuse_page(self, what: str, data: bytes | bytearray) -> None:
+        """Web servers answer with pages, and with success, where they have no such file, or want a login first.
+
+        Raises:
+            StoreError: the first bytes of a file are those of a page.
+        """
+        if self._is_web and _PAGE.match(data[:PAGE_START]):
+            raise StoreError(f"{what}: the server answered with a web page, not with a file; try the URL in a browser")
+
+    def _reason(self, error: Exception) -> str:
+        """What went wrong and what to do, from the kind of error, the status and error code alone."""
+        text = str(error)
+        if "as Duration" in text:
+            names = ", ".join(f"{self._prefix}_{name.upper()}" for name in _TIMEOUTS)
+            return f"one of {names} in the environment is no duration; such as 30s or 2m"
+        if "MissingContentLength" in text:
+            return "the server does not say how long the file is (no Content-Length); serve it with one that does"
+        if "kind: Timeout" in text:
+            limits = " or ".join(f"{self._prefix}_{name.upper()}" for name in ("read_timeout", "timeout"))
+            return f"no answer, or it came to a stop or took too long; run it again, or allow more ({limits}=10m)"
+        return _reason(error)
 
 
 def _reason(error: Exception) -> str:

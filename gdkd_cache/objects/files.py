@@ -1,23 +1,22 @@
 """Files of other people in an object store or on a web server, to read only: they need no object names."""
 
 import re
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import obstore
 
-from gdkd_cache.errors import StoreError, UsageError
-from gdkd_cache.objects.connection import Connection
+from gdkd_cache.errors import UsageError
+from gdkd_cache.objects.connection import PAGE_START, PIECE, SCHEMES, Connection
+from gdkd_cache.objects.urls import split_url
 from gdkd_cache.schema import short
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta
 
 _NAME = re.compile(r"\w[\w.,=+@-]*")  # what is a name in every store, in a URL and in a folder
-_PIECE = 2**20
 
 
 @dataclass(frozen=True)
@@ -36,14 +35,9 @@ class Version:
 class Files(Connection):
     """The files under one URL, whatever their names. Lives in the process that made it, as any `Connection`."""
 
-    @contextmanager
-    def _telling(self, name: str) -> Iterator[None]:
+    def _telling(self, name: str) -> AbstractContextManager[Callable[[int], None]]:
         """What `_told` is for objects."""
-        try:
-            with self._told():
-                yield
-        except StoreError as error:
-            raise StoreError(f"{self.location}/{name}{str(error).removeprefix(self.location)}") from None
+        return self._reaching(f"{self.location}/{name}")
 
     def version(self, name: str) -> Version | None:
         """What the store says of a file, None where there is none.
@@ -68,10 +62,13 @@ class Files(Connection):
             StoreError: as `version`.
         """
         with self._telling(name):
-            return bytes(obstore.get_range(self._store, name, start=start, length=size))
+            data = bytes(obstore.get_range(self._store, name, start=start, length=size))
+        if start == 0:
+            self._refuse_page(f"{self.location}/{name}", data)
+        return data
 
-    def get(self, name: str) -> tuple[Version, Iterator[bytes]] | None:
-        """What the store says of a file, and its content in pieces, which may be more or less than it says.
+    def get(self, name: str) -> tuple[Version, Generator[bytes, None, None]] | None:
+        """What the store says of a file, and its content in pieces, to be closed; it may be longer or shorter.
 
         Raises:
             StoreError: as `version`; the pieces raise it too.
@@ -81,11 +78,17 @@ class Files(Connection):
                 found = obstore.get(self._store, name)
             except FileNotFoundError:
                 return None
-            return _version(found.meta), self._pieces(name, iter(found.stream(_PIECE)))
+            return _version(found.meta), self._pieces(name, iter(found.stream(PIECE)))
 
-    def _pieces(self, name: str, stream: Iterator[bytes]) -> Iterator[bytes]:
-        with self._telling(name):
-            yield from stream
+    def _pieces(self, name: str, stream: Iterator[bytes]) -> Generator[bytes, None, None]:
+        start = b""
+        with self._telling(name) as got:
+            for piece in stream:
+                got(len(piece))
+                if len(start) < PAGE_START:
+                    start += piece[:PAGE_START]
+                    self._refuse_page(f"{self.location}/{name}", start)
+                yield piece
 
 
 def _version(meta: "ObjectMeta") -> Version:
@@ -101,9 +104,9 @@ def open_files(urls: Iterable[str]) -> list[tuple[Files, str]]:
     opened: dict[str, Files] = {}
     places = []
     for url in urls:
-        parts = urlsplit(url)
+        parts = split_url(url, SCHEMES)
         folder, _, name = parts.path.rpartition("/")
-        where = parts._replace(path=folder).geturl()  # with what Connection refuses, such as a user
+        where = parts._replace(path=folder).geturl()
         if where not in opened:
             opened[where] = Files(where)
         if not _NAME.fullmatch(name):

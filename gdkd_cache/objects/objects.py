@@ -1,6 +1,5 @@
 """Objects by name, wherever they lie: what can be read anywhere, and what can be written in folders and stores."""
 
-import re
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Protocol, runtime_checkable
 from gdkd_cache.errors import UsageError
 from gdkd_cache.objects.folder import Folder
 from gdkd_cache.objects.record import ObjectRecord
+from gdkd_cache.objects.urls import scheme_of, split_url
 from gdkd_cache.registry import Entry, Registry
 
 _HERE = "gdkd_cache.objects"
@@ -23,7 +23,6 @@ STORES: "Registry[Callable[[str], Objects]]" = Registry(
     },
 )
 """What opens a URL, by its scheme; obstore is imported where it is needed, as folders are most of what is opened."""
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 Allowed = Callable[[], None]
 
 
@@ -125,16 +124,12 @@ def open_objects(location: str | Path) -> Objects:
     """The objects of a folder (a path), an object store (`s3://`, `gs://`, `az://`) or a web server (`https://`).
 
     Raises:
-        UsageError: a URL of another kind, or one with credentials in it.
+        UsageError: a URL that is broken or of another kind, or one with credentials in it.
         StoreError: the environment's settings for the object store are wrong.
     """
-    scheme = None if isinstance(location, Path) else _URL.match(location)
-    if scheme is None:
+    if isinstance(location, Path) or scheme_of(location) is None:
         return Folder(Path(location))
-    if scheme[1].lower() not in STORES:
-        url = re.sub("//.*@", "//", str(location))  # what may be a password is not told
-        raise UsageError(f"{url}: no place for a cache; give a folder, s3://, gs://, az:// or https://")
-    return STORES.load(scheme[1].lower())(str(location))
+    return STORES.load(split_url(location, tuple(STORES)).scheme)(location)
 
 
 def open_writable(location: str | Path) -> WritableObjects:

@@ -3,7 +3,7 @@
 import obstore
 
 from gdkd_cache.errors import CacheError
-from gdkd_cache.objects.connection import Connection
+from gdkd_cache.objects.connection import PIECE, Connection
 from gdkd_cache.objects.record import ObjectRecord
 
 
@@ -19,14 +19,16 @@ class Remote(Connection):
 
     def read(self, name: str, limit: int) -> bytes:
         data = bytearray()
-        with self._told(name):
+        with self._told(name) as got:
             try:
-                for chunk in obstore.get(self._store, name):
+                for chunk in obstore.get(self._store, name).stream(PIECE):
                     data += chunk
+                    got(len(chunk))
                     if len(data) > limit:
                         break
             except FileNotFoundError:
                 raise CacheError(f"{self.location}: {name} is missing") from None
+        self._refuse_page(f"{self.location}/{name}", data)
         return bytes(data[: limit + 1])
 
     def record(self, name: str, limit: int) -> ObjectRecord:

@@ -40,7 +40,7 @@ def to_sidecars(path: str | Path, out: str | Path, source: Source, *, digest: st
     if not isinstance(open_objects(out), Folder):
         raise UsageError(f"{out}: sidecars are written to a folder; copy its files to the store, sidecars.json last")
     if not isinstance(source, ShardSource):
-        raise UsageError("sidecars are of image shards; name some as wds:PATTERN, opened with stream")
+        raise UsageError("sidecars are of image shards; give a source that was opened as wds:PATTERN, with stream")
     cache = open_cache(path, digest=digest)
     rows = match_rows(cache, source)
     if len(rows) < cache.num_rows:

@@ -62,8 +62,18 @@ class CacheReader:
         if self._objects.size(MANIFEST_NAME) is None:
             if self._objects.size(BUILD_NAME) is not None:
                 raise CacheError(f"{self.path} is an unfinished build or copy; run its command again to resume it")
-            raise CacheError(f"{self.path} is no cache: it has no {MANIFEST_NAME}; make one with: gdkd-cache build")
+            raise CacheError(f"{self.path} is no cache: {self._lack()}; make one with: gdkd-cache build")
         return Manifest.from_bytes(self._objects.read(MANIFEST_NAME, MANIFEST_LIMIT))
+
+    def _lack(self) -> str:
+        """Why nothing can be read as a manifest."""
+        if isinstance(self._objects, Folder):
+            root, manifest = self._objects.root, self._objects.root / MANIFEST_NAME
+            if root.exists() and not root.is_dir():
+                return f"it is {'a file' if root.is_file() else 'a pipe, a socket or a device'}, not a folder"
+            if manifest.exists():
+                return f"its {MANIFEST_NAME} is a {'folder' if manifest.is_dir() else 'pipe, a socket or a device'}"
+        return f"it has no {MANIFEST_NAME}"
 
     @property
     def digest(self) -> str:

@@ -15,7 +15,7 @@ from gdkd_cache.data.recipes.recipe import Recipe, mix_from_json, step_from_json
 from gdkd_cache.data.recipes.registry import RECIPES, STEPS
 from gdkd_cache.data.recipes.step import Step
 from gdkd_cache.data.source import is_text
-from gdkd_cache.errors import UsageError, first_line
+from gdkd_cache.errors import CacheError, UsageError, first_line
 from gdkd_cache.fields import check_fields, option, parse_fields
 from gdkd_cache.files import read_bounded
 from gdkd_cache.limits import LARGEST_SIDE
@@ -182,7 +182,10 @@ def _from_table(path: Path, stored: Any) -> Recipe:
 
 
 def _named(name: str) -> type[Step]:
-    """The step of a name that the user gave."""
+    """The step of a name that a file holds, perhaps a stranger's: it imports nothing."""
     if name not in STEPS and ":" not in name:
         raise UsageError(f"step is {short(name)}; it must be one of {STEPS.forms()}")
-    return STEPS.load(name)
+    try:
+        return STEPS.known(name)
+    except CacheError as error:
+        raise UsageError(str(error)) from None

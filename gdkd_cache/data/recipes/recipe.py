@@ -157,8 +157,8 @@ class Recipe:
                     raise
                 own = stored["name"] if name == COMPAT else name
                 raise MismatchError(
-                    f"the views were made by your own code, {own}, which no cache may load: "
-                    "name it again with --recipe (or recipe=...)"
+                    f"the views were made by your own code, {own}, which no file may load: name it again with "
+                    f"{'--recipe (or recipe=...)' if name == COMPAT else f'--use {own} (or gdkd_cache.use)'}"
                 ) from None
 
         try:

@@ -7,10 +7,11 @@ import shutil
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from uuid import uuid4
 
-from gdkd_cache.errors import SourceError, StoreError
+from gdkd_cache.errors import SourceError, StoreError, naming
 from gdkd_cache.objects.files import Files, Version, open_files
 
 FETCHES_AT_ONCE = 4
@@ -53,7 +54,7 @@ def fetch(
     partial = path.with_name(f"{path.name}.{uuid4().hex}.partial")
     size, digest = 0, hashlib.sha256()
     try:
-        with partial.open("xb") as file:
+        with naming(path), partial.open("xb") as file, closing(pieces):
             for piece in pieces:
                 size += len(piece)
                 if not wanted():
@@ -93,10 +94,11 @@ def read_text(url: str, limit: int) -> str | None:
     if found is None:
         return None
     data = bytearray()
-    for piece in found[1]:
-        data += piece
-        if len(data) > limit:
-            raise SourceError(f"wds: {files.location}/{name} has more than {limit} bytes")
+    with closing(found[1]) as pieces:
+        for piece in pieces:
+            data += piece
+            if len(data) > limit:
+                raise SourceError(f"wds: {files.location}/{name} has more than {limit} bytes")
     try:
         return io.TextIOWrapper(io.BytesIO(data), "utf-8").read()
     except UnicodeDecodeError:
@@ -133,8 +135,9 @@ def keep_shards(urls: Sequence[str], folder: Path) -> list[Path]:
         if fetched is not None:
             facts["sha256"] = fetched[1]
             partial = path.with_name(f"{record.name}.{uuid4().hex}.partial")
-            partial.write_text(json.dumps(facts))
-            partial.replace(record)
+            with naming(record):
+                partial.write_text(json.dumps(facts))
+                partial.replace(record)
         return path
 
     with ThreadPoolExecutor(FETCHES_AT_ONCE, thread_name_prefix="fetch-shards") as pool:

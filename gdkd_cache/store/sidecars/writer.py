@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gdkd_cache.errors import CacheError, MismatchError, UsageError
+from gdkd_cache.errors import CacheError, MismatchError, UsageError, naming
 from gdkd_cache.objects.folder import Folder
 from gdkd_cache.objects.record import ObjectRecord
 from gdkd_cache.store.layout import KEYS, LABELS, SOURCE_CHECK, SOURCE_PROBE, TABLES, encode_keys, row_layouts
@@ -69,7 +69,7 @@ def write_sidecars(
     keys_bytes: dict[str, int] = {}
 
     def append(name: str, data: bytes) -> None:
-        with _partial(folder, name).open("ab") as file:
+        with naming(folder / name), _partial(folder, name).open("ab") as file:
             file.write(data)
         files[name].update(data)
 
@@ -125,7 +125,7 @@ def _file_record(path: Path) -> ObjectRecord:
 def _publish(folder: Path, name: str, record: ObjectRecord) -> None:
     """Move a finished file to its place, durable and read back; what stands there already must be the same."""
     partial, path = _partial(folder, name), folder / name
-    with partial.open("rb+") as file:
+    with naming(path), partial.open("rb+") as file:
         os.fsync(file.fileno())
     if _file_record(partial) != record:
         raise CacheError(f"{path}: what was read back is not what was written; check the disk")
