@@ -185,7 +185,7 @@ def test_no_batch_with_a_replaced_image_is_given_out(
     """Nor any after it; those before are as they should be."""
     bad, keys = _replaced(source, 1)
     opened = open_cache(cache)
-    data = opened.dataset(_KINDS[kind](bad, tmp_path))
+    data = opened.dataset(_KINDS[kind](bad, tmp_path), images_in_memory=0)
     seen: list[str] = []
 
     def see_all() -> None:
@@ -198,14 +198,18 @@ def test_no_batch_with_a_replaced_image_is_given_out(
     assert not keys & set(seen)
 
 
+@pytest.mark.parametrize("budget", [None, 0])
 @pytest.mark.parametrize("kind", _KINDS)
-def test_the_right_images_in_another_order(tmp_path: Path, source: ArraySource, cache: Path, kind: str) -> None:
+def test_the_right_images_in_another_order(
+    tmp_path: Path, source: ArraySource, cache: Path, kind: str, budget: int | None
+) -> None:
     """A part of them, in any order, decoded or in memory: each is compared with its own check."""
     rows = np.random.default_rng(0).permutation(ROWS)[:300]
     shown = _KINDS[kind](take(source, rows) if kind != "shards" else source, tmp_path)
-    data = open_cache(cache).dataset(shown, strict_replay=True)
+    data = open_cache(cache).dataset(shown, strict_replay=True, images_in_memory=budget)
     assert sum(len(labels) for _, labels, _ in data.loader(0, batch_size=64, shuffle=True)) == len(shown)
-    assert (data.replay.images, data.replay.pending) == ((len(shown), 0) if kind == "memory" else (0, len(shown)))
+    at_once = kind == "memory" or (kind != "shards" and budget is None)
+    assert (data.replay.images, data.replay.pending) == ((len(shown), 0) if at_once else (0, len(shown)))
     replay = verify(cache, source=shown, strict=True).replay
     assert replay is not None
     assert (replay.images, replay.rounding_images) == (len(shown), 0)
@@ -220,7 +224,7 @@ def test_partners_are_compared_too(tmp_path: Path, source: ArraySource, teacher:
     build_small(tmp_path / "b.zarr", few, teacher, **_OPTIONS, recipe=recipe)
     assert np.array_equal(_checks(tmp_path / "a.zarr"), _checks(tmp_path / "b.zarr"))
     bad, keys = _replaced(few, 1)
-    data = open_cache(tmp_path / "a.zarr").dataset(_as_files(bad, tmp_path))
+    data = open_cache(tmp_path / "a.zarr").dataset(_as_files(bad, tmp_path), images_in_memory=0)
     with pytest.raises(MismatchError, match=f"the decoded image of '{min(keys)}'"):
         list(data.loader(0, batch_size=20))
 
@@ -310,6 +314,7 @@ def test_a_build_decodes_no_image_for_its_check(
     counted = _Counted(**{name: value for name, value in vars(files).items() if not name.startswith("_")})
     _DECODED.clear()
     options: dict[str, Any] = {**_OPTIONS, "num_views": 3, "first_view": 4, "codec_from": cache}
+    options["images_in_memory"] = 0
     build_small(tmp_path / "b.zarr", counted, teacher, **options)
     unprobed = np.flatnonzero(~probed(hash_keys(source.keys)))
     assert {_DECODED[row] for row in unprobed.tolist()[1:]} == {1}

@@ -34,7 +34,7 @@ from gdkd_cache.data.shards import ahead
 from gdkd_cache.data.shards.ahead import ShardsAhead
 from gdkd_cache.data.shards.remote import RemoteShardSource
 from gdkd_cache.data.shards.source import ShardSource
-from gdkd_cache.data.source import ArraySource, Source
+from gdkd_cache.data.source import ArraySource, EncodedSource, Source
 from gdkd_cache.data.views import ViewRenderer, ViewRequest
 from gdkd_cache.errors import SourceError, StoreError, UsageError
 
@@ -154,10 +154,10 @@ def test_an_abandoned_pass_leaves_nothing(tmp_path: Path, url: str, digits_cache
 
 def test_in_memory(tmp_path: Path, folder: Path, url: str, proxy: FaultyProxy) -> None:
     local, remote = open_source(_local(folder)), open_source(url)
-    assert isinstance(local, ArraySource)
-    assert isinstance(remote, ArraySource)
+    assert isinstance(local, EncodedSource)
+    assert isinstance(remote, EncodedSource)
     assert remote.digest == local.digest
-    assert np.array_equal(remote.images, local.images)
+    assert remote.files == local.files
     assert set(Counter(proxy.sent("GET .*tar")).values()) == {1}
     assert len(proxy.sent("GET .*tar")) == _COUNT
     assert not _folders(tmp_path)

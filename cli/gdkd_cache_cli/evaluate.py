@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from gdkd_cache.data.options import RenderOptions
+from gdkd_cache.data.options import MemoryOptions, RenderOptions
 from gdkd_cache.fields import check_fields, option
 from gdkd_cache.models.registry import MODEL_HELP
 from gdkd_cache.terminal import say
@@ -15,7 +15,7 @@ from gdkd_cache_cli.taking import takes
 
 
 @dataclass(frozen=True, kw_only=True)
-class _EvalOptions(NetworkOptions, RenderOptions):
+class _EvalOptions(NetworkOptions, RenderOptions, MemoryOptions):
     """What is evaluated, and on what."""
 
     weights: Path = option(help="A .safetensors (or torch) file.")
@@ -42,19 +42,23 @@ def evaluate(data: DataOptions, options: _EvalOptions, own: UseOptions, as_json:
     Example:
       gdkd-cache eval --data digits --weights student/best.safetensors
     """
-    from gdkd_cache.data.loader import default_num_workers
     from gdkd_cache.models.weights import load_card
     from gdkd_cache.training.evaluate import Evaluator, stated_recipe
 
     source = data.open(options.split)
     network = options.load(options.model, len(source.classes), "float32")
-    workers, recipe = options.num_workers, options.recipe
-    if workers is None:
-        workers = default_num_workers(source)
+    recipe = options.recipe
     if recipe is None:
         recipe = stated_recipe(load_card(options.weights), options.weights)
     evaluator = Evaluator(
-        source, mean=network.mean, std=network.std, device=network.device, num_workers=workers, recipe=recipe
+        source,
+        mean=network.mean,
+        std=network.std,
+        device=network.device,
+        num_workers=options.num_workers,
+        images_in_memory=options.images_in_memory,
+        decoded=options.decoded,
+        recipe=recipe,
     )
     network.check_classes(len(source.classes), evaluator.size)
     result = evaluator(network.model)

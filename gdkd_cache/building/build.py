@@ -53,6 +53,7 @@ def build(options: BuildOptions, source: Source, teacher: Network) -> BuildResul
         _LOG.info("%s is already complete: nothing to do", options.out)
         place.clean(found)
         return BuildResult(manifest=found.manifest, rows_computed=0, seconds=0.0)
+    builder.hold_images()
     with Claims(place.objects, place.build) as claims:
         writer = begin_together(place, found, claims, builder.fit)
         if isinstance(writer, CacheWriter):

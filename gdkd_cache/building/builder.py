@@ -18,6 +18,7 @@ from gdkd_cache.codec.calibration import Calibration, calibration_rows
 from gdkd_cache.codec.fidelity import Fidelity
 from gdkd_cache.data.decoded import DecodedImages
 from gdkd_cache.data.loader import ViewLoader, default_num_workers
+from gdkd_cache.data.memory import decoded_once
 from gdkd_cache.data.probes import probed
 from gdkd_cache.data.recipes.presets import open_recipe
 from gdkd_cache.data.recipes.recipe import Recipe
@@ -74,19 +75,39 @@ class Builder:
             source_checks = theirs is not None and theirs.source_checks  # which all parts of one cache have, or none
         self._source_checks = source_checks
         self._probed = probed(hash_keys(self.keys))
-        self.renderer = ViewRenderer(
-            source,
-            self.recipe,
-            options.seed,
-            probe_rows=self._probed,
-            check_with=options.first_view if source_checks else None,
-            device=teacher.device,
-        )
+        self.renderer = self._renderer()
         self._view_size = self.renderer[ViewRequest((0,), np.arange(1))][0].pixels.shape[2:]
         teacher.check_classes(len(source.classes), (self._view_size[0], self._view_size[1]))
-        self._num_workers = default_num_workers(source) if options.num_workers is None else options.num_workers
         if self._given is None:  # else that cache's codec and losses count, not those of the options
             options.request.check(len(source.classes))
+
+    def _renderer(self) -> ViewRenderer:
+        return ViewRenderer(
+            self._source,
+            self.recipe,
+            self._options.seed,
+            probe_rows=self._probed,
+            check_with=self._options.first_view if self._source_checks else None,
+            device=self._teacher.device,
+        )
+
+    @property
+    def _num_workers(self) -> int:
+        asked = self._options.num_workers
+        return default_num_workers(self._source) if asked is None else asked
+
+    def hold_images(self) -> None:
+        """Decode the images into memory, where they fit, or a file, where one is asked for.
+
+        Raises:
+            UsageError, SourceError, OSError: as `decoded_once`.
+        """
+        options = self._options
+        budget, folder = options.images_in_memory, options.decoded
+        held = decoded_once(self._source, self.recipe, budget, folder, num_workers=options.num_workers)
+        if held is not self._source:
+            self._source = held
+            self.renderer = self._renderer()
 
     def identity(self) -> Identity:
         """The identity of the cache that comes of it; codec and fidelity are open, unless another cache gives them.

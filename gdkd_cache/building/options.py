@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gdkd_cache.codec.registry import AUTO, CODECS
-from gdkd_cache.data.options import RenderOptions
+from gdkd_cache.data.options import MemoryOptions, RenderOptions
 from gdkd_cache.data.recipes.registry import RECIPES
 from gdkd_cache.errors import UsageError
 from gdkd_cache.fields import check_fields, option
@@ -106,7 +106,7 @@ class PlanOptions(CodecChoice, RenderOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BuildOptions(PlanOptions, CardOptions):
+class BuildOptions(PlanOptions, MemoryOptions, CardOptions):
     """What to build.
 
     Raises:

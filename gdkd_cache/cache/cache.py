@@ -65,6 +65,9 @@ class Cache(CacheReader):
         strict_replay: bool = False,
         recipe: Recipe | None = None,
         size: int | None = None,
+        images_in_memory: int | None = None,
+        decoded: Path | None = None,
+        num_workers: int | None = 0,
     ) -> CachedDataset:
         """Join with the images: rows are found by key, so another order or a subset of the rows is fine.
 
@@ -76,6 +79,10 @@ class Cache(CacheReader):
                 is enough except for `compat:` recipes. Another than the cache's is refused.
             size: side of the student's views in pixels, if it is not the teacher's: the same boxes of the same
                 images at another resolution.
+            images_in_memory: bytes of memory for decoded images: those of a source that fit, all of one size, are
+                decoded once, here. 0 is for none, None a quarter of what is free.
+            decoded: a folder on a local disk, where a file keeps the decoded pixels of other images.
+            num_workers: processes that decode the images of a source of your own for that; None is one a core.
 
         Raises:
             MismatchError: other classes, an unknown key, another label, another recipe, or other pixels in a
@@ -89,6 +96,9 @@ class Cache(CacheReader):
             strict_replay=strict_replay,
             recipe=recipe,
             size=size,
+            images_in_memory=images_in_memory,
+            decoded=decoded,
+            num_workers=num_workers,
         )
 
     def require(self, loss: Loss) -> None:

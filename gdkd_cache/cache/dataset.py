@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor
 from gdkd_cache.cache.replay import check_replay, compare_images, comparison_with, recipe_of, rounding_line
 from gdkd_cache.cache.view import View
 from gdkd_cache.data.loader import ViewLoader
+from gdkd_cache.data.memory import decoded_once
 from gdkd_cache.data.order import epoch_requests
 from gdkd_cache.data.recipes.recipe import Recipe
 from gdkd_cache.data.source import FullSource
@@ -58,6 +60,7 @@ class CachedDataset:
     Attributes:
         replay: what the probes said when it was made, of several caches those of the one that differs most; and what
             is known of the other images.
+        source: its images, in memory where they were taken there.
         recipe: what its views are made with.
         size: height and width of its views.
     """
@@ -72,6 +75,9 @@ class CachedDataset:
         strict_replay: bool,
         recipe: Recipe | None,
         size: int | None,
+        images_in_memory: int | None,
+        decoded: Path | None,
+        num_workers: int | None,
     ) -> None:
         first = caches[0]
         recipe = recipe_of(first, recipe)
@@ -96,6 +102,7 @@ class CachedDataset:
             )
             for cache in caches
         ]
+        self.source = source = decoded_once(source, recipe, images_in_memory, decoded, num_workers=num_workers)
         # Images in memory are compared now, once and for all; others whenever they are decoded.
         self._comparison = comparison_with(caches, source, self.cache_rows, strict=strict_replay)
         kept = [cache.manifest.identity.views for cache in caches]
@@ -108,7 +115,7 @@ class CachedDataset:
         self.replay = replace(max(replays, key=lambda replay: replay.worst_rms), **images)
         self._rounding_told = False
         self._caches, self._weights = caches, weights
-        self._source, self._temperature = source, temperature
+        self._temperature = temperature
         self._num_classes = len(first.manifest.identity.classes)
         height, width = views.size
         self.recipe = recipe if size is None else recipe.at_size((height, width), size)
@@ -168,7 +175,7 @@ class CachedDataset:
         key = (num_workers, str(device))
         if key not in self._loaders:
             renderer = ViewRenderer(
-                self._source,
+                self.source,
                 self.recipe,
                 self._seed,
                 comparison=self._comparison,
@@ -219,10 +226,10 @@ class CachedDataset:
         if isinstance(normalize, str):
             if normalize != "source":
                 raise UsageError(f"normalize is {normalize!r}; give (mean, std), 'source' or None")
-            normalize = self._source.mean, self._source.std
+            normalize = self.source.mean, self.source.std
         number = self._number(epoch)
         requests = epoch_requests(
-            self._source,
+            self.source,
             number,
             epoch=epoch,
             batch_size=batch_size,

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from gdkd_cache.cache.cache import Cache
@@ -43,11 +44,14 @@ class Ensemble:
         strict_replay: bool = False,
         recipe: Recipe | None = None,
         size: int | None = None,
+        images_in_memory: int | None = None,
+        decoded: Path | None = None,
+        num_workers: int | None = 0,
     ) -> CachedDataset:
         """Join with the images, as `Cache.dataset`; every cache's probes, and its checks of the images, are compared.
 
         Args:
-            source, strict_replay, recipe, size: as for `Cache.dataset`.
+            source, strict_replay, recipe, size, images_in_memory, decoded, num_workers: as for `Cache.dataset`.
             temperature: T of the loss that the logits are for: they are another mean at another temperature.
 
         Raises:
@@ -63,6 +67,9 @@ class Ensemble:
             strict_replay=strict_replay,
             recipe=recipe,
             size=size,
+            images_in_memory=images_in_memory,
+            decoded=decoded,
+            num_workers=num_workers,
         )
 
     def require(self, loss: Loss) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import os
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import cast
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from gdkd_cache.data.jpeg import decode_jpeg
 from gdkd_cache.errors import GdkdCacheError, SourceError, UsageError, first_line
 from gdkd_cache.files import open_plain
 from gdkd_cache.limits import MOST_IMAGE_BYTES, MOST_IMAGE_PIXELS
@@ -40,6 +42,9 @@ def decode_image(key: str, file: Path | bytes, side: int | None = None) -> np.nd
     """
     try:
         with _opened(key, file) as data:
+            if side is None and (decoded := decode_jpeg(data, _most_pixels())) is not None:
+                return decoded
+            data.seek(0)
             image = _decoded(key, data, side)
         pixels = np.empty((image.height, image.width, 3), np.uint8)
         for top in range(0, image.height, _STRIP):  # Pillow copies all that is taken at once twice
@@ -68,10 +73,7 @@ def _opened(key: str, file: Path | bytes) -> Iterator[io.BytesIO | io.BufferedRe
 
 def _decoded(key: str, data: io.BytesIO | io.BufferedReader, side: int | None) -> Image.Image:
     """The image, in RGB and in memory; what it was made of is not kept."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", module="PIL"
-        )  # of sizes, for which we have our own bound, and of harmless things
+    with _QUIET:
         image = Image.open(data, formats=_FORMATS)
         pixels, most = image.width * image.height, _most_pixels()
         if image.format == "WEBP":
@@ -84,6 +86,34 @@ def _decoded(key: str, data: io.BytesIO | io.BufferedReader, side: int | None) -
             image.draft("RGB", (side, side))
         image.load()
         return image if image.mode == "RGB" else image.convert("RGB")
+
+
+class _Quiet:
+    """Silences Pillow's warnings: of sizes, for which we have our own bound, and of harmless things.
+
+    Filters are the process's, not a thread's: the first thread that decodes sets them, the last one restores them.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._depth = threading.Lock(), 0
+        self._filters = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._depth:
+                self._filters = warnings.catch_warnings()
+                self._filters.__enter__()
+                warnings.filterwarnings("ignore", module="PIL")
+            self._depth += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._depth -= 1
+            if not self._depth:
+                self._filters.__exit__(None, None, None)
+
+
+_QUIET = _Quiet()
 
 
 def _most_pixels() -> int:

@@ -19,6 +19,7 @@ from gdkd_cache.errors import GdkdCacheError
 from gdkd_cache.ranks import this_rank
 
 _BLOCK_ROWS = 1024
+_BLOCK_BYTES = 2**24
 
 
 class _Requests(Sampler[ViewRequest]):
@@ -44,7 +45,9 @@ class ViewLoader:
         self._requests = _Requests()
         self._source = renderer.source
         # Images in memory are rendered in blocks larger than a batch: a policy's operations come in larger groups.
-        self._block = _BLOCK_ROWS if renderer.in_memory and num_workers == 0 else 1
+        self._block = 1
+        if renderer.in_memory and self._source.images is not None and num_workers == 0:
+            self._block = min(_BLOCK_ROWS, _BLOCK_BYTES // self._source.images[0].nbytes + 1)
         # Not fork: this process may hold threads (Zarr's, the writer's) whose locks a child would inherit.
         context = multiprocessing.get_context("forkserver") if num_workers else None
         if context is not None:

@@ -20,7 +20,8 @@ from gdkd_cache.seeding import Words, draws, hash_keys, streams
 from gdkd_cache.store.layout import PROBE_BYTES
 from gdkd_cache.threads import one_thread
 
-_BLOCK_ROWS = 1024
+_MOST_ON_DEVICE = 2**32
+"""Bytes of images in memory that are copied to a GPU to be rendered there."""
 
 VIEWS_AT_ONCE = 8
 """For how many views an image is decoded once."""
@@ -123,8 +124,9 @@ class ViewRenderer(Dataset[list[ViewBatch]]):
         self._probe_sources = probe_sources
         self._check_with = check_with
         self._comparison = comparison
-        self._images = None if source.images is None else torch.from_numpy(source.images)
-        if self._images is not None and device is not None and device.type != "cpu" and recipe.integral:
+        self._images = self._whole_images()
+        on_device = device is not None and device.type != "cpu" and recipe.integral
+        if on_device and self._images is not None and self._images.nbytes <= _MOST_ON_DEVICE:
             self._images = self._images.to(device)
         if recipe.decode_side is not None and not source.scales:
             raise UsageError(f"recipe {recipe.name} has a decode_side; source {source.name} decodes no files")
@@ -133,6 +135,18 @@ class ViewRenderer(Dataset[list[ViewBatch]]):
                 f"recipe {recipe.name} mixes images of all shards, which do not stay on disk; give --local-copy DIR"
             )
         self._partners: dict[int, np.ndarray] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_images": None}  # the source brings its own, if they lie in memory there too
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._images = self._whole_images()
+
+    def _whole_images(self) -> Tensor | None:
+        """The images that lie in memory, where they are what the recipe wants decoded."""
+        images = None if self._recipe.decode_side is not None else self._source.images
+        return None if images is None else torch.from_numpy(images)
 
     @property
     def source(self) -> FullSource:
@@ -232,7 +246,7 @@ class ViewRenderer(Dataset[list[ViewBatch]]):
         Raises:
             SourceError: an image cannot be read, or is something else.
         """
-        if self._source.images is not None:
+        if self._source.images is not None and self.in_memory:
             # Channel by channel: several times faster than a transposed copy.
             yield from np.stack([*self._source.images[rows].swapaxes(0, 1)], axis=-1)
             return

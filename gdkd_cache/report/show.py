@@ -53,7 +53,7 @@ def show(options: ShowOptions, cache: Cache, source: Source, *, recipe: Recipe |
 def shown_rows(options: ShowOptions, cache: Cache, source: Source, *, recipe: Recipe | None = None) -> list[ShownRow]:
     """What `show` draws, as data; raises what it raises."""
     source = settle(source)
-    dataset = cache.dataset(source, recipe=recipe)
+    dataset = cache.dataset(source, recipe=recipe, images_in_memory=0)
     _LOG.info("%s", dataset.replay)
     views = cache.manifest.identity.views
     assert views is not None

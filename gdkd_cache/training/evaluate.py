@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from gdkd_cache.data.loader import ViewLoader
+from gdkd_cache.data.loader import ViewLoader, default_num_workers
+from gdkd_cache.data.memory import decoded_once
 from gdkd_cache.data.recipes.presets import open_recipe
 from gdkd_cache.data.recipes.registry import RECIPES
 from gdkd_cache.data.source import Source, settle
@@ -55,7 +56,9 @@ class Evaluator:
         mean, std: channel statistics that the network's inputs are normalised with.
         device: where to compute.
         batch_size: images a batch.
-        num_workers: processes that decode.
+        num_workers: processes that decode; None is 0 for images in memory, else one a core.
+        images_in_memory: bytes of memory for decoded images; see `in_memory`.
+        decoded: a folder that keeps the pixels of others; see `in_file`.
         recipe: what makes the network's inputs, without augmentation.
 
     Attributes:
@@ -74,11 +77,17 @@ class Evaluator:
         std: Sequence[float],
         device: torch.device,
         batch_size: int = 512,
-        num_workers: int = 0,
+        num_workers: int | None = 0,
+        images_in_memory: int | None = None,
+        decoded: Path | None = None,
         recipe: str = "none",
     ) -> None:
         source = settle(source)
-        renderer = ViewRenderer(source, open_recipe(recipe, *image_size(source)), seed=0, device=device)
+        opened = open_recipe(recipe, *image_size(source))
+        source = decoded_once(source, opened, images_in_memory, decoded, num_workers=num_workers)
+        renderer = ViewRenderer(source, opened, seed=0, device=device)
+        if num_workers is None:
+            num_workers = default_num_workers(source)
         self._loader = ViewLoader(renderer, num_workers=num_workers, pin_memory=device.type == "cuda")
         rank, world_size = rank_and_size()
         self._requests = requests_for(0, np.arange(rank, len(source), world_size), batch_size)

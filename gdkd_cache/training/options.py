@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gdkd_cache.data.options import RenderOptions
+from gdkd_cache.data.options import MemoryOptions, RenderOptions
 from gdkd_cache.errors import UsageError
 from gdkd_cache.fields import option
 from gdkd_cache.limits import LARGEST_BATCH, LARGEST_FACTOR, LARGEST_SEED, LARGEST_SIDE, MOST_EPOCHS, MOST_WORKERS
@@ -18,7 +18,7 @@ CROSS_ENTROPY = "ce"
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions(RenderOptions):
+class TrainOptions(RenderOptions, MemoryOptions):
     """How to train.
 
     Raises:

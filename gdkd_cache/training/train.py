@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from gdkd_cache.cache.cache import Cache
 from gdkd_cache.cache.ensemble import Ensemble
 from gdkd_cache.data.loader import default_num_workers
+from gdkd_cache.data.memory import decoded_once
 from gdkd_cache.data.recipes.presets import open_recipe
 from gdkd_cache.data.recipes.recipe import Recipe
 from gdkd_cache.data.source import FullSource, Source, settle
@@ -109,7 +110,6 @@ def train(
         loading = _Loading(
             batch_size=options.batch_size // world_size,
             seed=options.seed,
-            num_workers=default_num_workers(source) if options.num_workers is None else options.num_workers,
             device=device,
         )
         if cache is not None:
@@ -131,7 +131,9 @@ def train(
             mean=source.mean,
             std=source.std,
             device=device,
-            num_workers=loading["num_workers"],
+            num_workers=options.num_workers,
+            images_in_memory=options.images_in_memory,
+            decoded=options.decoded,
             recipe=card.eval_recipe,
         )
         torch.manual_seed(options.seed)
@@ -194,7 +196,6 @@ class _Loading(TypedDict):
 
     batch_size: int
     seed: int
-    num_workers: int
     device: torch.device
 
 
@@ -219,12 +220,16 @@ def _from_cache(
         strict_replay=strict_replay,
         recipe=recipe,
         size=options.size,
+        images_in_memory=options.images_in_memory,
+        decoded=options.decoded,
+        num_workers=options.num_workers,
     )
     _refuse_mixed_labels(distillation, dataset.recipe)
     _LOG.info("%s", dataset.replay)
     if len(dataset) < cache.num_rows:
         _LOG.info("training on %d of the %d cached rows", len(dataset), cache.num_rows)
-    return cached_batches(dataset, **loading), dataset.recipe, dataset.size
+    batches = cached_batches(dataset, num_workers=_num_workers(options, dataset.source), **loading)
+    return batches, dataset.recipe, dataset.size
 
 
 def _from_views(
@@ -237,6 +242,8 @@ def _from_views(
 ) -> _Made:
     recipe = views.recipe if isinstance(views.recipe, Recipe) else open_recipe(views.recipe, *image_size(source))
     _refuse_mixed_labels(distillation, recipe)
+    budget, folder = options.images_in_memory, options.decoded
+    source = decoded_once(source, recipe, budget, folder, num_workers=options.num_workers)
     rendered = ViewRenderer(source, recipe, views.seed)[ViewRequest((0,), np.arange(1))][0].pixels.shape
     size = (rendered[2], rendered[3])
     if options.size is not None:
@@ -248,9 +255,14 @@ def _from_views(
         num_views=views.num_views,
         teacher=teacher,
         num_top=distillation.num_top if distillation else 0,
+        num_workers=_num_workers(options, source),
         **loading,
     )
     return batches, recipe, size
+
+
+def _num_workers(options: TrainOptions, source: FullSource) -> int:
+    return default_num_workers(source) if options.num_workers is None else options.num_workers
 
 
 def _refuse_mixed_labels(distillation: Loss | None, recipe: Recipe) -> None:

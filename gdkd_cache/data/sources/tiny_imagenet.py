@@ -4,21 +4,18 @@ from pathlib import Path
 
 import numpy as np
 
-from gdkd_cache.data.decoding import decode_image
-from gdkd_cache.data.source import ArraySource
+from gdkd_cache.data.source import EncodedSource
 from gdkd_cache.data.sources.lists import listed_path, read_table
 from gdkd_cache.errors import SourceError
 
-_SIDE = 64
 
-
-def open_tiny_imagenet(folder: str, *, split: str) -> ArraySource:
-    """Open the train (100,000 rows, 1.2 GB of memory) or test (10,000 rows) split; keys are paths under PATH.
+def open_tiny_imagenet(folder: str, *, split: str) -> EncodedSource:
+    """Open the train (100,000 rows, 1.2 GB of pixels) or test (10,000 rows) split; keys are paths under PATH.
 
     Classes are the WordNet ids in sorted order, as where the folders are read as classes, under their words.
 
     Raises:
-        SourceError: a list or a folder is missing or malformed, an unknown class, or an image that is not 64x64.
+        SourceError: a list or a folder is missing or malformed, or an unknown class.
     """
     path = Path(folder)
     wnids = sorted(wnid for (wnid,) in read_table(path / "wnids.txt", 1))
@@ -27,17 +24,11 @@ def open_tiny_imagenet(folder: str, *, split: str) -> ArraySource:
         raise SourceError(f"{path / 'words.txt'} has no words for {nameless} of wnids.txt; copy the dataset again")
     files, labels = _train(path, wnids) if split == "train" else _val(path, wnids)
     keys = [file.relative_to(path).as_posix() for file in files]
-    if len(set(keys)) != len(keys):  # before there is memory for each
+    if len(set(keys)) != len(keys):
         raise SourceError(f"{path}: a list names a class or an image more than once; copy the dataset again")
-    images = np.empty((len(files), 3, _SIDE, _SIDE), np.uint8)
-    for row, file in enumerate(files):
-        image = decode_image(keys[row], file)
-        if image.shape[:2] != (_SIDE, _SIDE):
-            raise SourceError(f"image {keys[row]!r} is {image.shape[0]}x{image.shape[1]}; it must be {_SIDE}x{_SIDE}")
-        images[row] = image.transpose(2, 0, 1)
-    return ArraySource(
+    return EncodedSource(
         name=f"tiny-imagenet/{split}",
-        images=images,
+        files=files,
         labels=np.asarray(labels, np.int64),
         keys=keys,
         classes=[words[wnid] for wnid in wnids],

@@ -13,10 +13,9 @@ import numpy as np
 from braceexpand import braceexpand
 from webdataset.tariterators import base_plus_ext
 
-from gdkd_cache.data.decoding import decode_image
 from gdkd_cache.data.shards.archive import Archive, open_archive
 from gdkd_cache.data.shards.source import ShardSource
-from gdkd_cache.data.source import ArraySource, EncodedSource
+from gdkd_cache.data.source import EncodedSource
 from gdkd_cache.data.sources.lists import read_list
 from gdkd_cache.errors import SourceError, UsageError
 from gdkd_cache.limits import MOST_CLASSES
@@ -24,7 +23,6 @@ from gdkd_cache.schema import short
 from gdkd_cache.store.sidecars.listing import SIDECAR_SUFFIX
 
 _IMAGES = ("png", "jpg", "jpeg", "webp", "ppm")
-_IN_MEMORY_PIXELS = 64 * 64
 _LABEL_BYTES = 32
 _CLASSES_BYTES = 2**26
 _MOST_SHARDS = 2**17
@@ -34,9 +32,7 @@ _META = re.compile(r"__[^/]*__($|/)")  # what webdataset itself skips
 _Sample = tuple[str, int, Any]
 
 
-def open_wds(
-    pattern: str, *, stream: bool = False, local_copy: Path | None = None
-) -> ArraySource | EncodedSource | ShardSource:
+def open_wds(pattern: str, *, stream: bool = False, local_copy: Path | None = None) -> EncodedSource | ShardSource:
     """Read shards; class names come from `classes.txt` beside the first shard, where there is one.
 
     Args:
@@ -99,7 +95,7 @@ def _expanded(pattern: str) -> list[str]:
 
 def _source(
     pattern: str, shards: list[Path], samples: Iterable[list[_Sample]], classes_text: str | None, stream: bool
-) -> ArraySource | EncodedSource | ShardSource:
+) -> EncodedSource | ShardSource:
     """A source of the samples of each shard."""
     keys, labels, images, starts = [], [], [], [0]
     for own in samples:
@@ -122,13 +118,7 @@ def _source(
     if stream:
         offsets, sizes = np.array(images, np.int64).T
         return ShardSource(shards=shards, shard_starts=np.array(starts), offsets=offsets, sizes=sizes, **about)
-    first = decode_image(keys[0], images[0])
-    if first.shape[0] * first.shape[1] > _IN_MEMORY_PIXELS:
-        return EncodedSource(files=images, **about)
-    decoded = [decode_image(key, image) for key, image in zip(keys, images, strict=True)]
-    if any(image.shape != first.shape for image in decoded):
-        return EncodedSource(files=images, **about)
-    return ArraySource(images=np.ascontiguousarray(np.stack(decoded).transpose(0, 3, 1, 2)), **about)
+    return EncodedSource(files=images, **about)
 
 
 def _samples(shard: Path, place: str, *, stream: bool) -> list[_Sample]:
