@@ -100,14 +100,14 @@ def test_what_is_waited_for_is_told(
     for name, seconds in (("_PATIENCE", 0.2), ("_PLAIN_INTERVAL", 0.2), ("_TICK", 0.05)):
         monkeypatch.setattr(progress, name, seconds)
     monkeypatch.setattr(connection, "_RETRY", {"max_retries": 0})
-    monkeypatch.setenv("HTTP_TIMEOUT", "1s")
+    monkeypatch.setenv("HTTP_TIMEOUT", "3s")
     with odd_server(_trickle) as url, pytest.raises(StoreError, match=r"took too long; .* HTTP_TIMEOUT=10m"):
         open_cache(f"{url}/x")
     lines = capsys.readouterr().err.splitlines()
-    assert 2 <= len(lines) <= 6
+    assert 2 <= len(lines) <= 16
     assert all(line.startswith(f"waiting for {url}/x/manifest.json: ") for line in lines)
     amounts = [int(line.split(": ")[1].split(" bytes")[0]) for line in lines]
-    assert 0 < amounts[0] < amounts[-1] < 1000
+    assert 0 < amounts[0] < amounts[-1] < 3000
     with web_server(digits_cache.parent) as url:
         monkeypatch.setattr(progress, "_PATIENCE", 5.0)
         assert open_cache(f"{url}/{digits_cache.name}").view(0).logits([0]).isfinite().all()
