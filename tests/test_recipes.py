@@ -408,7 +408,7 @@ def test_another_size_has_the_same_boxes() -> None:
         recipe.at_size((30, 40), 20)
 
 
-_WRONG = ["cropped", "crop:flip=1", "crop-flip:sise=3", "crop-flip:size=big", "crop-flip:size=0", "none:x=1", "imagenet:size=9999",
+_WRONG = ["cropped", "crop-flip:sise=3", "crop-flip:size=big", "crop-flip:size=0", "none:x=1", "imagenet:size=9999",
           "imagenet-eval:size=64,resize=32", "compat:", "compat:no_such_module:x", "compat:torch:no_such_name",
           "compat:math:pi", "nowhere.json"]  # fmt: skip
 
