@@ -112,7 +112,8 @@ class _PartitionLoss(torch.autograd.Function):
         members = partition.members.reshape(len(s), -1)
         gradient = torch.empty_like(s, dtype=wide, memory_format=torch.contiguous_format)
         # Some rows at a time: their temporaries stay in a processor's cache, and take no memory to speak of.
-        at_once = max(1, _ELEMENTS_AT_ONCE.get(s.device.type, _MOST_ELEMENTS_AT_ONCE) // num_classes)
+        elements = _ELEMENTS_AT_ONCE.get(s.device.type, _MOST_ELEMENTS_AT_ONCE) * torch.get_num_threads()
+        at_once = max(1, elements // num_classes)
         values = []
         for start in range(0, len(s), at_once):
             rows = slice(start, start + at_once)
