@@ -1,11 +1,21 @@
-"""Files that a user names: read whole, of bounded size, and only where they are plain files."""
+"""Files that a user names, read of bounded size and only where they are plain files; and the lock of a folder."""
 
+import fcntl
+import logging
 import os
 import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
 
 from gdkd_cache.errors import GdkdCacheError
+
+_LOG = logging.getLogger(__name__)
+_POLL_SECONDS = 0.01
+_PATIENCE = 200
+"""Polls before it is said what is waited for."""
 
 
 def open_plain(path: Path, what: str, error: type[GdkdCacheError]) -> BufferedReader:
@@ -53,6 +63,38 @@ def read_bounded(path: Path, limit: int, what: str, error: type[GdkdCacheError])
     if len(data) > limit:
         raise error(f"{what} {path} is larger than {limit} bytes, the most that are read")
     return data
+
+
+@contextmanager
+def locked(folder: Path, waiting: str, *, alone: bool = True) -> Iterator[None]:
+    """Hold a folder's lock: alone, or beside others who do not hold it alone.
+
+    It ends with the process at the latest; one that is stopped still holds it. A file system without locks has none.
+
+    Args:
+        folder: it exists.
+        waiting: what is said of a long wait.
+        alone: whether nobody else may hold it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    how = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
+    try:
+        with suppress(OSError):
+            if not _locked_soon(descriptor, how):
+                _LOG.info("%s", waiting)
+                fcntl.flock(descriptor, how)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _locked_soon(descriptor: int, how: int) -> bool:
+    for _ in range(_PATIENCE):
+        with suppress(BlockingIOError):
+            fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+            return True
+        time.sleep(_POLL_SECONDS)
+    return False
 
 
 def _no_file(what: str, path: Path) -> str:

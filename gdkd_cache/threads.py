@@ -1,10 +1,15 @@
 """How many threads some work runs in."""
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 
 @contextmanager
@@ -43,3 +48,18 @@ def one_worker(name: str) -> ThreadPoolExecutor:
 def _alone() -> None:
     torch.get_num_threads()  # a new thread takes over a number at its first use of it: not after what follows
     torch.set_num_threads(1)
+
+
+def mapped(call: Callable[[Item], Made], items: Iterable[Item], num_threads: int) -> Iterator[Made]:
+    """What a call makes of each item, in order; at most twice as many as there are threads wait to be taken."""
+    executor = ThreadPoolExecutor(num_threads, thread_name_prefix="mapped")
+    begun: deque[Future[Made]] = deque()
+    try:
+        for item in items:
+            begun.append(executor.submit(call, item))
+            if len(begun) > 2 * num_threads:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
+    finally:
+        executor.shutdown(cancel_futures=True)

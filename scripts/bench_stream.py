@@ -94,7 +94,11 @@ def plain_webdataset(source: ShardSource, batch_size: int, workers: int) -> Call
     # Not forkserver, as ours: webdataset's pipelines and their closures are made to be forked.
     context = "fork" if workers else None
     loader = DataLoader(
-        samples, batch_size=None, num_workers=workers, multiprocessing_context=context, persistent_workers=workers > 0
+        samples,  # pyright: ignore[reportArgumentType]  (an iterable dataset, which its stub does not say)
+        batch_size=None,
+        num_workers=workers,
+        multiprocessing_context=context,
+        persistent_workers=workers > 0,
     )
 
     def epoch_images(_: int) -> int:

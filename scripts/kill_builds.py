@@ -29,8 +29,9 @@ from gdkd_cache.building.build import build
 from gdkd_cache.building.options import BuildOptions
 from gdkd_cache.data.source import ArraySource
 from gdkd_cache.models.build import build_model
+from gdkd_cache.models.card import ModelCard
 from gdkd_cache.models.network import open_network
-from gdkd_cache.models.weights import ModelCard, save_weights
+from gdkd_cache.models.weights import save_weights
 
 CODECS = ("topk", "transform")
 ROWS = 512

@@ -52,7 +52,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
     from gdkd_cache.models.build import build_model
-    from gdkd_cache.models.weights import ModelCard, save_weights
+    from gdkd_cache.models.card import ModelCard
+    from gdkd_cache.models.weights import save_weights
 
     path = tmp_path_factory.mktemp("teacher") / "best.safetensors"
     torch.manual_seed(1)

@@ -18,7 +18,7 @@ from PIL import Image
 
 from gdkd_cache import open_source
 from gdkd_cache.building.arrays import read_logits
-from gdkd_cache.data.decoding import decode_image
+from gdkd_cache.data.images.decoding import decode_image
 from gdkd_cache.data.recipes.presets import open_recipe
 from gdkd_cache.data.source import class_ids
 from gdkd_cache.errors import GdkdCacheError

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from gdkd_cache.data import jpeg
-from gdkd_cache.data.decoding import decode_image
-from gdkd_cache.data.jpeg import decode_jpeg
+from gdkd_cache.data.images import jpeg
+from gdkd_cache.data.images.decoding import decode_image
+from gdkd_cache.data.images.jpeg import decode_jpeg
 from gdkd_cache.errors import SourceError
 
 
@@ -104,7 +104,7 @@ def test_damaged_files_are_as_pillow_has_them(cut: int, at: int, value: int, sid
     whole[at % len(whole)] = value
     data = bytes(whole[: len(whole) - cut % 30])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gdkd_cache.data.decoding.decode_jpeg", lambda *_: None)
+        patch.setattr("gdkd_cache.data.images.decoding.decode_jpeg", lambda *_: None)
         expected = _outcome(data, side)
     found = _outcome(data, side)
     assert found == expected or expected is None  # simplejpeg does not read what is no part of the pixels

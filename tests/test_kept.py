@@ -19,9 +19,9 @@ from PIL import Image
 from small import build_small
 
 from gdkd_cache import TrainOptions, open_cache, open_source, train
-from gdkd_cache.data import kept
-from gdkd_cache.data.kept import in_file
-from gdkd_cache.data.memory import decoded_once
+from gdkd_cache.data.images import file
+from gdkd_cache.data.images.file import in_file
+from gdkd_cache.data.images.memory import decoded_once
 from gdkd_cache.data.recipes.presets import open_recipe
 from gdkd_cache.data.source import ArraySource, FullSource, settle
 from gdkd_cache.errors import SourceError, UsageError
@@ -196,8 +196,8 @@ def test_remnants_are_swept(tmp_path: Path, source: FullSource) -> None:
 
 def _decode_all(folder: Path, root: Path, queue: Any) -> None:
     made = []
-    write = kept._write
-    kept._write = lambda *given: (made.append(1), write(*given))  # pyright: ignore[reportAttributeAccessIssue]
+    write = file._write
+    file._write = lambda *given: (made.append(1), write(*given))  # pyright: ignore[reportAttributeAccessIssue]
     held = in_file(open_source(f"imagefolder:{root}"), None, folder)
     queue.put((len(made), held.decode(5, None).tobytes()))
 

@@ -106,7 +106,7 @@ def test_the_closed_gradient(
     settings: dict[str, Any] = {"top_weight": 2.0, "group_weights": weights, "temperature": 3.0, "kl": kl}
     found, expected = student.clone().requires_grad_(), student.clone().requires_grad_()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(partition, "_ELEMENTS_AT_ONCE", {"cpu": at_once})
+        patch.setattr(partition, "_ELEMENTS_OF_A_THREAD", at_once)
         loss = partition.partition_loss(found, teacher, partition.Partition(members, tuple(sizes)), **settings)
     slow = slow_partition_loss(expected, teacher, group, **settings)
     torch.testing.assert_close(loss, slow)

@@ -12,9 +12,9 @@ from PIL import Image
 from small import build_small
 
 from gdkd_cache import TrainOptions, open_cache, open_source, train
-from gdkd_cache import memory as free
+from gdkd_cache.data.images import free
+from gdkd_cache.data.images.memory import in_memory
 from gdkd_cache.data.loader import default_num_workers
-from gdkd_cache.data.memory import in_memory
 from gdkd_cache.data.recipes.presets import open_recipe
 from gdkd_cache.data.source import ArraySource, FullSource, settle
 from gdkd_cache.data.views import ViewRenderer, ViewRequest
@@ -94,12 +94,12 @@ def test_what_is_not_taken(folder: Path, tmp_path: Path, images: Path, digits: A
     assert in_memory(given, _CROP_FLIP, size) is not given
     assert in_memory(given, replace(_CROP_FLIP, decode_side=4)) is given
     for bytes_free, taken in ((4 * size, True), (4 * size - 4, False)):
-        monkeypatch.setattr("gdkd_cache.data.memory.free_memory", lambda free=bytes_free: free)
+        monkeypatch.setattr("gdkd_cache.data.images.memory.free_memory", lambda free=bytes_free: free)
         assert (in_memory(given, _CROP_FLIP) is not given) == taken
     large = open_recipe("imagenet", 8, 8)
-    monkeypatch.setattr("gdkd_cache.data.memory.free_memory", lambda: 8 * size)
+    monkeypatch.setattr("gdkd_cache.data.images.memory.free_memory", lambda: 8 * size)
     assert in_memory(given, large) is not given
-    monkeypatch.setattr("gdkd_cache.data.memory._SMALL", 63)
+    monkeypatch.setattr("gdkd_cache.data.images.memory._SMALL", 63)
     assert in_memory(given, _CROP_FLIP) is not given
     assert in_memory(given, large) is given
     assert in_memory(given, large, size) is not given
@@ -137,7 +137,7 @@ def test_free_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         limit.write_text(text)
         used.write_text("1000000\n")
         assert free.free_memory() == wanted
-    monkeypatch.setattr("gdkd_cache.memory.this_rank", lambda: type("Rank", (), {"local_world_size": 4}))
+    monkeypatch.setattr("gdkd_cache.data.images.free.this_rank", lambda: type("Rank", (), {"local_world_size": 4}))
     limit.write_text("3000000")
     assert free.free_memory() == 500_000
     limit.write_text("max")

@@ -18,7 +18,7 @@ from small import fork
 
 from gdkd_cache.data.source import ArraySource
 from gdkd_cache.errors import GdkdCacheError, MismatchError
-from gdkd_cache.models.weights import ModelCard
+from gdkd_cache.models.card import ModelCard
 from gdkd_cache.training.folder import RunFolder
 from gdkd_cache.training.train import TrainOptions, train
 

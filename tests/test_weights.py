@@ -23,8 +23,9 @@ from mutated import CARD
 
 from gdkd_cache.errors import ModelError
 from gdkd_cache.models.build import build_model
+from gdkd_cache.models.card import ModelCard
 from gdkd_cache.models.network import open_network
-from gdkd_cache.models.weights import ModelCard, load_card, load_model, save_weights
+from gdkd_cache.models.weights import load_card, load_model, save_weights
 
 
 def _run(*args: object) -> Result:

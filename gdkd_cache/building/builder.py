@@ -16,9 +16,9 @@ from gdkd_cache.cache.cache import open_cache
 from gdkd_cache.codec.base import Codec
 from gdkd_cache.codec.calibration import Calibration, calibration_rows
 from gdkd_cache.codec.fidelity import Fidelity
-from gdkd_cache.data.decoded import DecodedImages
+from gdkd_cache.data.images.memory import decoded_once
+from gdkd_cache.data.images.unrendered import DecodedImages
 from gdkd_cache.data.loader import ViewLoader, default_num_workers
-from gdkd_cache.data.memory import decoded_once
 from gdkd_cache.data.probes import probed
 from gdkd_cache.data.recipes.presets import open_recipe
 from gdkd_cache.data.recipes.recipe import Recipe

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from gdkd_cache.cache.replay import check_replay, compare_images, comparison_with, recipe_of, rounding_line
 from gdkd_cache.cache.view import View
+from gdkd_cache.data.images.memory import decoded_once
 from gdkd_cache.data.loader import ViewLoader
-from gdkd_cache.data.memory import decoded_once
 from gdkd_cache.data.order import epoch_requests
 from gdkd_cache.data.recipes.recipe import Recipe
 from gdkd_cache.data.source import FullSource

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gdkd_cache.data.checks import Comparison
-from gdkd_cache.data.decoded import DecodedImages
+from gdkd_cache.data.images.unrendered import DecodedImages
 from gdkd_cache.data.loader import ViewLoader, default_num_workers
 from gdkd_cache.data.probes import ROUNDING_RMS, difference, probed, refuse_difference
 from gdkd_cache.data.recipes.recipe import Recipe

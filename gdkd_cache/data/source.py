@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from gdkd_cache.data.decoding import decode_image
+from gdkd_cache.data.images.decoding import decode_image
 from gdkd_cache.errors import SourceError, first_line
 from gdkd_cache.limits import MOST_CLASSES
 from gdkd_cache.models.normalization import IMAGENET

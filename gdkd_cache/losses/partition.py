@@ -25,8 +25,8 @@ from torch import Tensor
 from gdkd_cache.errors import UsageError
 
 KL_KINDS = ("forward", "reverse", "both")
-_ELEMENTS_AT_ONCE = {"cpu": 2**17}
-_MOST_ELEMENTS_AT_ONCE = 2**25
+_ELEMENTS_OF_A_THREAD = 2**17
+_MOST_ELEMENTS = 2**25
 
 
 class Partition(NamedTuple):
@@ -93,6 +93,11 @@ def partition_loss(
     )
 
 
+def _elements_at_once(device: torch.device) -> int:
+    """Logits whose temporaries stay in the caches of a CPU; elsewhere, what bounds their memory."""
+    return _ELEMENTS_OF_A_THREAD * torch.get_num_threads() if device.type == "cpu" else _MOST_ELEMENTS
+
+
 class _PartitionLoss(torch.autograd.Function):
     """The loss and, made with it, its gradient: the backward pass only scales that."""
 
@@ -112,8 +117,7 @@ class _PartitionLoss(torch.autograd.Function):
         members = partition.members.reshape(len(s), -1)
         gradient = torch.empty_like(s, dtype=wide, memory_format=torch.contiguous_format)
         # Some rows at a time: their temporaries stay in a processor's cache, and take no memory to speak of.
-        elements = _ELEMENTS_AT_ONCE.get(s.device.type, _MOST_ELEMENTS_AT_ONCE) * torch.get_num_threads()
-        at_once = max(1, elements // num_classes)
+        at_once = max(1, _elements_at_once(s.device) // num_classes)
         values = []
         for start in range(0, len(s), at_once):
             rows = slice(start, start + at_once)

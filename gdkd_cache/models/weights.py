@@ -20,7 +20,6 @@ from gdkd_cache.models.safetensors_file import CARD_KEY, SafetensorsFile
 from gdkd_cache.models.torch_file import TorchFile
 from gdkd_cache.schema import short
 
-__all__ = ["ModelCard", "load_card", "load_model", "replace_file", "save_weights"]
 _SPARE = 2**26
 
 

@@ -1,14 +1,10 @@
 """A folder of objects with relative names: durable atomic writes, bounded reads, nothing outside the folder."""
 
-import fcntl
 import hashlib
-import itertools
-import logging
 import os
 import re
 import stat
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -16,14 +12,12 @@ from typing import BinaryIO
 from uuid import uuid4
 
 from gdkd_cache.errors import CacheError
+from gdkd_cache.files import locked
 from gdkd_cache.objects.names import check_name, is_hidden
 from gdkd_cache.objects.record import ObjectRecord
 
-_LOG = logging.getLogger(__name__)
 _PARTIAL = re.compile(r".+\.[0-9a-f]{32}\.partial")
 _PIECE = 2**20
-_POLL_SECONDS = 0.01
-_PATIENCE = 200  # polls
 
 
 class Folder:
@@ -113,7 +107,7 @@ class Folder:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        with self._locked(fcntl.LOCK_EX):
+        with locked(self.root, self._waiting):
             self._alone = threading.get_ident()
             try:
                 yield
@@ -123,29 +117,15 @@ class Folder:
     @contextmanager
     def _while_allowed(self, allowed: Callable[[], None] | None) -> Iterator[None]:
         """Let nobody be alone here between the question and what is done in the block."""
-        alone = self._alone == threading.get_ident()
-        with nullcontext() if allowed is None or alone else self._locked(fcntl.LOCK_SH):
+        is_alone = self._alone == threading.get_ident()
+        with nullcontext() if allowed is None or is_alone else locked(self.root, self._waiting, alone=False):
             if allowed is not None:
                 allowed()
             yield
 
-    @contextmanager
-    def _locked(self, how: int) -> Iterator[None]:
-        """Hold the folder's lock, which ends with the process at the latest; one that is stopped still holds it."""
-        descriptor = os.open(self.root, os.O_RDONLY)
-        try:
-            with suppress(OSError):  # a file system without locks, where only the question remains
-                for waited in itertools.count():
-                    try:
-                        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
-                        break
-                    except BlockingIOError:
-                        if waited == _PATIENCE:
-                            _LOG.info("waiting for a process that is in the midst of writing to %s", self.location)
-                        time.sleep(_POLL_SECONDS)
-            yield
-        finally:
-            os.close(descriptor)
+    @property
+    def _waiting(self) -> str:
+        return f"waiting for a process that is in the midst of writing to {self.location}"
 
     def write(self, name: str, data: bytes, *, allowed: Callable[[], None] | None = None) -> None:
         self._put(name, data, allowed, Path.replace)

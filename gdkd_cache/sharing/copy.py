@@ -70,7 +70,7 @@ def publish(assembly: Assembly, destination: str | Path, source_digests: Sequenc
     standing = objects.sizes()
     complete = MANIFEST_NAME in standing
     _claim(objects, manifest, standing)
-    generation = Generation(objects, manifest.digest, lambda stored: stored.digest)
+    generation = Generation.of_cache(objects, manifest)
 
     def send(name: str) -> int:
         """Bytes that it took to make the object stand."""

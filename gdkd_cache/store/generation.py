@@ -16,21 +16,20 @@ from gdkd_cache.store.manifest import BUILD_NAME, MANIFEST_LIMIT, MANIFEST_NAME,
 class Generation:
     """One build of a place, or one copy into it."""
 
-    def __init__(
-        self,
-        objects: WritableObjects,
-        digest: str,
-        digest_of: Callable[[Manifest], str] = lambda manifest: manifest.begun.digest,
-    ) -> None:
-        """Look at nothing yet.
-
-        Args:
-            objects: of the place.
-            digest: what this one is known by.
-            digest_of: the same of what `build.json` or the manifest holds.
-        """
+    def __init__(self, objects: WritableObjects, digest: str, digest_of: Callable[[Manifest], str]) -> None:
+        """Look at nothing yet; see `of_build` and `of_cache`."""
         self._objects, self._digest, self._digest_of = objects, digest, digest_of
         self._own: dict[str, str] = {}
+
+    @classmethod
+    def of_build(cls, objects: WritableObjects, manifest: Manifest) -> "Generation":
+        """A build, of which all that its processes know from the start is the same: `Manifest.begun`."""
+        return cls(objects, manifest.begun.digest, lambda stored: stored.begun.digest)
+
+    @classmethod
+    def of_cache(cls, objects: WritableObjects, manifest: Manifest) -> "Generation":
+        """One very cache: a copy into the place, or what stands there."""
+        return cls(objects, manifest.digest, lambda stored: stored.digest)
 
     def check(self) -> None:
         """Make sure that the place is still this one's.

@@ -18,7 +18,7 @@ def restore(reader: CacheReader, objects: Mapping[str, bytes]) -> list[str]:
         Names of the others, which are left as they are.
     """
     differing, place = [], open_writable(reader.path)
-    generation = Generation(place, reader.manifest.digest, lambda manifest: manifest.digest)
+    generation = Generation.of_cache(place, reader.manifest)
     for name, data in objects.items():
         if reader.manifest.objects[name] == ObjectRecord.of(data):
             place.write(name, data, allowed=generation.check)
@@ -47,7 +47,7 @@ def keep_views(reader: CacheReader, codec: Codec, num_views: int) -> Manifest:
     records = {name: reader.manifest.objects[name] for name in names}
     manifest = Manifest(identity, records | {name: ObjectRecord.of(data) for name, data in metadata.items()})
     check_objects(manifest, layouts)
-    generation = Generation(objects, reader.manifest.digest, lambda manifest: manifest.digest)
+    generation = Generation.of_cache(objects, reader.manifest)
     with objects.alone():
         for name, data in metadata.items():
             objects.write(name, data, allowed=generation.check)

@@ -186,7 +186,7 @@ class Place:
         whole = Manifest(identity, {name: ObjectRecord.of(data) for name, data in tables.items()})
         _check_readable(whole)
         begun = whole.begun
-        generation = Generation(self.objects, begun.digest)
+        generation = Generation.of_build(self.objects, begun)
         with self.objects.alone():
             self._take(begun)
         for name, data in tables.items():
@@ -231,7 +231,7 @@ class Place:
 
     def clean(self, complete: Complete) -> None:
         """Remove what only unfinished work needs, once this build's manifest stands."""
-        generation = Generation(self.objects, complete.manifest.begun.digest)
+        generation = Generation.of_build(self.objects, complete.manifest)
         generation.tidy(lambda: leftovers(self.objects.sizes(), self.build))
 
 

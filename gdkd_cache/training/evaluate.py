@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from gdkd_cache.data.images.memory import decoded_once
 from gdkd_cache.data.loader import ViewLoader, default_num_workers
-from gdkd_cache.data.memory import decoded_once
 from gdkd_cache.data.recipes.presets import open_recipe
 from gdkd_cache.data.recipes.registry import RECIPES
 from gdkd_cache.data.source import Source, settle

@@ -12,7 +12,8 @@ from tempfile import TemporaryDirectory
 from torch import nn
 
 from gdkd_cache.errors import MismatchError
-from gdkd_cache.models.weights import ModelCard, save_weights
+from gdkd_cache.models.card import ModelCard
+from gdkd_cache.models.weights import save_weights
 
 _METRICS = "metrics.jsonl"
 _WEIGHTS = ("best.safetensors", "last.safetensors")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gdkd_cache.device import autocast
 from gdkd_cache.errors import ModelError
-from gdkd_cache.models.weights import ModelCard
+from gdkd_cache.models.card import ModelCard
 from gdkd_cache.progress import progress
 from gdkd_cache.training.batches import Batch, Batches
 from gdkd_cache.training.distributed import average_buffers, parallel, rank_and_size, sum_over_ranks

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from gdkd_cache.cache.cache import Cache
 from gdkd_cache.cache.ensemble import Ensemble
+from gdkd_cache.data.images.memory import decoded_once
 from gdkd_cache.data.loader import default_num_workers
-from gdkd_cache.data.memory import decoded_once
 from gdkd_cache.data.recipes.presets import open_recipe
 from gdkd_cache.data.recipes.recipe import Recipe
 from gdkd_cache.data.source import FullSource, Source, settle
@@ -24,8 +24,8 @@ from gdkd_cache.errors import MismatchError, UsageError
 from gdkd_cache.losses.base import Loss
 from gdkd_cache.losses.registry import LOSSES
 from gdkd_cache.models.build import build_model
+from gdkd_cache.models.card import ModelCard
 from gdkd_cache.models.trial import try_student
-from gdkd_cache.models.weights import ModelCard
 from gdkd_cache.schema import short
 from gdkd_cache.threads import in_threads
 from gdkd_cache.training.batches import Batches, cached_batches, rendered_batches

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gdkd_cache.data.decoding import decode_image
+from gdkd_cache.data.images.decoding import decode_image
 from gdkd_cache.data.source import FullSource
 from gdkd_cache.errors import SourceError
 

@@ -1,10 +1,5 @@
 """Images that are decoded and not rendered: for their checks alone."""
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
-
 import numpy as np
 import torch
 
@@ -13,9 +8,6 @@ from gdkd_cache.data.recipes.recipe import Recipe
 from gdkd_cache.data.source import FullSource
 from gdkd_cache.data.targets import ClassTargets
 from gdkd_cache.data.views import ViewBatch, ViewRenderer, ViewRequest
-
-Item = TypeVar("Item")
-Made = TypeVar("Made")
 
 
 class DecodedImages(ViewRenderer):
@@ -41,18 +33,3 @@ class DecodedImages(ViewRenderer):
         targets = ClassTargets(torch.from_numpy(self.source.labels[rows]))
         pixels = torch.empty((len(rows), 0), dtype=torch.uint8)
         return [ViewBatch(request.views[0], rows, pixels, targets, source_checks=checks, rounded=rounded)]
-
-
-def in_threads(call: Callable[[Item], Made], items: Iterable[Item], num_threads: int) -> Iterator[Made]:
-    """What a call makes of each item, in order; at most twice as many as there are threads wait to be taken."""
-    executor = ThreadPoolExecutor(num_threads, thread_name_prefix="decode")
-    begun: deque[Future[Made]] = deque()
-    try:
-        for item in items:
-            begun.append(executor.submit(call, item))
-            if len(begun) > 2 * num_threads:
-                yield begun.popleft().result()
-        while begun:
-            yield begun.popleft().result()
-    finally:
-        executor.shutdown(cancel_futures=True)

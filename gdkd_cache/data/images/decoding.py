@@ -12,7 +12,7 @@ from typing import cast
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from gdkd_cache.data.jpeg import decode_jpeg
+from gdkd_cache.data.images.jpeg import decode_jpeg
 from gdkd_cache.errors import GdkdCacheError, SourceError, UsageError, first_line
 from gdkd_cache.files import open_plain
 from gdkd_cache.limits import MOST_IMAGE_BYTES, MOST_IMAGE_PIXELS

@@ -6,7 +6,6 @@ mapped: a file that is cut meanwhile ends in an error and not in a signal, and v
 """
 
 import errno
-import fcntl
 import hashlib
 import json
 import logging
@@ -14,8 +13,7 @@ import os
 import shutil
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -23,13 +21,15 @@ import numpy as np
 import PIL
 from xxhash import xxh3_64_intdigest
 
-from gdkd_cache.data.decoded import in_threads
+from gdkd_cache.data.images.standing import StandingSource, standing_for
 from gdkd_cache.data.loader import default_num_workers
 from gdkd_cache.data.shards.source import ShardSource
 from gdkd_cache.data.source import EncodedSource, FullSource
 from gdkd_cache.data.views import check_image
 from gdkd_cache.errors import SourceError, UsageError
+from gdkd_cache.files import locked
 from gdkd_cache.progress import progress
+from gdkd_cache.threads import mapped
 
 _LOG = logging.getLogger(__name__)
 _FORMAT = 1
@@ -40,22 +40,13 @@ _SUFFIX = ".pixels"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Kept(FullSource):
+class _Kept(StandingSource):
     """A source whose pixels, decoded to one side or whole, lie in a file; what is asked otherwise, it decodes."""
 
-    source: FullSource
     side: int | None
     path: Path
     index: np.ndarray = field(repr=False)
     start: int
-
-    @property
-    def digest(self) -> str:
-        return self.source.digest
-
-    @property
-    def scales(self) -> bool:
-        return self.source.scales
 
     def decode(self, row: int, side: int | None) -> np.ndarray:
         """The row's image, as the source gives it.
@@ -120,15 +111,14 @@ def in_file(source: FullSource, side: int | None, folder: Path) -> FullSource:
     head = json.dumps(about, sort_keys=True).encode()
     path = folder / f"{hashlib.sha256(head).hexdigest()[:32]}{_SUFFIX}"
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder):
+    with locked(folder, f"another process decodes images to {folder}: waiting for it"):
         index = _read_index(path, head, len(source))
         if index is None:
             _write(path, head, source, side)
             index = _read_index(path, head, len(source))
     if index is None:
         raise SourceError(f"decoded images {path} are not what was written; check that disk")
-    given = {field.name: getattr(source, field.name) for field in fields(FullSource)}
-    return _Kept(source=source, side=side, path=path, index=index, start=_start(head, len(source)), **given)
+    return _Kept(side=side, path=path, index=index, start=_start(head, len(source)), **standing_for(source))
 
 
 def _files_digest(source: FullSource) -> str:
@@ -149,21 +139,6 @@ def _stat(file: Path) -> bytes:
     except OSError:  # it is named when it is decoded
         return b"?"
     return b"%d %d\n" % (found.st_size, found.st_mtime_ns)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder alone."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            _LOG.info("another process decodes images to %s: waiting for it", folder)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _start(head: bytes, rows: int) -> int:
@@ -235,9 +210,7 @@ def _images(source: FullSource, side: int | None) -> Iterator[np.ndarray]:
         yield from (_image(source, row, side) for row in range(len(source)))
         return
     parts = [range(len(source))[first : first + _ROWS_AT_ONCE] for first in range(0, len(source), _ROWS_AT_ONCE)]
-    for images in in_threads(
-        lambda rows: [_image(source, row, side) for row in rows], parts, default_num_workers(source)
-    ):
+    for images in mapped(lambda rows: [_image(source, row, side) for row in rows], parts, default_num_workers(source)):
         yield from images
 
 

@@ -2,22 +2,23 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from gdkd_cache.data.decoded import in_threads
-from gdkd_cache.data.kept import in_file
+from gdkd_cache.data.images.file import in_file
+from gdkd_cache.data.images.free import free_memory
+from gdkd_cache.data.images.standing import StandingSource, standing_for
 from gdkd_cache.data.loader import ViewLoader, default_num_workers
 from gdkd_cache.data.recipes.recipe import Recipe
 from gdkd_cache.data.source import ArraySource, EncodedSource, FullSource
 from gdkd_cache.data.targets import ClassTargets
 from gdkd_cache.data.views import ViewBatch, ViewRenderer, ViewRequest, check_image, requests_for
 from gdkd_cache.errors import SourceError
-from gdkd_cache.memory import free_memory
 from gdkd_cache.progress import progress
+from gdkd_cache.threads import mapped
 
 _LOG = logging.getLogger(__name__)
 _SAMPLE = 8
@@ -35,21 +36,11 @@ class _OtherSizeError(SourceError):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Held(ArraySource):
+class _Held(StandingSource, ArraySource):
     """A source with its decoded images; in another process, which decodes for itself, it is the source alone."""
 
-    source: FullSource
-
-    @property
-    def digest(self) -> str:
-        return self.source.digest
-
-    @property
-    def scales(self) -> bool:
-        return self.source.scales
-
     def decode(self, row: int, side: int | None) -> np.ndarray:
-        return super().decode(row, None) if side is None else self.source.decode(row, side)
+        return ArraySource.decode(self, row, None) if side is None else self.source.decode(row, side)
 
     def __reduce__(self) -> tuple[Callable[[FullSource], FullSource], tuple[FullSource]]:
         return _itself, (self.source,)
@@ -123,8 +114,9 @@ def in_memory(
         _LOG.info("%s: they are decoded whenever they are read", error)
         return source
     _LOG.info("images: %s of %dx%d decoded into memory, %.3g MB", f"{len(source):,}", height, width, size / 1e6)
-    about = {field.name: getattr(source, field.name) for field in fields(FullSource) if field.name != "images"}
-    return _Held(images=images, source=source, **about)
+    given = standing_for(source)
+    given["images"] = images
+    return _Held(**given)
 
 
 def _decoded(pixels: "_Pixels", num_workers: int | None) -> Iterator[ViewBatch]:
@@ -136,7 +128,7 @@ def _decoded(pixels: "_Pixels", num_workers: int | None) -> Iterator[ViewBatch]:
             num_workers = default_num_workers(source) if len(source) > _WORTH_WORKERS else 0
         yield from ViewLoader(pixels, num_workers=num_workers).stream(requests)
         return
-    for batches in in_threads(pixels.__getitem__, requests, default_num_workers(source)):
+    for batches in mapped(pixels.__getitem__, requests, default_num_workers(source)):
         yield from batches
 
 
