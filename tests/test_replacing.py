@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -152,10 +153,12 @@ def test_nobody_is_alone_within_a_write(tmp_path: Path) -> None:
         writing = executor.submit(folder.write, "a", b"x", allowed=sleep)
         asked.wait()
         taking = executor.submit(take)
-        assert not taking.done()
+        time.sleep(0.1)
+        too_early = taking.done()
         awake.set()
         writing.result()
         taking.result()
+    assert not too_early
     assert order == [True]
 
 
