@@ -24,7 +24,8 @@ from torch import Tensor
 
 from gdkd_cache.errors import UsageError
 
-KL_KINDS = ("forward", "reverse", "both")
+_SHARES = {"forward": (1.0, 0.0), "reverse": (0.0, 1.0), "both": (0.5, 0.5)}
+KL_KINDS = tuple(_SHARES)
 _ELEMENTS_OF_A_THREAD = 2**17
 _MOST_ELEMENTS = 2**25
 
@@ -118,20 +119,21 @@ class _PartitionLoss(torch.autograd.Function):
         gradient = torch.empty_like(s, dtype=wide, memory_format=torch.contiguous_format)
         # Some rows at a time: their temporaries stay in a processor's cache, and take no memory to speak of.
         at_once = max(1, _elements_at_once(s.device) // num_classes)
-        values = []
+        value = gradient.new_zeros(())
         for start in range(0, len(s), at_once):
             rows = slice(start, start + at_once)
             both = torch.stack((s[rows].to(wide), t[rows].to(wide))).div_(temperature)
-            listed = Partition(members[rows], partition.sizes)
-            values.append(_two_levels(both, listed, weights, kl, gradient[rows]))
+            value += _two_levels(both, Partition(members[rows], partition.sizes), weights, kl, gradient[rows])
         ctx.save_for_backward(student, gradient)
         ctx.shape, ctx.dtype, ctx.scale = student.shape, student.dtype, temperature / max(len(s), 1)
-        return torch.cat(values).mean() * temperature**2
+        return value.mul_(temperature * ctx.scale) if len(s) else value / 0  # the mean of nothing
 
     @staticmethod
     def backward(ctx: Any, *scale: Tensor) -> tuple[Tensor | None, ...]:
         student, gradient = ctx.saved_tensors
-        scaled = _Scaled.apply(student, gradient, scale[0] * ctx.scale)
+        by = scale[0] * ctx.scale
+        # Nothing is recorded unless a second derivative is asked for.
+        scaled = _Scaled.apply(student, gradient, by) if torch.is_grad_enabled() else gradient * by
         assert isinstance(scaled, Tensor)
         return scaled.reshape(ctx.shape).to(ctx.dtype), None, None, None, None, None
 
@@ -149,7 +151,9 @@ class _Scaled(torch.autograd.Function):
 
 
 def _two_levels(both: Tensor, partition: Partition, weights: Sequence[float], kl: str, gradient: Tensor) -> Tensor:
-    """The loss of each row, and its gradient.
+    """The sum of the rows' losses, and their gradients.
+
+    Few operations, each on all groups or on one whole: of small batches they cost more than the arithmetic.
 
     Args:
         both: [2, row, class], the logits of the student and of the teacher, divided by T; overwritten.
@@ -159,7 +163,7 @@ def _two_levels(both: Tensor, partition: Partition, weights: Sequence[float], kl
         gradient: [row, class], where the gradient by the student's is put.
 
     Returns:
-        [row].
+        Scalar.
     """
     members, sizes = partition
     groups = [both]
@@ -167,35 +171,45 @@ def _two_levels(both: Tensor, partition: Partition, weights: Sequence[float], kl
         listed = members.expand(2, -1, -1)
         groups = [*both.gather(-1, listed).split(sizes, -1), both]
         both.scatter_(-1, listed, -torch.inf)
-    softened = [group.softmax(-1) for group in groups]
-    # The logarithm of each group's sum of powers, from its largest, which a softmax keeps exactly enough.
-    masses = [group.amax(-1) - soft.amax(-1).log() for group, soft in zip(groups, softened, strict=True)]
-    log_masses = torch.stack(masses, -1).log_softmax(-1)
-    student_mass, teacher_mass = log_masses.exp()
-    value = weights[0] * (teacher_mass * (log_masses[1] - log_masses[0])).sum(-1)
-    between = (weights[0] * (student_mass - teacher_mass)).unbind(-1)
+    logs = [group.log_softmax(-1) for group in groups]
+    # The logarithm of each group's sum of powers, from its largest class.
+    masses = torch.stack([group.amax(-1) - log.amax(-1) for group, log in zip(groups, logs, strict=True)], -1)
+    log_masses = masses.log_softmax(-1)
+    both_masses = log_masses.exp()
+    value = _dot(both_masses[1], log_masses[1] - log_masses[0]).mul_(weights[0])
+    between = (both_masses[0] - both_masses[1]).mul_(weights[0])
+    forward_share, reverse_share = _SHARES[kl]
     parts = []
-    for group, soft, mass, outer, weight in zip(groups, softened, masses, between, weights[1:], strict=True):
-        part = gradient if group is both else torch.empty_like(soft[0])
-        parts.append(torch.mul(soft[0], outer[:, None], out=part))
-        if weight == 0 or group.shape[-1] == 1:  # a zero weight silences a term that is infinite too
+    for number, (log, weight) in enumerate(zip(logs, weights[1:], strict=True)):
+        outer, soft = between[:, number, None], log.exp()
+        part, p = soft[0], soft[1]
+        parts.append(part)
+        if weight == 0 or log.shape[-1] == 1:  # a zero weight silences a term that is infinite too
+            part.mul_(outer)
             continue
-        apart = group[1] - group[0]  # of the logits: log p - log q but for what the masses differ
-        if group is both and sizes:
+        apart = log[1] - log[0]
+        if number == len(sizes) and sizes:
             apart.scatter_(-1, members, 0)
-        masses_apart = mass[1] - mass[0]
-        if kl != "reverse":
-            share = weight if kl == "forward" else weight / 2
-            value = value + share * (torch.linalg.vecdot(soft[1], apart) - masses_apart)
-            part.add_(soft[0] - soft[1], alpha=share)
-        if kl != "forward":
-            share = weight if kl == "reverse" else weight / 2
-            inside = masses_apart - torch.linalg.vecdot(soft[0], apart)
-            value = value + share * inside
-            part.add_(soft[0] * (masses_apart - inside)[:, None].sub(apart), alpha=share)
+        forward, reverse = forward_share * weight, reverse_share * weight
+        if reverse:
+            inside = (part * apart).sum(-1, keepdim=True)
+            value.add_(inside.sum(), alpha=-reverse)
+            turned = (apart - inside).mul_(part)
+        part.mul_(outer + forward)
+        if forward:
+            value.add_(_dot(p, apart), alpha=forward)
+            part.sub_(p, alpha=forward)
+        if reverse:
+            part.sub_(turned, alpha=reverse)
+    gradient.copy_(parts.pop())
     if sizes:
-        gradient.scatter_(-1, members, torch.cat(parts[:-1], -1))
+        gradient.scatter_(-1, members, torch.cat(parts, -1) if len(sizes) > 1 else parts[0])
     return value
+
+
+def _dot(one: Tensor, other: Tensor) -> Tensor:
+    """The sum of the products of two tensors of one shape."""
+    return torch.dot(one.reshape(-1), other.reshape(-1))
 
 
 def top_classes(logits: Float[Tensor, "*batch class"], k: int) -> Int[Tensor, "*batch {k}"]:
