@@ -2,17 +2,30 @@
 
 import re
 from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
 
 from gdkd_cache.cache.dataset import CachedDataset
 from gdkd_cache.cache.view import View
+from gdkd_cache.codec.expected import expected_error
 from gdkd_cache.data.recipes.recipe import Recipe
 from gdkd_cache.data.source import Source, settle
 from gdkd_cache.errors import MismatchError, NotServedError, UsageError
-from gdkd_cache.losses.base import Loss
+from gdkd_cache.losses.base import ForeignLoss, Loss, loss_from_json
 from gdkd_cache.store.reader import CacheReader
 from gdkd_cache.store.sidecars.reader import SidecarReader, holds_sidecars
 
+_ESTIMATED_LOGITS = 2**19
 _DIGEST = re.compile(r"sha256:[0-9a-f]{1,64}")  # a shorter one is merely another cache's
+
+
+class GradientError(NamedTuple):
+    """How far a loss's gradient is from that of the full logits; measured at the build, or estimated since."""
+
+    value: float
+    is_measured: bool
 
 
 class Cache(CacheReader):
@@ -110,6 +123,33 @@ class Cache(CacheReader):
         if reason := self.codec.refusal(loss):
             name = self.manifest.identity.codec.name
             raise NotServedError(f"{self.path} (codec {name}) cannot serve {loss}: {reason}")
+
+    def gradient_error(self, loss: Loss) -> GradientError | None:
+        """How far the gradient of a loss is from that of the full logits: ||G_cache - G_full|| / ||G_full||.
+
+        It was measured for the declared losses when the cache was built; for another one it is estimated from some
+        rows of the first view. None where nothing was measured, or rows are of several cells.
+
+        Raises:
+            NotServedError: as `require`.
+            CacheError: the view is damaged.
+        """
+        self.require(loss)
+        stated = self.manifest.identity.fidelity.gradient_error
+        if str(loss) in stated:
+            return GradientError(stated[str(loss)], is_measured=True)
+        declared = map(loss_from_json, self.manifest.identity.request.losses)
+        measured = [
+            (one, stated[str(one)]) for one in declared if str(one) in stated and not isinstance(one, ForeignLoss)
+        ]
+        rows = np.arange(min(self.num_rows, max(_ESTIMATED_LOGITS // self.num_classes, 1)))
+        logits, top = self.view(self.view_numbers[0]).decode(rows, temperature=loss.temperature)
+        if not measured or logits.ndim != 2:
+            return None
+        labels = torch.from_numpy(self.labels[rows])
+        exact = self.codec.exact_values
+        error = expected_error(loss, measured, logits, labels, top.classes, exact_values=exact)
+        return GradientError(error, is_measured=False)
 
 
 class _SidecarCache(Cache, SidecarReader):

@@ -97,6 +97,8 @@ class Codec(ABC):
     """What a user may say of it."""
     searches: ClassVar[bool] = False
     """Whether fitting looks for the fewest bytes that meet a gradient error, unless the options fix that."""
+    exact_values: ClassVar[bool] = True
+    """Whether the logits of the exact classes come back nearly as they were, however coarse the others are."""
 
     num_classes: int
     num_top: int = 8

@@ -48,6 +48,16 @@ class Loss(ABC):
         return LOSSES.name_of(type(self))
 
     @property
+    def spec(self) -> str:
+        """As it can be typed: what `parse_loss` reads, without the settings that are defaults."""
+        settings = [
+            f"{field.name}={'/'.join(map(str, value)) if isinstance(value, tuple) else value}"
+            for field in dataclasses.fields(self)
+            if (value := getattr(self, field.name)) != field.default
+        ]
+        return f"{self.name}:{','.join(settings)}".removesuffix(":")
+
+    @property
     def num_top(self) -> int:
         """How many exact top classes it needs of the teacher, in rank order."""
         return 0

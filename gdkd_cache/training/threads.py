@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import statistics
 import time
 from collections.abc import Callable
 
@@ -11,7 +12,7 @@ from gdkd_cache.threads import in_threads
 
 _LOG = logging.getLogger(__name__)
 _SECONDS = 0.3
-_FASTER = 0.95
+_FASTER = 0.9
 """All threads are taken where a step takes at most this part of its time in one."""
 
 
@@ -35,7 +36,7 @@ def choose_threads(step: Callable[[], object]) -> int:
 
 
 def _seconds(step: Callable[[], object], threads: int) -> float:
-    """The shortest of some steps, without the first."""
+    """The median of some steps, without the first: what else runs on the machine, several threads wait for."""
     times: list[float] = []
     with in_threads(threads):
         begun = time.monotonic()
@@ -46,4 +47,4 @@ def _seconds(step: Callable[[], object], threads: int) -> float:
                 times.append(time.perf_counter() - start)
                 if time.monotonic() - begun > _SECONDS:
                     break
-    return min(times)
+    return statistics.median(times)

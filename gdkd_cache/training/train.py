@@ -21,7 +21,7 @@ from gdkd_cache.data.source import FullSource, Source, settle
 from gdkd_cache.data.views import ViewRenderer, ViewRequest, image_size
 from gdkd_cache.device import choose_device
 from gdkd_cache.errors import MismatchError, UsageError
-from gdkd_cache.losses.base import Loss
+from gdkd_cache.losses.base import Loss, loss_from_json
 from gdkd_cache.losses.registry import LOSSES
 from gdkd_cache.models.build import build_model
 from gdkd_cache.models.card import ModelCard
@@ -225,11 +225,27 @@ def _from_cache(
         num_workers=options.num_workers,
     )
     _refuse_mixed_labels(distillation, dataset.recipe)
+    for part in cache.caches if isinstance(cache, Ensemble) else [cache]:
+        _tell_error(part, distillation)
     _LOG.info("%s", dataset.replay)
     if len(dataset) < cache.num_rows:
         _LOG.info("training on %d of the %d cached rows", len(dataset), cache.num_rows)
     batches = cached_batches(dataset, num_workers=_num_workers(options, dataset.source), **loading)
     return batches, dataset.recipe, dataset.size
+
+
+def _tell_error(cache: Cache, loss: Loss) -> None:
+    """Say what to expect of a loss that the cache was not measured for."""
+    error, request = cache.gradient_error(loss), cache.manifest.identity.request
+    if error is None or error.is_measured:
+        return
+    asked = [*map(loss_from_json, request.losses), loss]
+    _LOG.log(
+        logging.WARNING if error.value > request.fidelity else logging.INFO,
+        "%s was not measured for %s: expect a gradient error of about %.2g, where %.2g was asked for; to have it "
+        "measured and met, build with %s",
+        *(cache.path, loss, error.value, request.fidelity, " ".join(f"--for {one.spec}" for one in asked)),
+    )
 
 
 def _from_views(

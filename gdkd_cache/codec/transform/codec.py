@@ -64,6 +64,7 @@ class TransformCodec(Codec):
 
     Options = TransformOptions
     searches = True
+    exact_values = False
 
     step: float
     penalty: float
