@@ -191,16 +191,15 @@ def _two_levels(both: Tensor, partition: Partition, weights: Sequence[float], kl
         if number == len(sizes) and sizes:
             apart.scatter_(-1, members, 0)
         forward, reverse = forward_share * weight, reverse_share * weight
+        factor = outer + forward
         if reverse:
             inside = (part * apart).sum(-1, keepdim=True)
             value.add_(inside.sum(), alpha=-reverse)
-            turned = (apart - inside).mul_(part)
-        part.mul_(outer + forward)
+            factor = torch.sub(inside, apart).mul_(reverse).add_(factor)
+        part.mul_(factor)
         if forward:
             value.add_(_dot(p, apart), alpha=forward)
             part.sub_(p, alpha=forward)
-        if reverse:
-            part.sub_(turned, alpha=reverse)
     gradient.copy_(parts.pop())
     if sizes:
         gradient.scatter_(-1, members, torch.cat(parts, -1) if len(sizes) > 1 else parts[0])
