@@ -1,7 +1,8 @@
 #!/usr/bin/env python
 """Do students agree? One student trained from the live teacher and from caches of several codecs, over several seeds.
 
-    python scripts/compare_students.py --data wds:DIR/train-{000000..000003}.tar --eval-data wds:DIR/test-000000.tar --out RUNS
+    python scripts/compare_students.py --data wds:DIR/train-{000000..000003}.tar \\
+        --eval-data wds:DIR/test-000000.tar --out RUNS
 
 At each seed all variants share initial weights, views and order. Prints the accuracy of the last epoch and of the best.
 """

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 import gdkd_cache as gc
 from benches.peers import layouts
