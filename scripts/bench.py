@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from benches import loss, training
+from benches import checks, fetching, folders, loading, loss, render, scaling, streaming, training
 from benches.timing import Bench, Figure
 
 from gdkd_cache.terminal import say, say_json, say_table
@@ -31,6 +31,13 @@ ROWS: tuple[Callable[[Bench], Iterator[Figure]], ...] = (
     training.train_live,
     training.build_overhead,
     training.startup,
+    render.render,
+    checks.checks,
+    folders.imagefolder,
+    fetching.fetch,
+    loading.view_load,
+    scaling.scale,
+    streaming.stream,
 )
 
 
@@ -40,6 +47,8 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"which rows, of {', '.join(rows)}; all without any")
     parser.add_argument("--repeats", type=int, default=5, help="how often each thing is timed (at least 5 to be told)")
     parser.add_argument("--device", default="cpu", help="cpu, or cuda")
+    parser.add_argument("--jpegs", type=Path, help="a folder or tar file of your own photographs, to be rendered")
+    parser.add_argument("--shards", help="image shards of your own, 32x32 or larger, to be streamed; braces are fine")
     parser.add_argument("--smoke", action="store_true", help="only see that the rows run: one repetition, small sizes")
     parser.add_argument("--json", action="store_true", help="one JSON object, for machines")
     arguments = parser.parse_args()
@@ -50,7 +59,14 @@ def main() -> None:
     for name in arguments.names or rows:
         with tempfile.TemporaryDirectory() as folder:
             repeats = 1 if arguments.smoke else arguments.repeats
-            bench = Bench(repeats=repeats, smoke=arguments.smoke, device=device, folder=Path(folder))
+            bench = Bench(
+                repeats=repeats,
+                smoke=arguments.smoke,
+                device=device,
+                folder=Path(folder),
+                jpegs=arguments.jpegs,
+                shards=arguments.shards,
+            )
             for figure in rows[name](bench):
                 told.append((name, figure))
                 say(f"{name}: {figure.what} / {figure.against}: {figure.median:.2f}", error=True)

@@ -18,12 +18,16 @@ class Bench:
         smoke: only see that the row runs: the smallest sizes.
         device: where to compute.
         folder: for files.
+        jpegs: photographs to render, a folder or a tar file; None for some of our own.
+        shards: images to stream, as after `wds:`; None for some of our own.
     """
 
     repeats: int
     smoke: bool
     device: torch.device
     folder: Path
+    jpegs: Path | None = None
+    shards: str | None = None
 
     def seconds(self, things: Mapping[str, Callable[[], object]], *, least: float = 0.2) -> dict[str, list[float]]:
         """Seconds of one call of each, by name, as often as `repeats` says, in turn.
