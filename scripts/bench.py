@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from benches import checks, fetching, folders, loading, loss, render, scaling, streaming, training
+from benches import checks, fetching, folders, loading, loss, render, scaling, size, streaming, training
 from benches.timing import Bench, Figure
 
 from gdkd_cache.terminal import say, say_json, say_table
@@ -38,6 +38,7 @@ ROWS: tuple[Callable[[Bench], Iterator[Figure]], ...] = (
     loading.view_load,
     scaling.scale,
     streaming.stream,
+    size.size,
 )
 
 
@@ -49,6 +50,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu, or cuda")
     parser.add_argument("--jpegs", type=Path, help="a folder or tar file of your own photographs, to be rendered")
     parser.add_argument("--shards", help="image shards of your own, 32x32 or larger, to be streamed; braces are fine")
+    parser.add_argument("--logits", type=Path, help=".npz of teacher [view, row, class] and label [row], to be sized")
+    parser.add_argument("--drawings", type=Path, help="a folder, for the drawings that rows make (SVG)")
     parser.add_argument("--smoke", action="store_true", help="only see that the rows run: one repetition, small sizes")
     parser.add_argument("--json", action="store_true", help="one JSON object, for machines")
     arguments = parser.parse_args()
@@ -66,6 +69,8 @@ def main() -> None:
                 folder=Path(folder),
                 jpegs=arguments.jpegs,
                 shards=arguments.shards,
+                logits=arguments.logits,
+                drawings=arguments.drawings,
             )
             for figure in rows[name](bench):
                 told.append((name, figure))

@@ -15,7 +15,7 @@ from gdkd_cache.codec.fidelity import gradient_error
 from gdkd_cache.codec.transform.codec import TransformCodec
 from gdkd_cache.losses.base import Loss
 from gdkd_cache.losses.partition import top_classes
-from gdkd_cache.terminal import say_table
+from gdkd_cache.terminal import say
 
 _LOSSES = ("gdkd:temperature=4", "gdkd:temperature=1,w0=0.5,w2=1")
 _TARGETS = (0.02, 0.03, 0.05, 0.1, 0.17, 0.3)
@@ -128,17 +128,11 @@ def _bytes_at(points: Sequence[Point], error: float) -> float:
 
 
 def _tell(spec: str, ours: Sequence[Point], theirs: Sequence[Point]) -> None:
-    rows = [
-        (
-            point.name,
-            f"{point.error:.3f}",
-            f"{point.bytes:.1f}",
-            f"{point.amortised:.1f}",
-            "" if point.entropy is None else f"{point.entropy:.1f}",
-        )
-        for point in [*ours, *sorted(theirs, key=lambda point: point.error)]
-    ]
-    say_table((spec, "gradient error", "bytes a view", "amortised", "entropy"), rows)
+    say(f"{spec:40} {'error':>8} {'bytes a view':>14} {'amortised':>10} {'entropy':>8}", error=True)
+    for point in [*ours, *sorted(theirs, key=lambda point: point.error)]:
+        entropy = "" if point.entropy is None else f"{point.entropy:.1f}"
+        sizes = f"{point.bytes:14.1f} {point.amortised:10.1f} {entropy:>8}"
+        say(f"{point.name:40} {point.error:8.3f} {sizes}", error=True)
 
 
 def _draw(path: Path, spec: str, ours: Sequence[Point], theirs: Sequence[Point]) -> None:
