@@ -35,7 +35,9 @@ def checks(bench: Bench) -> Iterator[Figure]:
         for way in ("compared", "taken"):
             what = f"decoding {name}, checks {way}"
             yield Figure(what=what, against="decoding alone", ratios=ratios(times[way], times["alone"]))
-    one_by_one = _OneByOne(**standing_for(small) | {"images": None})
+    given = standing_for(small)
+    given["images"] = None
+    one_by_one = _OneByOne(**given)
     for what, source, recipe in (("32x32 in memory", one_by_one, "crop-flip"), ("JPEG files", jpegs, "imagenet")):
         with one_thread():
             times = bench.seconds(_rendering(source, recipe))

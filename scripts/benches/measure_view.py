@@ -12,7 +12,7 @@ import numpy as np
 import gdkd_cache as gc
 from benches.memory import resident
 
-_HELD = 8
+_HELD = 2
 
 
 def pack(out: str, file: str) -> None:

@@ -23,6 +23,7 @@ def measured(module: str, *arguments: object, code: Path = PRESENT) -> dict[str,
     """
     # -P, or a gdkd_cache in the folder where this was started would come first.
     command = [sys.executable, "-P", "-m", f"benches.{module}", *map(str, arguments)]
-    path = os.pathsep.join(map(str, (code, _SCRIPTS)))
-    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, stdout=subprocess.PIPE, check=True)
+    # One arena, as what is free in those of other threads is hardly given back, and would count as taken.
+    environment = {"PYTHONPATH": os.pathsep.join(map(str, (code, _SCRIPTS))), "MALLOC_ARENA_MAX": "1"}
+    done = subprocess.run(command, env=os.environ | environment, stdout=subprocess.PIPE, check=True)
     return json.loads(done.stdout)
