@@ -24,7 +24,7 @@ from gdkd_cache.data.recipes.presets import open_recipe
 from gdkd_cache.data.recipes.recipe import Recipe
 from gdkd_cache.data.source import FullSource, Source, settle
 from gdkd_cache.data.views import ViewBatch, ViewRenderer, ViewRequest, image_size, requests_for
-from gdkd_cache.device import describe
+from gdkd_cache.device import describe, usual_memory_format
 from gdkd_cache.errors import ModelError
 from gdkd_cache.models.network import Network
 from gdkd_cache.progress import progress
@@ -77,7 +77,7 @@ class Builder:
         self._probed = probed(hash_keys(self.keys))
         self.renderer = self._renderer()
         self._view_size = self.renderer[ViewRequest((0,), np.arange(1))][0].pixels.shape[2:]
-        teacher.check_classes(len(source.classes), (self._view_size[0], self._view_size[1]))
+        self._teacher = teacher.tried(len(source.classes), (self._view_size[0], self._view_size[1]))
         if self._given is None:  # else that cache's codec and losses count, not those of the options
             options.request.check(len(source.classes))
 
@@ -116,6 +116,7 @@ class Builder:
             MismatchError: that one is of another teacher, data, recipe or seed; it says what differs.
         """
         options, source, teacher = self._options, self._source, self._teacher
+        is_usual = teacher.memory_format == usual_memory_format(teacher.device)
         identity = Identity(
             num_rows=len(self.keys),
             num_views=options.num_views,
@@ -136,6 +137,7 @@ class Builder:
                 batch_size=options.batch_size,
                 device=describe(teacher.device),
                 precision=teacher.precision,
+                memory_format=None if is_usual else teacher.memory_format,
                 software={name: version(name) for name in _SOFTWARE},
             ),
             shard_rows=options.shard_rows,

@@ -17,6 +17,7 @@ from gdkd_cache.building.build import build
 from gdkd_cache.building.options import BuildOptions
 from gdkd_cache.data.source import ArraySource
 from gdkd_cache.data.views import ViewRenderer, requests_for
+from gdkd_cache.device import laid_out, memory_formats
 from gdkd_cache.models.build import build_model
 from gdkd_cache.models.network import Network
 from gdkd_cache.models.normalization import normalize_pixels
@@ -50,7 +51,10 @@ def teacher_of(name: str, source: ArraySource, device: torch.device) -> Network:
         for parameter in list(model.parameters())[-2:]:
             parameter.mul_(factor)
     facts = TeacherFacts(name=name, weights=f"sha256:{0:064d}", mean=source.mean, std=source.std)
-    return Network(model=model, mean=source.mean, std=source.std, device=device, precision="float32", description=facts)
+    network = Network(
+        model=model, mean=source.mean, std=source.std, device=device, precision="float32", description=facts
+    )
+    return network.tried(len(source.classes), (source.images.shape[2], source.images.shape[3]))
 
 
 @dataclass
@@ -70,7 +74,7 @@ class _Epochs:
 
     def __call__(self) -> None:
         for images, labels, said in self.batches(next(self.numbers)):
-            logits = self.model(images)
+            logits = self.model(laid_out(images, memory_formats(self.device, (images.shape[2], images.shape[3]))[0]))
             value = F.cross_entropy(logits, labels)
             if said is not None:
                 value = value + _LOSS(logits, said.logits, labels, said.top)
