@@ -15,7 +15,8 @@ def keep_memory() -> bool:
     """Have glibc keep what this process frees, up to 1 GiB at once, rather than give it back to the system.
 
     By itself it returns each large tensor when it is freed, and the system clears every page of the next one: that
-    takes a tenth to a half of a network's time on a CPU. The process then holds as much as it once needed, until it ends.
+    takes a tenth to a half of a network's time on a CPU. The process then holds as much as it once needed, until it
+    ends.
 
     Nothing happens, and False is returned, with another C library (macOS, Windows, musl), and where the user has set up
     the allocator: `MALLOC_...` or `glibc.malloc` in `GLIBC_TUNABLES`, in the environment.

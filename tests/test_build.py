@@ -424,3 +424,23 @@ def test_logits_are_of_the_stated_memory_format(
     assert repair(out, source=source, teacher=watched).manifest == whole
     assert open_cache(out).manifest == whole
     assert seen == {memory_format == "channels_last"}
+
+
+@pytest.mark.parametrize(("shard_rows", "again"), [(256, 0), (128, 0), (70, 192)])
+def test_what_calibration_saw_is_not_computed_again(
+    tmp_path: Path, digits: ArraySource, teacher: Network, shard_rows: int, again: int
+) -> None:
+    """Of sources that it sees whole, the batches that are cut at the same places; a resumed build is the same bytes."""
+    options: dict[str, Any] = {"shard_rows": shard_rows, "codec": "dense:dtype=float32"}
+    counted, model = counting(teacher)
+    whole = build_small(tmp_path / "a.zarr", digits, counted, **options).manifest
+    assert model.rows == 2 + 512 + again
+    assert model.batches <= {2, 64, 6, 46}
+    with pytest.raises(KeyboardInterrupt):
+        build_small(tmp_path / "b.zarr", digits, counting(teacher, 258)[0], **options)
+    shutil.rmtree(tmp_path / "b.zarr/ledger", ignore_errors=True)
+    counted, model = counting(teacher)
+    assert build_small(tmp_path / "b.zarr", digits, counted, **options).manifest == whole
+    assert model.rows == 2 + 512
+    whole = build_small(tmp_path / "c.zarr", digits, teacher, first_view=1, **options).manifest
+    assert build_small(tmp_path / "d.zarr", digits, teacher, first_view=1, **options).manifest == whole
