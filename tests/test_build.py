@@ -22,6 +22,7 @@ from small import build_small, counting, take
 from gdkd_cache import open_cache
 from gdkd_cache.building.build import BuildOptions
 from gdkd_cache.building.compute import Encoder, Said
+from gdkd_cache.building.repair import repair
 from gdkd_cache.codec.dense import DenseCodec
 from gdkd_cache.data.source import ArraySource
 from gdkd_cache.errors import CacheError, MismatchError, ModelError, UsageError
@@ -368,3 +369,78 @@ def test_what_no_reader_would_accept_is_not_begun(
     assert [
         path.name for path in (tmp_path / "c.zarr").rglob("*") if path.is_file() and "claims" not in str(path)
     ] == []
+
+
+def _larger(digits: ArraySource) -> ArraySource:
+    """The digits at 32 pixels, where a CPU computes in another memory format."""
+    return replace(digits, images=digits.images.repeat(4, axis=-2).repeat(4, axis=-1))
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_the_memory_format_is_that_of_the_build(
+    tmp_path: Path, digits: ArraySource, teacher: Network, finished: bool
+) -> None:
+    """What an earlier version built, or began, has none in its manifest: it stays, and goes on, as it was."""
+    source, options = _larger(digits), {"codec": "dense:dtype=float32", "shard_rows": 70}
+    assert build_small(tmp_path / "new.zarr", source, teacher, **options).manifest.identity.build.memory_format == (
+        "channels_last"
+    )
+    earlier = replace(teacher, memory_format="contiguous")
+    whole = build_small(tmp_path / "whole.zarr", source, earlier, **options).manifest
+    assert whole.identity.build.memory_format is None
+    assert whole.digest != open_cache(tmp_path / "new.zarr").manifest.digest
+    out = tmp_path / "a.zarr"
+    if finished:
+        build_small(out, source, earlier, **options)
+    else:
+        _unfinished(out, source, earlier, **options)
+    for force in (False, True):
+        result = build_small(out, source, teacher, force=force, **options)
+        assert result.manifest == whole
+        assert (result.rows_computed > 0) == (not finished and not force)
+    changed = build_small(out, source, teacher, force=True, seed=1, **options).manifest
+    assert changed.identity.build.memory_format == "channels_last"
+
+
+@pytest.mark.parametrize("memory_format", ["contiguous", "channels_last"])
+def test_logits_are_of_the_stated_memory_format(
+    tmp_path: Path, digits: ArraySource, teacher: Network, memory_format: str
+) -> None:
+    """Of a network whose last bits it moves: in the build, and where a shard is built again."""
+    seen: set[bool] = set()
+
+    class Watching(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            seen.add(images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous())
+            return teacher.model(images)
+
+    source, out = _larger(digits), tmp_path / "a.zarr"
+    watched = replace(teacher, model=Watching())
+    build_small(out, source, replace(watched, memory_format=memory_format), codec="dense")
+    assert seen == {memory_format == "channels_last"}
+    whole = open_cache(out).manifest
+    shutil.rmtree(out / "logits/c/1")
+    seen.clear()
+    assert repair(out, source=source, teacher=watched).manifest == whole
+    assert open_cache(out).manifest == whole
+    assert seen == {memory_format == "channels_last"}
+
+
+@pytest.mark.parametrize(("shard_rows", "again"), [(256, 0), (128, 0), (70, 192)])
+def test_what_calibration_saw_is_not_computed_again(
+    tmp_path: Path, digits: ArraySource, teacher: Network, shard_rows: int, again: int
+) -> None:
+    """Of sources that it sees whole, the batches that are cut at the same places; a resumed build is the same bytes."""
+    options: dict[str, Any] = {"shard_rows": shard_rows, "codec": "dense:dtype=float32"}
+    counted, model = counting(teacher)
+    whole = build_small(tmp_path / "a.zarr", digits, counted, **options).manifest
+    assert model.rows == 2 + 512 + again
+    assert model.batches <= {2, 64, 6, 46}
+    with pytest.raises(KeyboardInterrupt):
+        build_small(tmp_path / "b.zarr", digits, counting(teacher, 258)[0], **options)
+    shutil.rmtree(tmp_path / "b.zarr/ledger", ignore_errors=True)
+    counted, model = counting(teacher)
+    assert build_small(tmp_path / "b.zarr", digits, counted, **options).manifest == whole
+    assert model.rows == 2 + 512
+    whole = build_small(tmp_path / "c.zarr", digits, teacher, first_view=1, **options).manifest
+    assert build_small(tmp_path / "d.zarr", digits, teacher, first_view=1, **options).manifest == whole

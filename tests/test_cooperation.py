@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from multiprocessing.process import BaseProcess
@@ -91,6 +91,12 @@ def _whole(out: Path, digest: str) -> None:
     assert not list(out.rglob("*.partial"))
 
 
+def _seen_once(models: Sequence[Counting]) -> None:
+    """Each row of six views, and those of view 0 again that another process than the one that calibrates builds."""
+    again = sum(model.rows - _BLANK_ROWS for model in models) - 6 * 256
+    assert again in range(0, 256 + 1, 64)
+
+
 @pytest.mark.parametrize("seconds_apart", [0.0, 0.1, 0.2])
 def test_racing_builds_share_the_work(
     tmp_path: Path, digits: ArraySource, teacher: Network, digest: str, seconds_apart: float
@@ -106,7 +112,7 @@ def test_racing_builds_share_the_work(
         results = list(executor.map(run, range(3)))
     assert {result.manifest.digest for result in results} == {digest}
     assert sum(result.rows_computed for result in results) == 6 * 256
-    assert sum(model.rows for model in models) == 6 * 256 + 256 + 3 * _BLANK_ROWS
+    _seen_once(models)
     assert sum(result.rows_computed > 0 for result in results) >= 2
     _whole(tmp_path / "a.zarr", digest)
 
@@ -126,7 +132,7 @@ def test_racing_builds_in_an_object_store(
         results = list(executor.map(run, models))
     assert {result.manifest.digest for result in results} == {digest}
     assert sum(result.rows_computed for result in results) == 6 * 256
-    assert sum(model.rows for model in models) == 6 * 256 + 256 + 2 * _BLANK_ROWS
+    _seen_once(models)
     assert verify(f"{bucket}/a").problems == ()
 
 
@@ -188,7 +194,7 @@ def test_an_interrupted_build_is_taken_over(tmp_path: Path, digits: ArraySource,
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    models = [_Slow(teacher.model, interrupt, 256 + 600), _Slow(teacher.model)]
+    models = [_Slow(teacher.model, interrupt, 256 + 400), _Slow(teacher.model)]
 
     def run(number: int) -> BuildResult | None:
         time.sleep(0.2 * number)  # so that the first one calibrates

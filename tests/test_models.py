@@ -1,7 +1,9 @@
 """The networks have the literature's sizes; what is no network, or takes no such images, is refused in one line."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,12 +11,12 @@ import torch
 from click.testing import CliRunner
 from gdkd_cache_cli.main import main
 
-from gdkd_cache.device import choose_device
+from gdkd_cache.device import choose_device, laid_out
 from gdkd_cache.errors import ModelError, UsageError
 from gdkd_cache.models.build import build_model, outline_model
 from gdkd_cache.models.network import Network
 from gdkd_cache.models.trial import try_student
-from gdkd_cache.store.facts import TeacherFacts
+from gdkd_cache.store.facts import BuildFacts, TeacherFacts
 
 
 @pytest.mark.parametrize(
@@ -111,7 +113,7 @@ def test_networks_that_do_not_fit_the_images(
     model, cpu = build_model(name, 10).eval(), torch.device("cpu")
     network = Network(model=model, mean=(0.5,) * 3, std=(0.5,) * 3, device=cpu, precision="float32", description=facts)
     with pytest.raises(ModelError) as caught:
-        network.check_classes(10, (8, 8))
+        network.tried(10, (8, 8))
     assert f"teacher {name} {said}" in str(caught.value)
 
 
@@ -221,3 +223,39 @@ def test_full_memory_is_one_line(monkeypatch: pytest.MonkeyPatch, error: Excepti
     assert result.stderr.splitlines()[-1] == (
         "Error: this machine's memory is full; try smaller images (--size), or a smaller --batch-size"
     )
+
+
+def _pooled(num_classes: int) -> torch.nn.Module:
+    return torch.nn.Sequential(torch.nn.Conv2d(3, num_classes, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+
+
+class _Viewed(torch.nn.Module):
+    """As many networks are written: `view` wants the values of a convolution in the order of its sizes."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.convolution, self.head = torch.nn.Conv2d(3, 4, 3, padding=1, stride=8), torch.nn.LazyLinear(num_classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.convolution(images).view(len(images), -1))
+
+
+@pytest.mark.parametrize("net", [_pooled, _Viewed])
+@pytest.mark.parametrize("side", [16, 31, 32, 64])
+def test_the_memory_format_is_the_fastest_that_a_network_takes(net: Any, side: int) -> None:
+    cpu, size = torch.device("cpu"), (side, side + 1)
+    expected = "channels_last" if side >= 32 and net is _pooled else "contiguous"
+    model = net(10)
+    model(torch.zeros(1, 3, *size))
+    assert try_student("x", model, 10, size, num_images=2, device=cpu) == expected
+    facts = TeacherFacts(name="x")
+    network = Network(model=model, mean=(0.5,) * 3, std=(0.5,) * 3, device=cpu, precision="float32", description=facts)
+    assert network.tried(10, size).memory_format == expected
+    built = BuildFacts(precision="float32")
+    assert network.as_in(built).tried(10, size).memory_format == "contiguous"
+    assert network.as_in(replace(built, memory_format="channels_last")).memory_format == "channels_last"
+
+
+def test_an_unknown_memory_format_is_refused() -> None:
+    with pytest.raises(UsageError, match="memory format is blocked; it must be one of contiguous, channels_last"):
+        laid_out(torch.rand(2, 3, 8, 8), "blocked")

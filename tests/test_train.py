@@ -305,3 +305,24 @@ def test_other_libraries_take_a_teacher_batch(digits: ArraySource, digits_cache:
         assert teacher.top.shape[:-1] == teacher.rows.shape == labels.shape
     assert moved[2].logits.device.type == moved[0].device.type == "meta"
     assert collated[2].view.tolist() == [0, 0]
+
+
+def test_a_student_computes_in_the_fastest_memory_format(
+    tmp_path: Path, digits: ArraySource, digits_test: ArraySource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each batch of 32 pixels or more; not in evaluation."""
+    seen: set[tuple[bool, bool]] = set()
+
+    def watched(name: str, num_classes: int) -> torch.nn.Module:
+        model = build_model(name, num_classes)
+        model.register_forward_pre_hook(lambda net, given: seen.add((net.training, given[0].is_contiguous())))
+        return model
+
+    def larger(source: ArraySource) -> ArraySource:
+        return replace(source, images=source.images[:64].repeat(4, -2).repeat(4, -1), labels=source.labels[:64],
+                       keys=source.keys[:64])  # fmt: skip
+
+    monkeypatch.setattr("gdkd_cache.training.train.build_model", watched)
+    train(_options(tmp_path / "a", epochs=1, loss="ce"), larger(digits), larger(digits_test))
+    assert (True, False) in seen
+    assert (True, True) not in seen

@@ -60,7 +60,7 @@ def evaluate(data: DataOptions, options: _EvalOptions, own: UseOptions, as_json:
         decoded=options.decoded,
         recipe=recipe,
     )
-    network.check_classes(len(source.classes), evaluator.size)
+    network.tried(len(source.classes), evaluator.size)
     result = evaluator(network.model)
     if as_json:
         say(json.dumps(vars(result)))

@@ -211,9 +211,10 @@ class NetworkOptions:
 
         assert self.weights is not None
         normalization = named_normalization(self.normalize, self.mean, self.std)
-        return open_network(
+        network = open_network(
             name, self.weights, num_classes, normalization=normalization, device=self.device, precision=precision
         )
+        return _at_work(network)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,7 +251,7 @@ class KnownTeacherOptions(NetworkOptions):
 
         if self.teacher is None or self.weights is None or source is None:
             return None
-        return open_teacher(
+        teacher = open_teacher(
             cache.manifest.identity.teacher,
             self.teacher,
             self.weights,
@@ -258,3 +259,13 @@ class KnownTeacherOptions(NetworkOptions):
             normalization=named_normalization(self.normalize, self.mean, self.std),
             device=self.device,
         )
+        return _at_work(teacher)
+
+
+def _at_work(network: "Network") -> "Network":
+    """The network; on a CPU, this process keeps the memory that it frees."""
+    from gdkd_cache import allocator
+
+    if network.device.type == "cpu":
+        allocator.keep_memory()
+    return network

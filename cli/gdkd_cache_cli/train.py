@@ -139,12 +139,16 @@ def train(data: CachedDataOptions, eval_data: str | None, teachers: _TeachersOpt
     is_remote = data.is_remote or evaluated.is_remote
     teachers.check(str(options.loss), is_remote, data.local_copy is not None)
 
+    from gdkd_cache import allocator
     from gdkd_cache.data.recipes.presets import open_recipe
     from gdkd_cache.data.views import image_size
+    from gdkd_cache.device import choose_device
     from gdkd_cache.ranks import this_rank
     from gdkd_cache.training.train import train as run_train
 
     _ = options.distillation  # refused before anything is opened
+    if choose_device(options.device).type == "cpu":
+        allocator.keep_memory()
     cache = teachers.open(data)
     source, eval_source = data.open(), evaluated.open("test")
     if cache is None:

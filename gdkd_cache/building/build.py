@@ -12,6 +12,7 @@ from gdkd_cache.data.source import Source
 from gdkd_cache.models.network import Network
 from gdkd_cache.progress import progress
 from gdkd_cache.store.claims import Claims
+from gdkd_cache.store.differences import differences_between
 from gdkd_cache.store.manifest import Manifest
 from gdkd_cache.store.place import Complete, Place
 from gdkd_cache.store.writer import CacheWriter
@@ -45,8 +46,7 @@ def build(options: BuildOptions, source: Source, teacher: Network) -> BuildResul
         CacheError: the folder holds something else, if only beside what `force` would replace.
         OSError: it cannot be written; what is committed stays, and the same build resumes.
     """
-    builder = Builder(options, source, teacher)
-    place = Place(options.out, builder.identity())
+    builder, place = _begin(options, source, teacher)
     start, computed = time.monotonic(), 0
     found = place.look(force=options.force)
     if isinstance(found, Complete):
@@ -62,6 +62,19 @@ def build(options: BuildOptions, source: Source, teacher: Network) -> BuildResul
     assert isinstance(done, Complete)
     place.clean(done)
     return BuildResult(manifest=done.manifest, rows_computed=computed, seconds=time.monotonic() - start)
+
+
+def _begin(options: BuildOptions, source: Source, teacher: Network) -> tuple[Builder, Place]:
+    """The builder and its place; a build that stands there goes on with the memory format that it began with."""
+    builder = Builder(options, source, teacher)
+    place = Place(options.out, builder.identity())
+    there = place.stated()
+    if there is not None:
+        differing = differences_between(there, builder.identity(), but=("codec", "fidelity", "card"))
+        if differing and all(text.startswith("build.memory_format") for text in differing):
+            builder = Builder(options, source, teacher.as_in(there.build))
+            place = Place(options.out, builder.identity())
+    return builder, place
 
 
 def _share_shards(builder: Builder, writer: CacheWriter, claims: Claims) -> int:

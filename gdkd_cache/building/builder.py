@@ -24,7 +24,7 @@ from gdkd_cache.data.recipes.presets import open_recipe
 from gdkd_cache.data.recipes.recipe import Recipe
 from gdkd_cache.data.source import FullSource, Source, settle
 from gdkd_cache.data.views import ViewBatch, ViewRenderer, ViewRequest, image_size, requests_for
-from gdkd_cache.device import describe
+from gdkd_cache.device import describe, usual_memory_format
 from gdkd_cache.errors import ModelError
 from gdkd_cache.models.network import Network
 from gdkd_cache.progress import progress
@@ -74,10 +74,11 @@ class Builder:
             theirs = self._given.manifest.identity.views
             source_checks = theirs is not None and theirs.source_checks  # which all parts of one cache have, or none
         self._source_checks = source_checks
+        self._said: dict[bytes, Tensor] = {}  # by the rows of a batch of view 0
         self._probed = probed(hash_keys(self.keys))
         self.renderer = self._renderer()
         self._view_size = self.renderer[ViewRequest((0,), np.arange(1))][0].pixels.shape[2:]
-        teacher.check_classes(len(source.classes), (self._view_size[0], self._view_size[1]))
+        self._teacher = teacher.tried(len(source.classes), (self._view_size[0], self._view_size[1]))
         if self._given is None:  # else that cache's codec and losses count, not those of the options
             options.request.check(len(source.classes))
 
@@ -116,6 +117,7 @@ class Builder:
             MismatchError: that one is of another teacher, data, recipe or seed; it says what differs.
         """
         options, source, teacher = self._options, self._source, self._teacher
+        is_usual = teacher.memory_format == usual_memory_format(teacher.device)
         identity = Identity(
             num_rows=len(self.keys),
             num_views=options.num_views,
@@ -136,6 +138,7 @@ class Builder:
                 batch_size=options.batch_size,
                 device=describe(teacher.device),
                 precision=teacher.precision,
+                memory_format=None if is_usual else teacher.memory_format,
                 software={name: version(name) for name in _SOFTWARE},
             ),
             shard_rows=options.shard_rows,
@@ -168,6 +171,8 @@ class Builder:
     def calibrate(self) -> Calibration:
         """Run the teacher on view 0 of the rows that calibration needs: those of the smallest key hashes.
 
+        Where these are all rows, `compute` takes what the teacher said of the batches that it would show it again.
+
         Raises:
             ModelError: the teacher gives NaN or infinity.
             SourceError: an image cannot be read.
@@ -179,6 +184,8 @@ class Builder:
         with progress("calibrate", len(rows), "images") as advance:
             for batch in self._stream(requests_for(0, rows, options.batch_size)):
                 logits.append(self._logits(batch).cpu())
+                if len(rows) == len(hashes):
+                    self._said[batch.rows.tobytes()] = logits[-1]
                 labels.append(batch.targets.labels)
                 advance(len(batch.rows))
         stored_rows = len(self.keys) * options.num_views
@@ -224,11 +231,14 @@ class Builder:
         return ViewLoader(self.renderer, num_workers=self._num_workers, pin_memory=on_gpu).stream(requests)
 
     def _logits(self, batch: ViewBatch) -> Tensor:
-        """The teacher's logits, float32 [n, class] on its device.
+        """The teacher's logits, float32 [n, class] on its device; of a batch that calibration had, those that it kept.
 
         Raises:
             ModelError: NaN or infinity; it names the key.
         """
+        said = self._said.pop(batch.rows.tobytes(), None) if batch.view == 0 else None
+        if said is not None:
+            return said.to(self._teacher.device)
         logits = self._teacher.logits(batch.pixels)
         finite = logits.isfinite().all(-1)
         if not finite.all():

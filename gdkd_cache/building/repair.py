@@ -206,9 +206,7 @@ class _Rebuilder:
                 num_workers=num_workers,
                 shard_rows=own.shard_rows,
             )
-            builder = Builder(
-                options, source, teacher.at_precision(part.precision), source_checks=own.views.source_checks
-            )
+            builder = Builder(options, source, teacher.as_in(part), source_checks=own.views.source_checks)
             self._builders.append((part.view_numbers, builder))
             differing += differences_between(own, builder.identity(), but=("codec", "fidelity", "card"))
         differing = list(dict.fromkeys(differing))

@@ -74,7 +74,7 @@ def rerun(
         cache: with views that can be replayed.
         source: the images.
         cache_rows: int64 [source row], the cache row of each of the source's rows.
-        teacher: what is run, on each view in the batches and the precision that the view was built with.
+        teacher: what is run, on each view in the batches, precision and memory format that the view was built with.
         num_rows: how many (view, row) to compare, at least 16.
         recipe: as for `recipe_of`.
 
@@ -102,7 +102,7 @@ def rerun(
     for view, share in zip(views, _shares(num_rows, len(views)), strict=True):
         rows = np.sort(permutation(0, "verify", 1 + view, len(source))[:share])
         stored, built = cache.view(view), identity.built(view)
-        network = teacher.at_precision(built.precision)
+        network = teacher.as_in(built)
         for batch in loader.stream(requests_for(view, rows, built.batch_size or _BATCH_SIZE)):
             logits = network.logits(batch.pixels).cpu()
             seen += len(logits)

@@ -6,15 +6,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from gdkd_cache.device import autocast, choose_device, choose_precision
+from gdkd_cache.device import autocast, choose_device, choose_precision, laid_out, memory_formats, usual_memory_format
 from gdkd_cache.errors import ModelError, UsageError
 from gdkd_cache.models.card import ModelCard
 from gdkd_cache.models.normalization import NAMED, Normalization, normalize_pixels
 from gdkd_cache.models.registry import MODELS
-from gdkd_cache.models.trial import check_logits, try_logits
+from gdkd_cache.models.trial import check_logits, first_taken, try_logits
 from gdkd_cache.models.weights import load_card, load_model
 from gdkd_cache.schema import short
-from gdkd_cache.store.facts import TeacherFacts
+from gdkd_cache.store.facts import BuildFacts, TeacherFacts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +26,8 @@ class Network:
         mean, std: channel statistics of its inputs, for pixels in [0, 1].
         device, precision: where and how it runs: `float32`, `float16` or `bfloat16`.
         description: what a manifest says of it.
+        memory_format: of the images that it is given, which moves the last bits of its logits: `channels_last` or
+            `contiguous`; None is the device's usual one, until `tried` finds a faster.
     """
 
     model: nn.Module
@@ -34,34 +36,45 @@ class Network:
     device: torch.device
     precision: str
     description: TeacherFacts
+    memory_format: str | None = None
 
     def logits(self, pixels: Tensor) -> Tensor:
         """Float32 logits [batch, class] of uint8 views [batch, 3, height, width], on the network's device."""
         with torch.inference_mode(), autocast(self.precision, self.device):
             images = normalize_pixels(pixels.to(self.device, non_blocking=True), self.mean, self.std)
-            if self.device.type == "cuda":
-                images = images.contiguous(memory_format=torch.channels_last)
-            logits = self.model(images)
+            logits = self.model(laid_out(images, self.memory_format or usual_memory_format(self.device)))
         check_logits(f"teacher {self.description.name}", logits)
         # A copy made outside inference mode may take part in a loss.
         return logits.float().clone()
 
-    def at_precision(self, precision: str | None) -> "Network":
-        """The same network in another precision, as `open_network` takes it; None leaves it as it is.
+    def as_in(self, built: BuildFacts) -> "Network":
+        """The same network, run as some views were built: in their precision, where it is stated, and memory format.
 
         Raises:
-            UsageError: an unknown precision.
+            UsageError: an unknown precision; an unknown memory format is refused when it is run.
         """
-        return self if precision is None else replace(self, precision=choose_precision(precision, self.device))
+        precision = self.precision if built.precision is None else choose_precision(built.precision, self.device)
+        memory_format = built.memory_format or usual_memory_format(self.device)
+        return replace(self, precision=precision, memory_format=memory_format)
 
-    def check_classes(self, num_classes: int, size: tuple[int, int]) -> None:
-        """Run the network once on blank images.
+    def tried(self, num_classes: int, size: tuple[int, int]) -> "Network":
+        """The same network, run once on blank images: where no memory format is set, in the fastest that it takes.
+
+        Args:
+            num_classes: of the data.
+            size: height and width of the images.
 
         Raises:
             ModelError: it cannot take images of that size, or does not give one logit a class.
         """
         blank = torch.zeros(2, 3, *size, dtype=torch.uint8)
-        try_logits(f"teacher {self.description.name}", lambda: self.logits(blank), (2, num_classes), size)
+
+        def attempt(memory_format: str) -> None:
+            logits = replace(self, memory_format=memory_format).logits
+            try_logits(f"teacher {self.description.name}", lambda: logits(blank), (2, num_classes), size)
+
+        formats = (self.memory_format,) if self.memory_format else memory_formats(self.device, size)
+        return replace(self, memory_format=first_taken(formats, attempt))
 
 
 def open_network(

@@ -1,11 +1,13 @@
 """Whether a network takes images of a size and gives logits of them: tried on blank ones, before anything else is."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from gdkd_cache.device import laid_out, memory_formats
 from gdkd_cache.errors import GdkdCacheError, ModelError, first_line, is_out_of_memory
 
 
@@ -47,9 +49,27 @@ def check_logits(what: str, logits: object) -> None:
         raise ModelError(f"{what} gives {found}; it must give one tensor of floating-point logits")
 
 
+def first_taken(formats: Sequence[str], attempt: Callable[[str], object]) -> str:
+    """The first memory format in which a network takes images; code may count on the order of their values.
+
+    Args:
+        formats: to try, the last of them where no other is taken.
+        attempt: runs the network in one.
+
+    Raises:
+        ModelError: what the last attempt raises.
+    """
+    for memory_format in formats[:-1]:
+        with suppress(ModelError):
+            attempt(memory_format)
+            return memory_format
+    attempt(formats[-1])
+    return formats[-1]
+
+
 def try_student(
     name: str, model: nn.Module, num_classes: int, size: tuple[int, int], *, num_images: int, device: torch.device
-) -> None:
+) -> str:
     """Run a network once as it is evaluated and once as it is trained; neither changes it or draws from torch.
 
     Args:
@@ -59,13 +79,24 @@ def try_student(
         num_images: of the smallest batch.
         device: where the network is.
 
+    Returns:
+        The fastest memory format of images that it takes.
+
     Raises:
         ModelError: as `try_logits`.
     """
-    was_training, what = model.training, f"model {name}"
-    images = torch.zeros(num_images, 3, *size, device=device)
+    blank = torch.zeros(num_images, 3, *size, device=device)
+
+    def attempt(memory_format: str) -> None:
+        _try_student(f"model {name}", model, num_classes, laid_out(blank, memory_format))
+
+    return first_taken(memory_formats(device, size), attempt)
+
+
+def _try_student(what: str, model: nn.Module, num_classes: int, images: Tensor) -> None:
+    was_training, num_images, size = model.training, len(images), (images.shape[2], images.shape[3])
     buffers = {key: value.clone() for key, value in model.named_buffers()}
-    devices = [device] if device.type == "cuda" else []
+    devices = [images.device] if images.is_cuda else []
     with torch.no_grad(), torch.random.fork_rng(devices):
         try:
             try_logits(what, lambda: model.eval()(images), (num_images, num_classes), size)

@@ -108,12 +108,15 @@ class BuildFacts:
         batch_size: rows that it saw at once.
         device: its kind.
         precision: `float32`, `float16` or `bfloat16`.
+        memory_format: of the images, `channels_last` or `contiguous`, where it is not the device's usual one: the
+            first on a GPU, the second elsewhere.
         software: versions by name.
     """
 
     batch_size: int | None = None
     device: str | None = None
     precision: str | None = None
+    memory_format: str | None = None
     software: dict[str, str] | None = None
 
 

@@ -171,6 +171,15 @@ class Place:
             return Empty()  # killed between build.json and the tables, or damaged since: calibration gives them again
         return Begun(codec_from_json(to_json(identity.codec), layout.decode(objects)), identity.fidelity)
 
+    def stated(self) -> Identity | None:
+        """The identity of the cache or the unfinished build that stands there; None where none can be read."""
+        for name in (BUILD_NAME, MANIFEST_NAME):  # the second stands when the first goes
+            try:
+                return Manifest.from_bytes(self.objects.read(name, MANIFEST_LIMIT), name).identity
+            except CacheError:
+                continue
+        return None
+
     def begin(self, codec: Codec, fidelity: Fidelity) -> CacheWriter:
         """Make the place this build's, and write the codec's tables, before any shard; what it gives commits those.
 

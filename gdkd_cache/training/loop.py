@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from gdkd_cache.device import autocast
+from gdkd_cache.device import autocast, laid_out
 from gdkd_cache.errors import ModelError
 from gdkd_cache.models.card import ModelCard
 from gdkd_cache.progress import progress
@@ -54,6 +54,7 @@ class Training:
         evaluator: of the evaluation source.
         folder, card: where the first rank writes, and what it writes of the network.
         device: where to compute.
+        memory_format: of the images that the network is given.
     """
 
     options: TrainOptions
@@ -64,6 +65,7 @@ class Training:
     folder: RunFolder
     card: ModelCard
     device: torch.device
+    memory_format: str
 
     def run(self, state: State) -> TrainResult:
         """Train and evaluate epoch by epoch; the first rank writes checkpoints and metrics.
@@ -116,10 +118,8 @@ class Training:
         sums, one = torch.zeros((), device=self.device), torch.ones((), device=self.device)
         step = 0
         for step, (images, labels, teacher) in enumerate(batches, 1):
-            if self.device.type == "cuda":
-                images = images.contiguous(memory_format=torch.channels_last)
             with autocast(self.options.precision, self.device):
-                logits = trained(images)
+                logits = trained(laid_out(images, self.memory_format))
             terms = self.task.terms(logits.float(), labels, teacher, state.epoch)
             state.optimizer.zero_grad(set_to_none=True)
             terms["loss"].backward()

@@ -19,7 +19,7 @@ from gdkd_cache.data.recipes.presets import open_recipe
 from gdkd_cache.data.recipes.recipe import Recipe
 from gdkd_cache.data.source import FullSource, Source, settle
 from gdkd_cache.data.views import ViewRenderer, ViewRequest, image_size
-from gdkd_cache.device import choose_device
+from gdkd_cache.device import choose_device, laid_out
 from gdkd_cache.errors import MismatchError, UsageError
 from gdkd_cache.losses.base import Loss, loss_from_json
 from gdkd_cache.losses.registry import LOSSES
@@ -141,7 +141,9 @@ def train(
         if device.type == "cuda":
             model = model.to(memory_format=torch.channels_last)
         batch_size = min(loading["batch_size"], 2)
-        try_student(options.student, model, card.num_classes, size, num_images=batch_size, device=device)
+        memory_format = try_student(
+            options.student, model, card.num_classes, size, num_images=batch_size, device=device
+        )
         if rank:
             torch.manual_seed(options.seed + rank)  # the same weights, but dropout of its own
         training = Training(
@@ -153,9 +155,10 @@ def train(
             folder=folder,
             card=card,
             device=device,
+            memory_format=memory_format,
         )
         pixels = torch.zeros(loading["batch_size"], 3, *size, dtype=torch.uint8)
-        with in_threads(_threads(options, device, model, pixels, teacher)):
+        with in_threads(_threads(options, device, model, pixels, memory_format, teacher)):
             return training.run(State.begin(options, model))
 
 
@@ -164,6 +167,7 @@ def _threads(
     device: torch.device,
     model: nn.Module,
     pixels: Tensor,
+    memory_format: str,
     teacher: Callable[[Tensor], Tensor] | None,
 ) -> int:
     """How many threads to train in; the network is left as it is."""
@@ -174,7 +178,7 @@ def _threads(
     def step() -> None:
         if teacher is not None:
             teacher(pixels)
-        trial(pixels.float()).square().mean().backward()
+        trial(laid_out(pixels.float(), memory_format)).square().mean().backward()
 
     return choose_threads(step)
 
