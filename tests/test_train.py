@@ -326,3 +326,5 @@ def test_a_student_computes_in_the_fastest_memory_format(
     train(_options(tmp_path / "a", epochs=1, loss="ce"), larger(digits), larger(digits_test))
     assert (True, False) in seen
     assert (True, True) not in seen
+    weights = load_file(tmp_path / "a/last.safetensors")
+    assert all(weights[name].shape == value.shape for name, value in build_model("cnn-s", 10).state_dict().items())

@@ -138,12 +138,13 @@ def train(
         )
         torch.manual_seed(options.seed)
         model = build_model(options.student, card.num_classes).to(device)
-        if device.type == "cuda":
-            model = model.to(memory_format=torch.channels_last)
         batch_size = min(loading["batch_size"], 2)
         memory_format = try_student(
             options.student, model, card.num_classes, size, num_images=batch_size, device=device
         )
+        if memory_format == "channels_last":
+            # Weights too: gradients then have their order, which DistributedDataParallel wants.
+            model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  (torch's stub lacks it)
         if rank:
             torch.manual_seed(options.seed + rank)  # the same weights, but dropout of its own
         training = Training(
