@@ -23,7 +23,7 @@ def view_load(bench: Bench) -> Iterator[Figure]:
     if before is None:
         say(f"view-load: skipped: there is no git here with the commit {_BEFORE[:8]} of version 0.1.0", error=True)
         return
-    num_rows = 2_000 if bench.smoke else 100_000
+    num_rows = 4_000 if bench.smoke else 100_000
     for num_classes in (100,) if bench.smoke else (100, 1000):
         cache, given = bench.folder / f"{num_classes}.zarr", bench.folder / f"{num_classes}.npz"
         logits, labels = logits_of(num_rows, num_classes)
