@@ -31,7 +31,10 @@ def small_images(count: int, num_classes: int = 2) -> ArraySource:
 
 def photographs(given: Path | None, count: int) -> EncodedSource:
     """JPEG files in memory: those of a folder or tar file, or so many of 500x375 cut from scikit-learn's two."""
-    files = dict(_cut(count) if given is None else _found(given))
+    try:
+        files = dict(_cut(count) if given is None else _found(given))
+    except (OSError, tarfile.TarError):
+        raise SystemExit(f"--jpegs {given} is no folder or tar file that can be read") from None
     if not files:
         raise SystemExit(f"--jpegs {given} holds no files that end in {' or '.join(_SUFFIXES)}")
     return _encoded("jpeg", files)

@@ -18,7 +18,7 @@ class _Size:
 
 
 _SIZES = {
-    "views": [_Size(views, 32_768, 10, "transform:step=1") for views in (1, 4, 16)],
+    "views": [_Size(views, 32_768, 10, "transform:step=1") for views in (2, 8, 32)],
     "rows": [_Size(1, rows, 10, "transform:step=1") for rows in (10**3, 10**4, 10**5, 10**6)],
     "classes": [_Size(1, 4096, classes, "topk") for classes in (10, 100, 1000, 21841)],
 }

@@ -27,7 +27,7 @@ from gdkd_cache.data.views import ViewRenderer
 from gdkd_cache.models.normalization import normalize_pixels
 from gdkd_cache.sharing.convert import to_sidecars
 
-_VIEWS, _BATCH = 4, 256
+_VIEWS, _BATCH = 2, 256
 _RECIPE = "crop-flip:size=32,padding=4"
 
 
