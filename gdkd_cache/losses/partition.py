@@ -171,34 +171,37 @@ def _two_levels(both: Tensor, partition: Partition, weights: Sequence[float], kl
         listed = members.expand(2, -1, -1)
         groups = [*both.gather(-1, listed).split(sizes, -1), both]
         both.scatter_(-1, listed, -torch.inf)
-    logs = [group.log_softmax(-1) for group in groups]
-    # The logarithm of each group's sum of powers, from its largest class.
-    masses = torch.stack([group.amax(-1) - log.amax(-1) for group, log in zip(groups, logs, strict=True)], -1)
-    log_masses = masses.log_softmax(-1)
+    # Of few classes the logarithm and its power take a third of the time of a softmax, of many twice as long.
+    softened = [*(group.log_softmax(-1).exp_() for group in groups[:-1]), both.softmax(-1)]
+    # The logarithm of each group's sum of powers, from its largest, which a softmax keeps exactly enough.
+    masses = torch.stack(
+        [group.amax(-1) - soft.amax(-1).log_() for group, soft in zip(groups, softened, strict=True)], -1
+    )
+    log_masses, masses_apart = masses.log_softmax(-1), masses[1] - masses[0]
     both_masses = log_masses.exp()
     value = _dot(both_masses[1], log_masses[1] - log_masses[0]).mul_(weights[0])
     between = (both_masses[0] - both_masses[1]).mul_(weights[0])
     forward_share, reverse_share = _SHARES[kl]
     parts = []
-    for number, (log, weight) in enumerate(zip(logs, weights[1:], strict=True)):
-        outer, soft = between[:, number, None], log.exp()
-        part, p = soft[0], soft[1]
+    for number, (group, soft, weight) in enumerate(zip(groups, softened, weights[1:], strict=True)):
+        part, p, factor = soft[0], soft[1], between[:, number, None]
         parts.append(part)
-        if weight == 0 or log.shape[-1] == 1:  # a zero weight silences a term that is infinite too
-            part.mul_(outer)
+        if weight == 0 or group.shape[-1] == 1:  # a zero weight silences a term that is infinite too
+            part.mul_(factor)
             continue
-        apart = log[1] - log[0]
-        if number == len(sizes) and sizes:
+        apart = group[1] - group[0]  # of the logits: log p - log q but for what the masses differ
+        if group is both and sizes:
             apart.scatter_(-1, members, 0)
-        forward, reverse = forward_share * weight, reverse_share * weight
-        factor = outer + forward
+        forward, reverse, mass_apart = forward_share * weight, reverse_share * weight, masses_apart[:, number, None]
+        if forward:
+            value.add_(_dot(p, apart).sub_(mass_apart.sum()), alpha=forward)
+            factor = factor + forward
         if reverse:
             inside = (part * apart).sum(-1, keepdim=True)
-            value.add_(inside.sum(), alpha=-reverse)
+            value.sub_(inside.sum().sub_(mass_apart.sum()), alpha=reverse)
             factor = torch.sub(inside, apart).mul_(reverse).add_(factor)
         part.mul_(factor)
         if forward:
-            value.add_(_dot(p, apart), alpha=forward)
             part.sub_(p, alpha=forward)
     gradient.copy_(parts.pop())
     if sizes:
