@@ -272,7 +272,7 @@ def _by_overlap() -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def _by_distance() -> np.ndarray:
-    """Nearness by the squared distance of two crops, in 65536ths of their squared side; the last stands for all beyond."""
+    """Nearness by the squared distance of two crops, in 65536ths of their squared side; the last for all beyond."""
     table = [round(NEAREST * math.exp(-i / _SQUARES / (2 * _REACH**2))) for i in range(2048)]
     return np.maximum(table, 1)
 
