@@ -73,20 +73,21 @@ def sampled_views(
     """
     named = request.codec()
     rows = min(num_rows, _SAMPLED_ROWS)
-    if named is not None and (asked := named[0].reference_candidates(named[1])) and len(asked) == 1:
+    specs = [(kind, kind.Options()) for kind in map(CODECS.load, CODECS)] if named is None else [named]
+    asked = {number for kind, options in specs for number in kind.reference_candidates(options)}
+    if len(asked) == 1:
+        (number,) = asked
         if unpredictable:
             raise UsageError(f"codec {request.spec} cannot predict views from the first ones: {unpredictable}")
-        if asked[0] >= num_views:
+        if number >= num_views:
             raise UsageError(
-                f"codec {request.spec} predicts views from the first {asked[0]}, and there are {num_views} views; ask "
+                f"codec {request.spec} predicts views from the first {number}, and there are {num_views} views; ask "
                 "for fewer references, or more views"
             )
-        return min(asked[0] + _LATER_VIEWS, num_views), rows
+        return min(number + _LATER_VIEWS, num_views), rows
     if unpredictable:
         return 0, 0
-    kinds = [CODECS.load(name) for name in CODECS] if named is None else [named[0]]
-    candidates = {number for kind in kinds for number in kind.reference_candidates(kind.Options())}
-    for number in sorted(candidates, reverse=True):
+    for number in sorted(asked, reverse=True):
         few = num_rows * num_views // 20 // (number + _LATER_VIEWS)
         if 2 * number <= num_views and few >= min(num_rows, _FEWEST_SAMPLED):
             return number + _LATER_VIEWS, min(rows, few)
@@ -141,7 +142,7 @@ class Calibration:
         fitted = ~held_out if len(logits) >= 4 else held_out
         self._held_out = logits[held_out][:_SAMPLE_ROWS], labels[held_out][:_SAMPLE_ROWS]
         self.fitted = logits[fitted], labels[fitted]
-        self.views = self._held_out_views = None
+        self._all_views, self.views, self._held_out_views = views, None, None
         if views is not None:
             apart = torch.arange(len(views.labels)) % 4 == 3
             self.views, self._held_out_views = views.of(~apart), views.of(apart)
@@ -165,18 +166,22 @@ class Calibration:
         """The largest gradient error of the declared losses, on held-out rows."""
         return max(self._measure(codec)[0].gradient_error.values())
 
-    def _measure(self, codec: Codec) -> tuple[Fidelity, float]:
-        """What a codec loses on held-out rows, and bytes a view; of later views where the first predict them."""
+    def _measure(self, codec: Codec) -> tuple[Fidelity, dict[str, Tensor]]:
+        """What a codec loses on held-out rows, of a later view where the first predict it, and their columns."""
         if not codec.num_references:
-            measured, columns = measure(codec, *self._held_out, self.request.losses)
-            return measured, _size(columns)
-        views, count = self._held_out_views, codec.num_references
+            return measure(codec, *self._held_out, self.request.losses)
+        views = self._held_out_views
         assert views is not None
-        encoded = list(views.encoded(codec))
-        *first, later = (_size(columns) for columns, _ in encoded)
-        logits, references = views.logits[count], encoded[-1][1]
-        measured, _ = measure(codec, logits, views.labels, self.request.losses, references)
-        return measured, (sum(first) + (views.num_views - count) * later) / views.num_views
+        *_, (_, references) = views.encoded(codec)
+        logits = views.logits[codec.num_references]
+        return measure(codec, logits, views.labels, self.request.losses, references)
+
+    def bytes_over_views(self, codec: Codec) -> float:
+        """Bytes a view of a codec's columns, over all views of the sampled rows; tables not included."""
+        views = self._all_views
+        assert views is not None
+        *first, later = (_size(columns) for columns, _ in views.encoded(codec))
+        return (sum(first) + (views.num_views - len(first)) * later) / views.num_views
 
     def fits_memory(self, codec: Codec) -> bool:
         """Whether what its references say of all rows takes at most 2 GiB, as readers hold it."""
@@ -205,13 +210,18 @@ class Calibration:
 
     def choice(self, codec: Codec) -> Choice:
         """Measure a codec that was fitted to these rows."""
-        measured, size = self._measure(codec)
+        measured, columns = self._measure(codec)
+        size = self.bytes_over_views(codec) if codec.num_references else _size(columns)
         return Choice(codec=codec, fidelity=measured, bytes_per_view=size)
 
     def total_bytes(self, choice: Choice) -> float:
         """Bytes a view with the codec's tables spread over all stored rows."""
-        tables = choice.codec.tables_bytes()
-        return choice.bytes_per_view + (_compressed(tables) / self._stored_rows if tables.size else 0)
+        return choice.bytes_per_view + self.table_bytes(choice.codec)
+
+    def table_bytes(self, codec: Codec) -> float:
+        """A view's share of the codec's tables."""
+        tables = codec.tables_bytes()
+        return _compressed(tables) / self._stored_rows if tables.size else 0.0
 
     def _meets(self, choice: Choice) -> bool:
         served = choice.fidelity.gradient_error

@@ -41,7 +41,7 @@ FACTOR_ONE = 256
 DEVIATION_UNIT = 2
 """Quarter steps that a deviation counts."""
 _RANKED_CLASSES = 2048
-_CANDIDATES = (4, 8, 20)
+_CANDIDATES = (4, 8)
 """Numbers of references that are tried where none is asked for."""
 _REFERENCE = "reference_"
 """What the tables of views that predict others are called before their names."""

@@ -60,14 +60,15 @@ def fit_to(calibration: "Calibration", options: TransformOptions, fidelity: floa
         return DenseCodec.fit(calibration, DenseOptions(k=num_top), fidelity)
     if views is None or not candidates:
         return codec(step)
-    choices = [] if options.references else [calibration.choice(codec(step))]
+    fitted = [] if options.references else [codec(step)]
     for references in candidates:
         if len(views) > references:
             own_step = options.step or coarsest(references, step, _STEPS_FROM_NEAR)
-            if own_step:
-                choices.append(calibration.choice(codec(own_step, references)))
-    affordable = [choice for choice in choices if options.references or calibration.fits_memory(choice.codec)]
-    return min(affordable, key=calibration.total_bytes).codec if affordable else codec(step, options.references or 0)
+            fitted += [codec(own_step, references)] if own_step else []
+    affordable = [one for one in fitted if options.references or calibration.fits_memory(one)]
+    if not affordable:
+        return codec(step, options.references or 0)
+    return min(affordable, key=lambda one: calibration.bytes_over_views(one) + calibration.table_bytes(one))
 
 
 def _coarsest(error_of: Callable[[float], float], target: float, *, start: float, least: float, tries: int) -> float:

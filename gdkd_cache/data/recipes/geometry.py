@@ -22,7 +22,7 @@ INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
 """Those that tensors have."""
 _MIRRORED = 77
 """The nearness of an image and its mirror image."""
-_REACH = 1.5 / 32
+_REACH = 2 / 32
 """How far apart two crops are, in parts of their side, when nearness has fallen to exp(-1/2)."""
 _SHARPNESS = 8
 _OVERLAPS = 1024
@@ -273,7 +273,7 @@ def _by_overlap() -> np.ndarray:
 @lru_cache(maxsize=1)
 def _by_distance() -> np.ndarray:
     """Nearness by the squared distance of two crops, in 65536ths of their squared side; the last for all beyond."""
-    table = [round(NEAREST * math.exp(-i / _SQUARES / (2 * _REACH**2))) for i in range(2048)]
+    table = [round(NEAREST * math.exp(-i / _SQUARES / (2 * _REACH**2))) for i in range(4096)]
     return np.maximum(table, 1)
 
 
