@@ -107,7 +107,12 @@ class Encoder:
     """
 
     def __init__(
-        self, codec: Codec, commit: Commit, references: Callable[[Work], ReferenceRows], *, size_view: int | None
+        self,
+        codec: Codec,
+        commit: Commit,
+        references: Callable[[Work], ReferenceRows] | None = None,
+        *,
+        size_view: int | None = None,
     ) -> None:
         """Begin.
 
@@ -151,7 +156,7 @@ class Encoder:
         self._wait(_MOST_WAITING)
 
     def _references(self, work: Work) -> ReferenceRows | None:
-        if not self._codec.num_references:
+        if not self._codec.num_references or self._make is None:
             return None
         if self._predicted is None or self._predicted[0] != work.shard:
             self._predicted = (work.shard, self._make(work))
