@@ -254,7 +254,9 @@ def test_what_fails_in_the_writing_thread_surfaces() -> None:
     finished: list[int] = []
 
     def run(num_shards: int) -> None:
-        said = Said(torch.zeros(5, 3), torch.zeros(5, dtype=torch.int64), np.zeros((5, 20), np.uint8), np.full((5, 2), 8))
+        said = Said(
+            torch.zeros(5, 3), torch.zeros(5, dtype=torch.int64), np.zeros((5, 20), np.uint8), np.full((5, 2), 8)
+        )
         with Encoder(DenseCodec(num_classes=3, num_top=1), commit) as encoder:
             for shard in range(num_shards):
                 work = Work((0,), shard, range(10 * shard, 10 * shard + 10))

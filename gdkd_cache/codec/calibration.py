@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -167,14 +167,20 @@ class Calibration:
         return max(self._measure(codec)[0].gradient_error.values())
 
     def _measure(self, codec: Codec) -> tuple[Fidelity, dict[str, Tensor]]:
-        """What a codec loses on held-out rows, of a later view where the first predict it, and their columns."""
+        """What a codec loses on held-out rows, and their columns.
+
+        Where views predict others: of a later one, or of the first, whichever loses more.
+        """
         if not codec.num_references:
             return measure(codec, *self._held_out, self.request.losses)
         views = self._held_out_views
         assert views is not None
         *_, (_, references) = views.encoded(codec)
         logits = views.logits[codec.num_references]
-        return measure(codec, logits, views.labels, self.request.losses, references)
+        first, _ = measure(codec, views.logits[0], views.labels, self.request.losses)
+        later, columns = measure(codec, logits, views.labels, self.request.losses, references)
+        worst = {loss: max(error, first.gradient_error[loss]) for loss, error in later.gradient_error.items()}
+        return replace(later, gradient_error=worst), columns
 
     def bytes_over_views(self, codec: Codec) -> float:
         """Bytes a view of a codec's columns, over all views of the sampled rows; tables not included."""

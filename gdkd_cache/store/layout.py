@@ -203,6 +203,9 @@ def check_objects(manifest: Manifest, codec: Codec) -> None:
             f"{MANIFEST_NAME} {fault} {short(odd[0])} ({len(odd)} objects are not those of its arrays): it is forged"
         )
     _check_expansion(manifest, layouts)
+    held = codec.num_references * codec.num_predicted * manifest.identity.num_rows
+    if held > _FREE_BYTES + _MOST_EXPANSION * sum(record.size for record in manifest.objects.values()):
+        raise CacheError(f"{MANIFEST_NAME}: what predicts its views would take {held:,} bytes: it is forged")
 
 
 def _check_expansion(manifest: Manifest, layouts: Mapping[str, ArrayLayout]) -> None:
