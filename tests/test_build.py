@@ -21,7 +21,7 @@ from small import build_small, counting, take
 
 from gdkd_cache import open_cache
 from gdkd_cache.building.build import BuildOptions
-from gdkd_cache.building.compute import Encoder, Said
+from gdkd_cache.building.compute import Encoder, Said, Work
 from gdkd_cache.building.repair import repair
 from gdkd_cache.codec.dense import DenseCodec
 from gdkd_cache.data.source import ArraySource
@@ -255,12 +255,15 @@ def test_what_fails_in_the_writing_thread_surfaces() -> None:
     finished: list[int] = []
 
     def run(num_shards: int) -> None:
-        said = Said(torch.zeros(5, 3), torch.zeros(5, dtype=torch.int64), np.zeros((5, 20), np.uint8))
+        said = Said(
+            torch.zeros(5, 3), torch.zeros(5, dtype=torch.int64), np.zeros((5, 20), np.uint8), np.full((5, 2), 8)
+        )
         with Encoder(DenseCodec(num_classes=3, num_top=1), commit) as encoder:
             for shard in range(num_shards):
-                encoder.add(0, said)
-                encoder.add(0, said)
-                encoder.finish(0, shard)
+                work = Work((0,), shard, range(10 * shard, 10 * shard + 10))
+                encoder.add(0, work, said)
+                encoder.add(0, work, said)
+                encoder.finish(0, work)
                 finished.append(shard)
 
     for num_shards in (1, 100):

@@ -19,7 +19,7 @@ from gdkd_cache.codec.stored import codec_from_json
 from gdkd_cache.codec.topk import TopKCodec
 from gdkd_cache.codec.transform.codec import TransformCodec
 from gdkd_cache.codec.transform.patterns import Patterns, column_costs, group_columns
-from gdkd_cache.codec.transform.tables import tables_from_bytes
+from gdkd_cache.codec.transform.tables import TableSizes, tables_from_bytes
 from gdkd_cache.errors import CacheError, GdkdCacheError, UsageError
 
 _GDKD = gc.loss("gdkd")
@@ -167,7 +167,7 @@ def test_damaged_tables_and_symbols_are_refused(codec: TransformCodec) -> None:
     with pytest.raises(CacheError, match="step is missing"):
         codec_from_json({name: value for name, value in stored.items() if name != "step"}, tables)
     shape = {name: stored[name] for name in ("num_classes", "num_components", "num_top", "num_groups")}
-    assert np.array_equal(tables_from_bytes(tables, **shape).to_bytes(), tables)
+    assert np.array_equal(tables_from_bytes(tables, TableSizes(**shape)).to_bytes(), tables)
     logits, labels = teacher_like(10, 40)
     for column, values, said in (
         ("packed", (7, -1, 255), "row 7 names no pattern of its codec"),

@@ -39,6 +39,12 @@ def plan(data: DataOptions, teacher: TeacherOptions, options: PlanOptions, own: 
         for row in planned.rows
     ]
     say_table(("codec", "bytes a view", f"{views} views", "gradient error", "encode rows/s", "objects", ""), rows)
+    for row in planned.rows:
+        if row.chosen and row.references:
+            say(
+                f"The first {row.references} views predict the others; training holds them in "
+                f"{row.reference_bytes / 1e6:,.0f} MB of memory (--codec transform:references=0 does without)."
+            )
     say(
         f"{planned.num_rows} images, {views} views of the {planned.distinct_views or 'countless'} different ones that "
         "the recipe has; "

@@ -2,7 +2,10 @@
 
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+import numpy as np
 
 from gdkd_cache.building.builder import Builder
 from gdkd_cache.building.compute import grouped
@@ -84,13 +87,23 @@ def _share_shards(builder: Builder, writer: CacheWriter, claims: Claims) -> int:
         How many views this process computed.
     """
     units, recorded, in_memory = list(writer.shards()), writer.recorded(), builder.renderer.in_memory
+    references = writer.codec.num_references
+    for view, shard in sorted(recorded):
+        if view < references and not writer.committed(view, shard):
+            _LOG.info("view %d, shard %d is damaged since it was committed: computing it again", view, shard)
+            writer.forget(view, shard)
+            recorded.discard((view, shard))
     left = [unit for unit in units if unit[:2] not in recorded]
     if recorded:
         _LOG.info("resuming: %d of %d shards are committed already", len(recorded), len(units))
+
+    def load(view: int, shard: int) -> Mapping[str, np.ndarray]:
+        return (builder.given_columns if view < writer.first_view else writer.columns)(view, shard)
+
     with progress("build", sum(len(rows) for _, _, rows in left), "images") as advance:
         share = Share(writer, claims, left, advance)
         while not writer.published():
-            builder.compute(share.take(in_memory=in_memory), writer.codec, share.commit, advance)
+            builder.compute(share.take(in_memory=in_memory), writer.codec, share.commit, load, advance)
             share.look()
             if share.left or not claims.take("manifest"):
                 share.wait()
@@ -99,6 +112,8 @@ def _share_shards(builder: Builder, writer: CacheWriter, claims: Claims) -> int:
                 damaged = [unit for unit in units if not writer.committed(*unit[:2])]
                 if damaged:
                     _LOG.info("%d shards are damaged since they were committed: computing them again", len(damaged))
-                builder.compute(grouped(damaged, in_memory=in_memory), writer.codec, share.commit, advance)
-                writer.finish(builder.keys, builder.labels, builder.source_probes())
+                again = grouped(damaged, in_memory=in_memory, references=references)
+                builder.compute(again, writer.codec, share.commit, load, advance)
+                objects = builder.reference_objects(writer.codec)
+                writer.finish(builder.keys, builder.labels, builder.source_probes(), objects)
     return share.rows_computed

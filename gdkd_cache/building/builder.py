@@ -2,7 +2,7 @@
 
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from importlib.metadata import version
 
@@ -10,18 +10,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gdkd_cache.building.compute import Commit, Encoder, Said, Work, gathered
+from gdkd_cache.building.compute import Commit, Encoder, Load, Said, Work, gathered
 from gdkd_cache.building.options import BuildOptions
 from gdkd_cache.cache.cache import open_cache
+from gdkd_cache.cache.references import ReferenceRows
 from gdkd_cache.codec.base import Codec
-from gdkd_cache.codec.calibration import Calibration, calibration_rows
+from gdkd_cache.codec.calibration import Calibration, calibration_rows, sampled_rows, sampled_views
 from gdkd_cache.codec.fidelity import Fidelity
+from gdkd_cache.codec.views import SampledViews
 from gdkd_cache.data.images.memory import decoded_once
 from gdkd_cache.data.images.unrendered import DecodedImages
 from gdkd_cache.data.loader import ViewLoader, default_num_workers
+from gdkd_cache.data.nearness import Nearness
 from gdkd_cache.data.probes import probed
 from gdkd_cache.data.recipes.presets import open_recipe
 from gdkd_cache.data.recipes.recipe import Recipe
+from gdkd_cache.data.recipes.registry import STEPS
 from gdkd_cache.data.source import FullSource, Source, settle
 from gdkd_cache.data.views import ViewBatch, ViewRenderer, ViewRequest, image_size, requests_for
 from gdkd_cache.device import describe, usual_memory_format
@@ -33,11 +37,12 @@ from gdkd_cache.seeding import hash_keys
 from gdkd_cache.store.card import make_card
 from gdkd_cache.store.differences import check_parts
 from gdkd_cache.store.facts import UNFITTED, UNMEASURED, Build, Data, RecipeFacts, RequestFacts, Views
-from gdkd_cache.store.layout import PROBE_BYTES, encode_keys
+from gdkd_cache.store.layout import PROBE_BYTES, encode_keys, reference_layouts
 from gdkd_cache.store.manifest import Identity
 
 _LOG = logging.getLogger(__name__)
 _ROWS_AT_ONCE = 64  # a request of images that are decoded: 8 views of 224x224 are 77 MB
+_NO_KEYS = np.zeros(0, np.uint64)
 _SOFTWARE = ("gdkd-cache", "numpy", "pillow", "torch", "torchvision", "zarr")
 
 
@@ -171,33 +176,90 @@ class Builder:
     def calibrate(self) -> Calibration:
         """Run the teacher on view 0 of the rows that calibration needs: those of the smallest key hashes.
 
-        Where these are all rows, `compute` takes what the teacher said of the batches that it would show it again.
+        Where views may be predicted from others, also on the next views of some of these. Where they are all rows, `compute`
+        takes what the teacher said of the batches of view 0 that it would show it again.
 
         Raises:
             ModelError: the teacher gives NaN or infinity.
             SourceError: an image cannot be read.
+            UsageError: references are asked for that the views cannot have.
         """
         options, hashes = self._options, hash_keys(self.keys)
         wanted = calibration_rows(len(hashes), len(self._source.classes))
         rows = np.sort(np.argsort(hashes, kind="stable")[:wanted])
-        logits, labels = [], []
-        with progress("calibrate", len(rows), "images") as advance:
-            for batch in self._stream(requests_for(0, rows, options.batch_size)):
-                logits.append(self._logits(batch).cpu())
-                if len(rows) == len(hashes):
-                    self._said[batch.rows.tobytes()] = logits[-1]
-                labels.append(batch.targets.labels)
+        num_sampled, wanted = sampled_views(options.request, len(rows), options.num_views, self._unpredictable())
+        some = sampled_rows(len(rows), wanted)
+        requests = requests_for(0, rows, options.batch_size)
+        for view in range(1, num_sampled):
+            requests += requests_for(view, rows[some], options.batch_size)
+        logits: list[list[Tensor]] = [[] for _ in range(max(num_sampled, 1))]
+        labels, sizes = [], []
+        with progress("calibrate", sum(len(request.rows) for request in requests), "images") as advance:
+            for batch in self._stream(requests):
+                logits[batch.view].append(self._logits(batch).cpu())
+                if batch.view == 0:
+                    labels.append(batch.targets.labels)
+                    sizes.append(batch.sizes)
+                    if len(rows) == len(hashes):
+                        self._said[batch.rows.tobytes()] = logits[0][-1]
                 advance(len(batch.rows))
+        first, *others = map(torch.cat, logits)
+        views = None
+        if num_sampled:
+            nearness = Nearness(self.recipe, options.seed, hashes)
+            near = [
+                nearness.weights(view, range(num_sampled), rows[some], np.concatenate(sizes)[some])
+                for view in range(num_sampled)
+            ]
+            views = SampledViews(
+                logits=torch.stack([first[torch.from_numpy(some)], *others]).float(),
+                labels=torch.cat(labels)[torch.from_numpy(some)],
+                weights=torch.from_numpy(np.stack(near)).transpose(1, 2),
+                num_views=options.num_views,
+            )
         stored_rows = len(self.keys) * options.num_views
-        return Calibration(options.request, torch.cat(logits), torch.cat(labels), stored_rows=stored_rows)
+        return Calibration(options.request, first, torch.cat(labels), stored_rows=stored_rows, views=views)
 
-    def compute(self, work: Iterable[Work], codec: Codec, commit: Commit, advance: Callable[[int], None]) -> None:
+    def _unpredictable(self) -> str | None:
+        """Why no view can be predicted from others; None where they can."""
+        if self._options.first_view:
+            return "the first ones are not among the views; give --codec-from a cache that has them"
+        if any(step.name not in STEPS for step in self.recipe.steps):
+            return f"no reader knows where the views of recipe {self.recipe.name} look"
+        return None
+
+    def reference_objects(self, codec: Codec) -> dict[str, bytes]:
+        """The objects of views that predict those that are built and come before them: those of `codec_from`.
+
+        Raises:
+            CacheError: that cache is damaged.
+        """
+        objects: dict[str, bytes] = {}
+        if self._given is not None:
+            identity = self.identity()
+            for name, layout in reference_layouts(identity, codec).items():
+                for view in range(layout.num_views or 0):
+                    held = view in self._given.manifest.identity.view_numbers
+                    theirs = self._given.layouts[name] if held else self._given.reference_layouts[name]
+                    names = zip(layout.object_names(view), theirs.object_names(view), strict=True)
+                    objects |= {here: self._given.read(there) for here, there in names}
+        return objects
+
+    def given_columns(self, view: int, shard: int) -> Mapping[str, np.ndarray]:
+        """The columns of a view of `codec_from` that predicts those that are built."""
+        assert self._given is not None
+        return self._given.shard_columns(view, shard)
+
+    def compute(
+        self, work: Iterable[Work], codec: Codec, commit: Commit, load: Load, advance: Callable[[int], None]
+    ) -> None:
         """Render, infer, encode and commit shards; one thread encodes, compresses and writes meanwhile.
 
         Args:
             work: the shards; each is asked for only when its rendering is about to begin.
             codec: what they are encoded with.
             commit: takes view, shard and the columns by name, each [row, ...].
+            load: gives back shards of views that predict others.
             advance: called with the number of views that were seen by the teacher.
 
         Raises:
@@ -214,17 +276,26 @@ class Builder:
             for batch in requests_for(shards.views, np.array(shards.rows), batch_size)
         )
         part_size = batch_size if self.renderer.in_memory else _ROWS_AT_ONCE
+        first_view = self._options.first_view
+        nearness = Nearness(self.recipe, self._options.seed, hash_keys(self.keys) if codec.num_references else _NO_KEYS)
+
+        def references(shards: Work) -> ReferenceRows:
+            rows = slice(shards.rows.start, shards.rows.stop)
+            return ReferenceRows(codec, nearness, shards.rows, self.labels[rows], lambda view: load(view, shards.shard))
+
         rendered = self._stream(part for _, batch in ahead for part in requests_for(batch.views, batch.rows, part_size))
-        with Encoder(codec, commit) as encoder:
+        size_view = first_view if codec.num_references else None
+        with Encoder(codec, commit, references, size_view=size_view) as encoder:
             for shards, batch in cuts:
                 for view, views in gathered(rendered, batch).items():
                     logits = self._logits(views)
                     assert views.probes is not None
-                    checks = views.source_checks if view == self._options.first_view else None
-                    encoder.add(view, Said(logits, views.targets.labels, views.probes, checks))
+                    assert views.sizes is not None
+                    checks = views.source_checks if view == first_view else None
+                    encoder.add(view, shards, Said(logits, views.targets.labels, views.probes, views.sizes, checks))
                     advance(len(batch.rows))
                     if batch.rows[-1] == shards.rows[-1]:
-                        encoder.finish(view, shards.shard)
+                        encoder.finish(view, shards)
 
     def _stream(self, requests: Iterable[ViewRequest]) -> Iterator[ViewBatch]:
         on_gpu = self._teacher.device.type == "cuda"
@@ -262,13 +333,13 @@ def probe_sources(source: FullSource, recipe: Recipe, seed: int, rows: np.ndarra
     return probes
 
 
-def source_checks(source: FullSource, recipe: Recipe, rows: np.ndarray, num_workers: int) -> np.ndarray:
-    """Checks of the decoded images of some rows, int64 [n]: uint8 [n, 8]."""
+def source_checks(
+    source: FullSource, recipe: Recipe, rows: np.ndarray, num_workers: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Checks and sizes of the decoded images of some rows, int64 [n]: uint8 [n, 8] and uint16 [n, 2]."""
     loader = ViewLoader(DecodedImages(source, recipe), num_workers=num_workers)
-    return np.concatenate(
-        [
-            batch.source_checks
-            for batch in loader.stream(requests_for(0, rows, _ROWS_AT_ONCE))
-            if batch.source_checks is not None
-        ]
-    )
+    checks, sizes = [], []
+    for batch in loader.stream(requests_for(0, rows, _ROWS_AT_ONCE)):
+        checks.append(batch.source_checks)
+        sizes.append(batch.sizes)
+    return np.concatenate(checks), np.concatenate(sizes)

@@ -1,7 +1,7 @@
 """The parts of the work: which shards are rendered together, and how logits become committed shards."""
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gdkd_cache.codec.base import Codec
+from gdkd_cache.cache.references import ReferenceRows
+from gdkd_cache.codec.base import Codec, References
 from gdkd_cache.codec.fidelity import ENCODE_ROWS
 from gdkd_cache.data.targets import ClassTargets
 from gdkd_cache.data.views import VIEWS_AT_ONCE, ViewBatch, ViewRequest
 from gdkd_cache.store.cells import Cells
-from gdkd_cache.store.layout import PROBE, SOURCE_CHECK
+from gdkd_cache.store.layout import IMAGE_SIZE, PROBE, SOURCE_CHECK
 from gdkd_cache.threads import one_worker
 
 Unit = tuple[int, int, range]
@@ -24,6 +25,9 @@ Unit = tuple[int, int, range]
 
 Commit = Callable[[int, int, dict[str, np.ndarray]], None]
 """Takes view, shard and the columns by name, each [row, ...]."""
+
+Load = Callable[[int, int], Mapping[str, np.ndarray]]
+"""Gives the codec's columns of a view and shard that are committed."""
 
 _MOST_WAITING = 4
 
@@ -37,10 +41,11 @@ class Work:
     rows: range
 
 
-def grouped(units: Sequence[Unit], *, in_memory: bool, num_ranks: int = 1) -> list[Work]:
+def grouped(units: Sequence[Unit], *, in_memory: bool, num_ranks: int = 1, references: int = 0) -> list[Work]:
     """Shards in groups that are rendered together, at least two for each of several ranks.
 
-    Images in memory are not decoded, and so go one view at a time.
+    Images in memory are not decoded, and so go one view at a time. Views that predict others come before these, and
+    what is predicted from the same rows together.
     """
     views_at_once = 1 if in_memory else VIEWS_AT_ONCE
     if num_ranks > 1:
@@ -48,7 +53,8 @@ def grouped(units: Sequence[Unit], *, in_memory: bool, num_ranks: int = 1) -> li
     groups: dict[tuple[int, int], list[Unit]] = {}
     for unit in units:
         groups.setdefault((unit[0] // views_at_once, unit[1]), []).append(unit)
-    return [Work(tuple(view for view, _, _ in group), group[0][1], group[0][2]) for group in groups.values()]
+    works = [Work(tuple(view for view, _, _ in group), group[0][1], group[0][2]) for group in groups.values()]
+    return sorted(works, key=lambda work: (work.views[0] >= references, work.shard)) if references else works
 
 
 def gathered(rendered: Iterator[ViewBatch], wanted: ViewRequest) -> dict[int, ViewBatch]:
@@ -70,6 +76,7 @@ def _joined(parts: list[ViewBatch]) -> ViewBatch:
         targets=ClassTargets.joined([part.targets for part in parts]),
         probes=_concatenated([part.probes for part in parts]),
         source_checks=_concatenated([part.source_checks for part in parts]),
+        sizes=_concatenated([part.sizes for part in parts]),
     )
 
 
@@ -82,12 +89,13 @@ def _concatenated(parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
 class Said:
     """What the teacher said about a batch of one view, whose pixels are gone: logits, labels and probes, [row, ...].
 
-    With the first view come the checks of the decoded images, uint8 [row, 8].
+    With it come the sizes of the decoded images, uint16 [row, 2], and with the first view their checks, uint8 [row, 8].
     """
 
     logits: Tensor
     labels: Tensor
     probes: np.ndarray
+    sizes: np.ndarray
     source_checks: np.ndarray | None = None
 
 
@@ -98,12 +106,29 @@ class Encoder:
     the end.
     """
 
-    def __init__(self, codec: Codec, commit: Commit) -> None:
-        self._codec, self._commit = codec, commit
+    def __init__(
+        self,
+        codec: Codec,
+        commit: Commit,
+        references: Callable[[Work], ReferenceRows] | None = None,
+        *,
+        size_view: int | None = None,
+    ) -> None:
+        """Begin.
+
+        Args:
+            codec: what shards are encoded with.
+            commit: takes them.
+            references: makes what predicts views of a shard, for a codec that has references.
+            size_view: the view whose shards bring the sizes of the images; None for none.
+        """
+        self._codec, self._commit, self._make, self._size_view = codec, commit, references, size_view
+        self._predicted: tuple[int, ReferenceRows] | None = None  # of one shard at a time
         self._executor = one_worker("encode-and-write")
         self._waiting: deque[Future[Any]] = deque()
         self._said: dict[int, list[Said]] = defaultdict(list)
         self._parts: dict[int, list[Future[dict[str, np.ndarray]]]] = defaultdict(list)
+        self._begun: dict[int, int] = defaultdict(int)
 
     def __enter__(self) -> "Encoder":
         return self
@@ -115,21 +140,32 @@ class Encoder:
             if error is None:
                 self._wait(0)
 
-    def add(self, view: int, said: Said) -> None:
+    def add(self, view: int, work: Work, said: Said) -> None:
         """Take the next batch of a view's current shard."""
         self._said[view].append(said)
         if sum(len(one.labels) for one in self._said[view]) >= ENCODE_ROWS:
-            self._encode(view)
+            self._encode(view, work)
 
-    def finish(self, view: int, shard: int) -> None:
+    def finish(self, view: int, work: Work) -> None:
         """Commit a view's current shard: it has all its batches."""
         if self._said[view]:
-            self._encode(view)
+            self._encode(view, work)
+        shard = work.shard
+        self._begun.pop(view)
         self._waiting.append(self._executor.submit(self._join_and_commit, view, shard, self._parts.pop(view)))
         self._wait(_MOST_WAITING)
 
-    def _encode(self, view: int) -> None:
-        part = self._executor.submit(_columns, self._codec, self._said.pop(view))
+    def _references(self, work: Work) -> ReferenceRows | None:
+        if not self._codec.num_references or self._make is None:
+            return None
+        if self._predicted is None or self._predicted[0] != work.shard:
+            self._predicted = (work.shard, self._make(work))
+        return self._predicted[1]
+
+    def _encode(self, view: int, work: Work) -> None:
+        said, first = self._said.pop(view), self._begun[view]
+        self._begun[view] += sum(len(one.labels) for one in said)
+        part = self._executor.submit(self._columns, view, slice(first, self._begun[view]), self._references(work), said)
         self._parts[view].append(part)
         self._waiting.append(part)
         self._wait(_MOST_WAITING)
@@ -138,17 +174,26 @@ class Encoder:
         pieces = [part.result() for part in parts]
         self._commit(view, shard, {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]})
 
+    def _columns(
+        self, view: int, part: slice, references: ReferenceRows | None, said: Sequence[Said]
+    ) -> dict[str, np.ndarray]:
+        """The columns of some batches, a part of a shard's rows, on the teacher's device until they are small."""
+        logits = torch.cat([one.logits for one in said])
+        labels = torch.cat([one.labels for one in said]).to(logits.device)
+        sizes, known = np.concatenate([one.sizes for one in said]), None
+        if references is not None:
+            references.see(part, sizes)
+            known = references.before(view, part)
+            known = known and References(*(tensor.to(logits.device) for tensor in known))
+        encoded = Cells.of(logits).encode(self._codec, logits, labels, known)
+        if references is not None:
+            references.put(view, part, encoded, known)
+        columns = {name: column.cpu().numpy() for name, column in encoded.items()}
+        columns[PROBE] = np.concatenate([one.probes for one in said])
+        checks = _concatenated([one.source_checks for one in said])
+        columns |= {} if checks is None else {SOURCE_CHECK: checks}
+        return columns | ({IMAGE_SIZE: sizes} if view == self._size_view else {})
+
     def _wait(self, most: int) -> None:
         while len(self._waiting) > most:
             self._waiting.popleft().result()
-
-
-def _columns(codec: Codec, said: Sequence[Said]) -> dict[str, np.ndarray]:
-    """The columns of some batches, on the teacher's device until they are small."""
-    logits = torch.cat([one.logits for one in said])
-    labels = torch.cat([one.labels for one in said]).to(logits.device)
-    encoded = Cells.of(logits).encode(codec, logits, labels)
-    columns = {name: column.cpu().numpy() for name, column in encoded.items()}
-    columns[PROBE] = np.concatenate([one.probes for one in said])
-    checks = _concatenated([one.source_checks for one in said])
-    return columns if checks is None else columns | {SOURCE_CHECK: checks}

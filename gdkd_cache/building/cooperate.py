@@ -72,29 +72,39 @@ class Share:
         self.left = {(view, shard): rows for view, shard, rows in left}
         self.rows_computed = 0
         self._own: set[tuple[int, int]] = set()
+        self._taken: set[tuple[int, int]] = set()
         self._looked = time.monotonic()
         self._waited = False
 
     def take(self, *, in_memory: bool) -> Iterator[Work]:
         """What nobody else does, each claimed when it is asked for; `in_memory` as for `grouped`."""
         units = [(view, shard, rows) for (view, shard), rows in self.left.items()]
-        rank = this_rank()
-        groups = grouped(units, in_memory=in_memory, num_ranks=rank.world_size)
+        rank, references = this_rank(), self._writer.codec.num_references
+        groups = grouped(units, in_memory=in_memory, num_ranks=rank.world_size, references=references)
         first = len(groups) * rank.rank // rank.world_size  # each rank begins elsewhere
         for group in groups[first:] + groups[:first]:
             if views := tuple(view for view in group.views if self._take(view, group.shard)):
                 yield replace(group, views=views)
 
+    def _predicted(self, view: int, shard: int) -> bool:
+        """Whether what predicts a shard is committed, or will be when this process comes to it."""
+        first = self._writer.first_view
+        needed = range(first, max(first, min(view, self._writer.codec.num_references)))
+        return all((one, shard) in self._taken or (one, shard) not in self.left for one in needed)
+
     def _take(self, view: int, shard: int) -> bool:
         if time.monotonic() - self._looked > _LOOK_SECONDS:
             self.look()
         # Asked again with the claim in hand: an owner that left may have committed the shard before.
-        return (
+        taken = (
             (view, shard) in self.left
+            and self._predicted(view, shard)
             and self._writer.wanted(view, shard)
             and self._claims.take(f"{view}/{shard}")
             and self._writer.wanted(view, shard)
         )
+        self._taken |= {(view, shard)} if taken else set()
+        return taken
 
     def look(self) -> None:
         """Strike off what is committed, and count what others did of it."""

@@ -9,10 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gdkd_cache.codec.calibration import Calibration, calibration_rows
+from gdkd_cache.cache.references import ReferenceRows
+from gdkd_cache.codec.calibration import Calibration, calibration_rows, sampled_rows, sampled_views
 from gdkd_cache.codec.fidelity import ENCODE_ROWS
 from gdkd_cache.codec.registry import AUTO
 from gdkd_cache.codec.request import CodecRequest
+from gdkd_cache.codec.views import SampledViews
+from gdkd_cache.data.nearness import Nearness
+from gdkd_cache.data.recipes.step import NEAREST
 from gdkd_cache.data.source import class_ids, is_text, source_digest
 from gdkd_cache.errors import UsageError
 from gdkd_cache.limits import MOST_CLASSES, SHARD_ROWS
@@ -113,23 +117,57 @@ def pack(
     if isinstance(found, Empty):
         chosen = np.sort(np.argsort(hash_keys(keys), kind="stable")[: calibration_rows(num_rows, num_classes)])
         sample = torch.cat([_rows(views[0], slice(row, row + 1), 0, keys) for row in chosen.tolist()])
-        calibration = Calibration(request, sample, labels[torch.from_numpy(chosen)], stored_rows=num_rows * len(views))
+        calibration = Calibration(
+            request,
+            sample,
+            labels[torch.from_numpy(chosen)],
+            stored_rows=num_rows * len(views),
+            views=_sampled(request, views, chosen, keys, labels),
+        )
         choice = calibration.choose()
         found = Begun(choice.codec, choice.fidelity)
-    writer = place.begin(found.codec, found.fidelity)
+    writer, fitted = place.begin(found.codec, found.fidelity), found.codec
+    references: dict[int, ReferenceRows] = {}
+
+    def predicting(shard: int, rows: range) -> ReferenceRows | None:
+        if fitted.num_references and shard not in references:
+            own = labels[rows.start : rows.stop].numpy()
+            nearness = Nearness(None, 0, np.zeros(0, np.uint64))
+            references[shard] = ReferenceRows(fitted, nearness, rows, own, lambda view: writer.columns(view, shard))
+        return references.get(shard)
+
     with progress("pack", len(views) * num_rows, "rows") as advance:
         for number, shard, rows in writer.shards():
             if not writer.committed(number, shard):
-                parts = []
+                parts, predicted_by = [], predicting(shard, rows)
                 for some in _slices(rows.stop, rows.start):
                     logits = _rows(views[number], some, number, keys)
-                    parts.append(identity.cells.encode(found.codec, logits, labels[some]))
+                    own = slice(some.start - rows.start, some.stop - rows.start)
+                    known = None if predicted_by is None else predicted_by.before(number, own)
+                    parts.append(identity.cells.encode(fitted, logits, labels[some], known))
+                    if predicted_by is not None:
+                        predicted_by.put(number, own, parts[-1], known)
                     advance(some.stop - some.start)
                 columns = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
                 writer.commit(number, shard, columns)
     manifest = writer.finish(keys, labels.numpy())
     place.clean(Complete(manifest))
     return manifest
+
+
+def _sampled(
+    request: CodecRequest, views: list[Logits], chosen: np.ndarray, keys: Sequence[str], labels: Tensor
+) -> SampledViews | None:
+    """The first views of some of the rows that codecs are fitted to; nobody knows how near views are."""
+    number, wanted = sampled_views(request, len(chosen), len(views))
+    if not number:
+        return None
+    rows = chosen[sampled_rows(len(chosen), wanted)].tolist()
+    logits = [
+        torch.cat([_rows(view, slice(row, row + 1), i, keys) for row in rows]) for i, view in enumerate(views[:number])
+    ]
+    weights = torch.full((number, number, len(rows)), NEAREST, dtype=torch.int16)
+    return SampledViews(logits=torch.stack(logits), labels=labels[rows], weights=weights, num_views=len(views))
 
 
 def _slices(stop: int, start: int = 0) -> list[slice]:

@@ -32,6 +32,8 @@ class PlanRow:
         gradient_error: of each declared loss that it serves, on held-out rows.
         encode_rate: rows a second on this machine's CPU.
         num_objects: files of the cache.
+        references: how many views, the first ones, the others are predicted from.
+        reference_bytes: what these take in a reader's memory.
     """
 
     setting: str
@@ -41,6 +43,8 @@ class PlanRow:
     gradient_error: dict[str, int | float]
     encode_rate: float
     num_objects: int
+    references: int
+    reference_bytes: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +113,8 @@ def plan(options: PlanOptions, source: Source, teacher: Network) -> Plan:
                 gradient_error=choice.fidelity.gradient_error,
                 encode_rate=_encode_rate(choice, calibration.sample()),
                 num_objects=_num_objects(choice, source, options.num_views),
+                references=choice.codec.num_references,
+                reference_bytes=choice.codec.num_references * choice.codec.num_predicted * len(source),
             )
         )
     encode_rate = next((row.encode_rate for row in rows if row.chosen), rows[0].encode_rate)
@@ -129,6 +135,7 @@ def _num_objects(choice: Choice, source: FullSource, num_views: int) -> int:
     # Labels, probes and checks of the images, then keys and tables.
     lengths = [rows, rows, rows, encode_keys(list(source.keys)).size, choice.codec.tables_bytes().size]
     shared = sum(1 + -(-length // SHARD_ROWS) for length in lengths if length)
+    lengths += [rows] if choice.codec.num_references else []  # the sizes of the images
     return columns * (1 + num_views * -(-rows // SHARD_ROWS)) + shared + 3
 
 

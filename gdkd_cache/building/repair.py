@@ -26,6 +26,7 @@ from gdkd_cache.seeding import hash_keys
 from gdkd_cache.store.differences import differences_between
 from gdkd_cache.store.facts import CodecFacts
 from gdkd_cache.store.layout import (
+    IMAGE_SIZE,
     SOURCE_CHECK,
     check_layouts,
     encode_metadata,
@@ -115,7 +116,7 @@ def repair(
     if rows:
         known = _given(source, path, rows, "the data")
         put(encode_rows(identity, list(known.keys), known.labels, _source_probes(cache, known, recipe, num_workers)))
-    checks = {name for name in damaged if name.startswith(f"{SOURCE_CHECK}/c/")}
+    checks = {name for name in damaged if name.startswith((f"{SOURCE_CHECK}/c/", f"{IMAGE_SIZE}/c/"))}
     if checks:
         known = _given(source, path, checks, "the data")
         put(_encode_checks(cache, known, recipe, num_workers, checks))
@@ -161,16 +162,16 @@ def _source_probes(
 def _encode_checks(
     cache: Cache, source: FullSource, recipe: Recipe | None, num_workers: int | None, names: set[str]
 ) -> dict[str, bytes]:
-    """The objects of these names, of the checks of the images in their rows."""
+    """The objects of these names, of the checks and the sizes of the images in their rows."""
     recipe = recipe_of(cache, recipe)
     workers = default_num_workers(source) if num_workers is None else num_workers
     objects: dict[str, bytes] = {}
-    (layout,) = check_layouts(cache.manifest.identity).values()
-    for shard, name in enumerate(layout.object_names()):
-        if name in names:
-            first = shard * layout.shard_rows
-            rows = np.arange(first, min(first + layout.shard_rows, layout.num_rows))
-            objects |= layout.encode(source_checks(source, recipe, rows, workers), first_row=first)
+    for kind, layout in check_layouts(cache.manifest.identity).items():
+        for shard, name in enumerate(layout.object_names()):
+            if name in names:
+                rows = layout.rows_of(shard)
+                checks, sizes = source_checks(source, recipe, np.arange(rows.start, rows.stop), workers)
+                objects |= layout.encode(checks if kind == SOURCE_CHECK else sizes, first_row=rows.start)
     return objects
 
 
@@ -184,7 +185,7 @@ class _Rebuilder:
     def __init__(
         self, cache: Cache, source: FullSource, teacher: Network, recipe: Recipe | None, num_workers: int | None
     ) -> None:
-        self._identity, self._path = cache.manifest.identity, cache.path
+        self._cache, self._identity, self._path = cache, cache.manifest.identity, cache.path
         self._builders: list[tuple[range, Builder]] = []
         differing: list[str] = []
         for part in self._identity.parts:
@@ -232,7 +233,8 @@ class _Rebuilder:
             for numbers, builder in self._builders:
                 own = [unit for unit in units if unit[0] in numbers]
                 if own:
-                    builder.compute(grouped(own, in_memory=builder.renderer.in_memory), codec, commit, advance)
+                    work = grouped(own, in_memory=builder.renderer.in_memory, references=codec.num_references)
+                    builder.compute(work, codec, commit, self._cache.shard_columns, advance)
 
 
 Given = TypeVar("Given")

@@ -1,14 +1,15 @@
 """One view of a cache: its columns resident as they are stored, decoded a batch at a time."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gdkd_cache.cache.references import references_of
 from gdkd_cache.cache.resident import ResidentColumn, SparseColumn
-from gdkd_cache.codec.base import Decoded, TopK
+from gdkd_cache.codec.base import Decoded, References, TopK
 from gdkd_cache.errors import CacheError, UsageError
 from gdkd_cache.store.layout import PROBE
 from gdkd_cache.store.reader import CacheReader
@@ -29,21 +30,30 @@ class View:
         self.number = number
         self._codec, self._cells, self._labels = cache.codec, cache.manifest.identity.cells, cache.labels
         columns = cache.columns(cache.layouts, number)
-        for name, column in columns.items():
-            fill = cache.layouts[name].column.fill
-            _check_written(f"{cache.path}: view {number}: {name}", column, fill, name == PROBE)
+
+        def check(number: int, columns: Mapping[str, np.ndarray]) -> None:
+            """Refuse what no encoder writes of a view: this one, or one that predicts it."""
+            for name, column in columns.items():
+                fill = cache.layouts[name].column.fill
+                _check_written(f"{cache.path}: view {number}: {name}", column, fill, name == PROBE)
+            own = {name: column for name, column in columns.items() if name != PROBE}
+            try:
+                self._cells.check(self._codec, own, self._labels, min(number, self._codec.num_references))
+            except CacheError as error:
+                raise CacheError(f"{cache.path}: view {number}: {error}") from None
+
+        check(number, columns)
         columns.pop(PROBE, None)  # checked with the view that it belongs to, and not needed again
-        try:
-            self._cells.check(self._codec, columns, self._labels)
-        except CacheError as error:
-            raise CacheError(f"{cache.path}: view {number}: {error}") from None
+        self._references = references_of(cache, check).of_view(number) if self._codec.num_references else None
         self._columns: dict[str, ResidentColumn] = {
             name: SparseColumn(column) if cache.layouts[name].column.sparse else column
             for name, column in columns.items()
         }
         self.nbytes = sum(column.nbytes for column in self._columns.values())
+        self.nbytes += 0 if self._references is None else self._references.nbytes
 
-    def _gather(self, rows: Rows, device: str | torch.device) -> tuple[dict[str, Tensor], Tensor]:
+    def _gather(self, rows: Rows, device: str | torch.device) -> tuple[dict[str, Tensor], Tensor, References | None]:
+        """Columns and labels of some rows, and what these are predicted from."""
         index = np.asarray(rows, dtype=np.int64)
         if index.ndim != 1 or (index.size and not (index.min() >= 0 and index.max() < len(self._labels))):
             raise UsageError(f"rows must be a list of cache rows in 0..{len(self._labels) - 1}")
@@ -51,7 +61,8 @@ class View:
             name: torch.from_numpy(column[index]).to(device, non_blocking=True)
             for name, column in self._columns.items()
         }
-        return columns, torch.from_numpy(self._labels[index]).to(device, non_blocking=True)
+        references = None if self._references is None else self._references.take(index, device)
+        return columns, torch.from_numpy(self._labels[index]).to(device, non_blocking=True), references
 
     def logits(
         self, rows: Rows, device: str | torch.device = "cpu", *, temperature: float | None = None
@@ -87,7 +98,8 @@ class View:
         if torch.device(device).type == "mps":  # which lacks the float64 that codecs count in
             logits, top = self.decode(rows, "cpu", temperature=temperature)
             return Decoded(logits.to(device), TopK(*(part.to(device) for part in top)))
-        return self._cells.decode(self._codec, *self._gather(rows, device), temperature)
+        columns, labels, references = self._gather(rows, device)
+        return self._cells.decode(self._codec, columns, labels, temperature, references)
 
 
 def _check_written(what: str, column: np.ndarray, fill: int | float, whole_rows: bool) -> None:

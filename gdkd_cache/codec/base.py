@@ -67,6 +67,23 @@ class Decoded(NamedTuple):
     top: TopK
 
 
+class References(NamedTuple):
+    """What the views before a view, of those that predict it, say of the same rows.
+
+    Attributes:
+        deviations: int8 [row, reference, predicted], as `Codec.deviations` gives them of each in turn.
+        weights: int16 [row, reference] in 1..256: how near each is to the view.
+    """
+
+    deviations: Int[Tensor, "row reference predicted"]
+    weights: Int[Tensor, "row reference"]
+
+
+def given(references: References | None) -> tuple[References, ...]:
+    """References as the last argument of a codec's methods: nothing where there are none."""
+    return () if references is None else (references,)
+
+
 @dataclass(frozen=True, kw_only=True)
 class CodecOptions:
     """What a codec's spec may say; a codec with more to say has a subclass of it.
@@ -118,12 +135,39 @@ class Codec(ABC):
     def columns(self) -> dict[str, Column]:
         """Its columns by name."""
 
+    @classmethod
+    def reference_candidates(cls, options: Any) -> tuple[int, ...]:
+        """How many references a fit may choose from, rising; of which options that name a number leave that one."""
+        return ()
+
+    @property
+    def num_references(self) -> int:
+        """How many views, the first ones, all later ones are predicted from; each of these from those before it.
+
+        A codec with some takes what they say in `encode` and `decode`, of all that come before the view, and their
+        number in `check`. Where it is 0, nobody gives any.
+        """
+        return 0
+
+    @property
+    def num_predicted(self) -> int:
+        """How many numbers a view that predicts others says of a row."""
+        return 0
+
+    def deviations(
+        self, columns: Mapping[str, Tensor], labels: Int[Tensor, " row"], references: References | None = None
+    ) -> Int[Tensor, "row predicted"]:
+        """What some checked rows of a view that predicts others say to those: int8, of a codec with references."""
+        raise NotImplementedError
+
     @abstractmethod
-    def encode(self, logits: Float[Tensor, "row class"], labels: Int[Tensor, " row"]) -> dict[str, Tensor]:
+    def encode(
+        self, logits: Float[Tensor, "row class"], labels: Int[Tensor, " row"], references: References | None = None
+    ) -> dict[str, Tensor]:
         """Encode float logits [row, class] on any device; labels int64 [row]. Finite logits only."""
 
     @abstractmethod
-    def check(self, columns: Mapping[str, np.ndarray], labels: np.ndarray) -> None:
+    def check(self, columns: Mapping[str, np.ndarray], labels: np.ndarray, num_references: int = 0) -> None:
         """Refuse what no encoder writes, of a whole view at once: all that it lets through can be decoded.
 
         It runs beside the training whenever a view is loaded: it looks at the columns as they are stored, and decodes
@@ -135,7 +179,11 @@ class Codec(ABC):
 
     @abstractmethod
     def decode(
-        self, columns: Mapping[str, Tensor], labels: Int[Tensor, " row"], temperature: float | None = None
+        self,
+        columns: Mapping[str, Tensor],
+        labels: Int[Tensor, " row"],
+        temperature: float | None = None,
+        references: References | None = None,
     ) -> Decoded:
         """Reconstruct some rows from checked columns, as `encode` gave them, on the columns' device."""
 

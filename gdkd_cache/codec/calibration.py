@@ -1,8 +1,8 @@
 """Calibration rows, the codecs that are fitted to them, and the choice between these."""
 
 import math
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,9 +14,15 @@ from gdkd_cache.codec.base import Codec, CodecOptions
 from gdkd_cache.codec.fidelity import ENCODE_ROWS, Fidelity, measure
 from gdkd_cache.codec.registry import CODECS
 from gdkd_cache.codec.request import CodecRequest
+from gdkd_cache.codec.views import SampledViews
+from gdkd_cache.errors import UsageError
 
 _CALIBRATION_VALUES = 2**28
 _SAMPLE_ROWS = 4096
+_SAMPLED_ROWS = 2048
+_FEWEST_SAMPLED = 512
+_LATER_VIEWS = 2
+_REFERENCE_BYTES = 2**31
 Made = TypeVar("Made")
 
 
@@ -45,6 +51,55 @@ def calibration_rows(num_rows: int, num_classes: int) -> int:
     return min(num_rows, max(4096, 40 * num_classes), max(_CALIBRATION_VALUES // num_classes, 1))
 
 
+def sampled_views(
+    request: CodecRequest, num_rows: int, num_views: int, unpredictable: str | None = None
+) -> tuple[int, int]:
+    """How many views, of how many of the calibration rows, codecs are fitted to that predict views from others.
+
+    Where nobody asks for references, they must have a chance to pay: half of the views are others at least, and the
+    sample is a twentieth of all views at most.
+
+    Args:
+        request: what is asked for.
+        num_rows: calibration rows.
+        num_views: views of the cache.
+        unpredictable: why no view can be predicted from others; None where they can.
+
+    Returns:
+        Both numbers, 0 where views are not predicted.
+
+    Raises:
+        UsageError: as many references are asked for as there are views, or more; or some where none can be.
+    """
+    named = request.codec()
+    rows = min(num_rows, _SAMPLED_ROWS)
+    specs = [(kind, kind.Options()) for kind in map(CODECS.load, CODECS)] if named is None else [named]
+    asked = {number for kind, options in specs for number in kind.reference_candidates(options)}
+    if len(asked) == 1:
+        (number,) = asked
+        if unpredictable:
+            raise UsageError(f"codec {request.spec} cannot predict views from the first ones: {unpredictable}")
+        if number >= num_views:
+            raise UsageError(
+                f"codec {request.spec} predicts views from the first {number}, and there are {num_views} views; ask "
+                "for fewer references, or more views"
+            )
+        return min(number + _LATER_VIEWS, num_views), rows
+    if unpredictable:
+        return 0, 0
+    for number in sorted(asked, reverse=True):
+        few = num_rows * num_views // 20 // (number + _LATER_VIEWS)
+        if 2 * number <= num_views and few >= min(num_rows, _FEWEST_SAMPLED):
+            return number + _LATER_VIEWS, min(rows, few)
+    return 0, 0
+
+
+def sampled_rows(num_rows: int, wanted: int) -> np.ndarray:
+    """Some of the calibration rows, with every fourth of all rows still every fourth of these: int64 [row]."""
+    blocks = np.arange(num_rows) // 4
+    return np.flatnonzero(blocks % max(num_rows // max(wanted, 1), 1) == 0)
+
+
 class Calibration:
     """Calibration rows, and the codecs that can be fitted to them.
 
@@ -55,15 +110,26 @@ class Calibration:
         logits: float [row, class], finite; `calibration_rows` of view 0.
         labels: int64 [row].
         stored_rows: how many rows times views share the codec's tables, for comparing sizes.
+        views: the first views of some of the rows, every fourth of which is one that is held out; None where no view
+            shall be predicted from others.
 
     Attributes:
         fitted: logits float32 [row, class] and labels int64 [row] to fit to.
+        views: the views of those rows of them that are not held out.
 
     Raises:
         UsageError: a declared loss, or a number of exact classes, that needs more classes than there are.
     """
 
-    def __init__(self, request: CodecRequest, logits: Tensor, labels: Tensor, *, stored_rows: int) -> None:
+    def __init__(
+        self,
+        request: CodecRequest,
+        logits: Tensor,
+        labels: Tensor,
+        *,
+        stored_rows: int,
+        views: SampledViews | None = None,
+    ) -> None:
         request.check(logits.shape[-1])
         self.request = request
         self.num_rows, self.num_classes = logits.shape
@@ -76,6 +142,10 @@ class Calibration:
         fitted = ~held_out if len(logits) >= 4 else held_out
         self._held_out = logits[held_out][:_SAMPLE_ROWS], labels[held_out][:_SAMPLE_ROWS]
         self.fitted = logits[fitted], labels[fitted]
+        self._all_views, self.views, self._held_out_views = views, None, None
+        if views is not None:
+            apart = torch.arange(len(views.labels)) % 4 == 3
+            self.views, self._held_out_views = views.of(~apart), views.of(apart)
         self._shared: dict[Hashable, Any] = {}
 
     def sample(self) -> tuple[Tensor, Tensor]:
@@ -94,7 +164,36 @@ class Calibration:
 
     def error(self, codec: Codec) -> float:
         """The largest gradient error of the declared losses, on held-out rows."""
-        return max(measure(codec, *self._held_out, self.request.losses)[0].gradient_error.values())
+        return max(self._measure(codec)[0].gradient_error.values())
+
+    def _measure(self, codec: Codec) -> tuple[Fidelity, dict[str, Tensor]]:
+        """What a codec loses on held-out rows, and their columns.
+
+        Where views predict others: of a later one, or of the first, whichever loses more.
+        """
+        if not codec.num_references:
+            return measure(codec, *self._held_out, self.request.losses)
+        views = self._held_out_views
+        assert views is not None
+        *_, (_, references) = views.encoded(codec)
+        logits = views.logits[codec.num_references]
+        first, _ = measure(codec, views.logits[0], views.labels, self.request.losses)
+        later, columns = measure(codec, logits, views.labels, self.request.losses, references)
+        worst = {loss: max(error, first.gradient_error[loss]) for loss, error in later.gradient_error.items()}
+        return replace(later, gradient_error=worst), columns
+
+    def bytes_over_views(self, codec: Codec) -> float:
+        """Bytes a view of a codec's columns, over all views of the sampled rows; tables not included."""
+        views = self._all_views
+        assert views is not None
+        *first, later = (_size(columns) for columns, _ in views.encoded(codec))
+        return (sum(first) + (views.num_views - len(first)) * later) / views.num_views
+
+    def fits_memory(self, codec: Codec) -> bool:
+        """Whether what its references say of all rows takes at most 2 GiB, as readers hold it."""
+        assert self.views is not None
+        rows = self._stored_rows / self.views.num_views
+        return rows * codec.num_references * codec.num_predicted <= _REFERENCE_BYTES
 
     def choose(self) -> Choice:
         """The codec that the request names; for `auto`, the smallest that meets the fidelity, or the most faithful."""
@@ -113,24 +212,32 @@ class Calibration:
             options: of its class's `Options`; None takes their defaults.
             fidelity: the gradient error to meet, for one that searches; None takes the request's.
         """
-        codec = kind.fit(self, options or kind.Options(), fidelity or self.request.fidelity)
-        logits, labels = self._held_out
-        measured, columns = measure(codec, logits, labels, self.request.losses)
-        size = sum(
-            _compressed(np.ascontiguousarray(part))
-            for column in columns.values()
-            for part in column.cpu().numpy().reshape(len(logits), -1).T
-        )
-        return Choice(codec=codec, fidelity=measured, bytes_per_view=size / len(logits))
+        return self.choice(kind.fit(self, options or kind.Options(), fidelity or self.request.fidelity))
+
+    def choice(self, codec: Codec) -> Choice:
+        """Measure a codec that was fitted to these rows."""
+        measured, columns = self._measure(codec)
+        size = self.bytes_over_views(codec) if codec.num_references else _size(columns)
+        return Choice(codec=codec, fidelity=measured, bytes_per_view=size)
 
     def total_bytes(self, choice: Choice) -> float:
         """Bytes a view with the codec's tables spread over all stored rows."""
-        tables = choice.codec.tables_bytes()
-        return choice.bytes_per_view + (_compressed(tables) / self._stored_rows if tables.size else 0)
+        return choice.bytes_per_view + self.table_bytes(choice.codec)
+
+    def table_bytes(self, codec: Codec) -> float:
+        """A view's share of the codec's tables."""
+        tables = codec.tables_bytes()
+        return _compressed(tables) / self._stored_rows if tables.size else 0.0
 
     def _meets(self, choice: Choice) -> bool:
         served = choice.fidelity.gradient_error
         return len(served) == len({*map(str, self.request.losses)}) and choice.worst_error <= self.request.fidelity
+
+
+def _size(columns: Mapping[str, Tensor]) -> float:
+    """Bytes a row of encoded columns, each component compressed on its own."""
+    parts = (part for column in columns.values() for part in column.cpu().numpy().reshape(len(column), -1).T)
+    return sum(_compressed(np.ascontiguousarray(part)) for part in parts) / len(next(iter(columns.values())))
 
 
 def _compressed(data: np.ndarray) -> int:

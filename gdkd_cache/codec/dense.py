@@ -13,6 +13,7 @@ from gdkd_cache.codec.base import (
     CodecOptions,
     Column,
     Decoded,
+    References,
     TopK,
     check_columns,
     check_num_top,
@@ -66,7 +67,7 @@ class DenseCodec(Codec):
             "logits": Column(dtype=self.dtype, shape=(self.num_classes,), fill=float("nan")),
         }
 
-    def encode(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def encode(self, logits: Tensor, labels: Tensor, references: References | None = None) -> dict[str, Tensor]:
         z = logits.float()
         stored = z
         if self.dtype == "float16":
@@ -76,11 +77,17 @@ class DenseCodec(Codec):
         top = exact_top(z, self.num_top)
         return {"classes": top.classes.to(getattr(torch, class_dtype(self.num_classes))), "logits": stored}
 
-    def check(self, columns: Mapping[str, np.ndarray], labels: np.ndarray) -> None:
+    def check(self, columns: Mapping[str, np.ndarray], labels: np.ndarray, num_references: int = 0) -> None:
         check_columns(columns, self.num_classes)
         ranked = np.take_along_axis(columns["logits"], columns["classes"].astype(np.int64), axis=-1)
         check_rows(ranked[:, 1:] <= ranked[:, :-1], "holds top classes out of the order of their logits")
 
-    def decode(self, columns: Mapping[str, Tensor], labels: Tensor, temperature: float | None = None) -> Decoded:
+    def decode(
+        self,
+        columns: Mapping[str, Tensor],
+        labels: Tensor,
+        temperature: float | None = None,
+        references: References | None = None,
+    ) -> Decoded:
         logits, classes = columns["logits"].float(), columns["classes"].long()
         return Decoded(logits, TopK(logits.gather(-1, classes), classes))

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import starmap
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gdkd_cache.codec.base import Codec, Decoded, exact_top
+from gdkd_cache.codec.base import Codec, Decoded, References, exact_top, given
 from gdkd_cache.losses.base import Loss
 from gdkd_cache.losses.partition import standardize
 
@@ -76,23 +77,36 @@ def gradient_error(
     return float((cached - full).norm()) / size if size else float(cached.norm())
 
 
-def encode_rows(codec: Codec, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+def encode_rows(
+    codec: Codec, logits: Tensor, labels: Tensor, references: References | None = None
+) -> dict[str, Tensor]:
     """Encode any number of rows, `ENCODE_ROWS` at a time."""
-    pieces = zip(logits.split(ENCODE_ROWS), labels.split(ENCODE_ROWS), strict=True)
-    parts = [codec.encode(some, their_labels) for some, their_labels in pieces]
+    pieces = [logits.split(ENCODE_ROWS), labels.split(ENCODE_ROWS)]
+    if references is not None:
+        split = [part.split(ENCODE_ROWS) for part in references]
+        pieces.append(tuple(starmap(References, zip(*split, strict=True))))
+    parts = [codec.encode(*piece) for piece in zip(*pieces, strict=True)]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def decode_rows(
-    codec: Codec, columns: Mapping[str, Tensor], labels: Tensor, temperature: float | None = None
+    codec: Codec,
+    columns: Mapping[str, Tensor],
+    labels: Tensor,
+    temperature: float | None = None,
+    references: References | None = None,
 ) -> Decoded:
     """Check and decode stored columns as a reader would."""
     columns, labels = {name: column.cpu() for name, column in columns.items()}, labels.cpu()
-    codec.check({name: column.numpy() for name, column in columns.items()}, labels.numpy())
-    return codec.decode(columns, labels, temperature)
+    known = given(references)
+    counts = [one.weights.shape[1] for one in known]
+    codec.check({name: column.numpy() for name, column in columns.items()}, labels.numpy(), *counts)
+    return codec.decode(columns, labels, temperature, *known)
 
 
-def measure(codec: Codec, logits: Tensor, labels: Tensor, losses: Sequence[Loss]) -> tuple[Fidelity, dict[str, Tensor]]:
+def measure(
+    codec: Codec, logits: Tensor, labels: Tensor, losses: Sequence[Loss], references: References | None = None
+) -> tuple[Fidelity, dict[str, Tensor]]:
     """Encode rows and say what was lost.
 
     Args:
@@ -100,17 +114,18 @@ def measure(codec: Codec, logits: Tensor, labels: Tensor, losses: Sequence[Loss]
         logits: float32 [row, class], rows that it was not fitted to.
         labels: int64 [row].
         losses: the declared losses; those that the codec does not serve are left out.
+        references: what those rows of the view are predicted from.
 
     Returns:
         What was lost, and the encoded columns.
     """
-    columns = encode_rows(codec, logits, labels)
+    columns = encode_rows(codec, logits, labels, references)
     exact = exact_top(logits, codec.num_top).classes
     errors, divergences, largest, agreement = {}, {}, 0.0, torch.zeros(0)
     for loss in losses:
         if codec.refusal(loss) is not None:
             continue
-        decoded, top = decode_rows(codec, columns, labels, loss.temperature)
+        decoded, top = decode_rows(codec, columns, labels, loss.temperature, references)
         errors[str(loss)] = _rounded(gradient_error(loss, logits, decoded, labels, exact))
         full, ours = ((z / loss.temperature).log_softmax(-1) for z in (logits, decoded))
         divergences[f"{loss.temperature:g}"] = _rounded(float((full.exp() * (full - ours)).sum(-1).mean()))

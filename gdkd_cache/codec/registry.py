@@ -16,7 +16,7 @@ CODECS: "Registry[type[Codec]]" = Registry(
         "transform": Entry(
             "gdkd_cache.codec.transform.codec:TransformCodec",
             "the whole distribution as transform-coded residuals, the top classes exact",
-            "transform[:step=X,k=N]",
+            "transform[:step=X,k=N,references=N]",
         ),
         "topk": Entry(
             "gdkd_cache.codec.topk:TopKCodec",

@@ -14,6 +14,7 @@ from gdkd_cache.codec.base import (
     CodecOptions,
     Column,
     Decoded,
+    References,
     TopK,
     check_columns,
     check_num_top,
@@ -87,7 +88,7 @@ class TopKCodec(Codec):
             "tail": Column(dtype="float16", shape=(len(self.temperatures),), fill=math.nan),
         }
 
-    def encode(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def encode(self, logits: Tensor, labels: Tensor, references: References | None = None) -> dict[str, Tensor]:
         z = logits.float()
         top = exact_top(z, self.num_top)
         below = z - top.values[:, :1]
@@ -112,13 +113,19 @@ class TopKCodec(Codec):
             "tail": tail.clamp(min=-65504).to(torch.float16),
         }
 
-    def check(self, columns: Mapping[str, np.ndarray], labels: np.ndarray) -> None:
+    def check(self, columns: Mapping[str, np.ndarray], labels: np.ndarray, num_references: int = 0) -> None:
         label_in_top = (columns["classes"] == labels[:, None]).any(-1)
         lowest = columns["steps"].sum(-1, dtype=np.int64)
         check_rows(label_in_top | (columns["label"] >= lowest), "holds a label's logit above those of its top")
         check_columns(columns, self.num_classes)
 
-    def decode(self, columns: Mapping[str, Tensor], labels: Tensor, temperature: float | None = None) -> Decoded:
+    def decode(
+        self,
+        columns: Mapping[str, Tensor],
+        labels: Tensor,
+        temperature: float | None = None,
+        references: References | None = None,
+    ) -> Decoded:
         temperature = self.temperatures[0] if temperature is None else temperature
         if temperature not in self.temperatures:
             raise UsageError(f"temperature {temperature} is not among the declared {list(self.temperatures)}")

@@ -46,6 +46,7 @@ class ViewBatch:
         probes: uint8 [n, 20], zeros where a row is not probed; None unless asked for.
         source_probes: the same, of the decoded images.
         source_checks: uint8 [n, 8], the checks of the decoded images; None unless asked for.
+        sizes: height and width of the decoded images, uint16 [n, 2].
         rounded: bool [n], which of the decoded images differ by rounding from those that they were compared with; None
             where they were not.
     """
@@ -57,6 +58,7 @@ class ViewBatch:
     probes: np.ndarray | None = None
     source_probes: np.ndarray | None = None
     source_checks: np.ndarray | None = None
+    sizes: np.ndarray | None = None
     rounded: np.ndarray | None = None
 
     def pin_memory(self) -> "ViewBatch":
@@ -83,6 +85,7 @@ class _Decoded(NamedTuple):
 
     source_probes: np.ndarray | None = None
     source_checks: np.ndarray | None = None
+    sizes: np.ndarray | None = None
     rounded: np.ndarray | None = None
 
 
@@ -177,7 +180,7 @@ class ViewRenderer(Dataset[list[ViewBatch]]):
             both.pixels[own.to(device)], both.pixels[other.to(device)], draws(state, range(mix.num_draws))
         )
         targets = both.targets[own].mixed(both.targets[other], torch.from_numpy(shares))
-        decoded = (both.source_probes, both.source_checks, both.rounded)
+        decoded = (both.source_probes, both.source_checks, both.sizes, both.rounded)
         told = _Decoded(*(_cut(value, back[: len(rows)]) for value in decoded))
         return ViewBatch(view, rows, pixels, targets, self._probes(rows, pixels), *told)
 
@@ -197,7 +200,8 @@ class ViewRenderer(Dataset[list[ViewBatch]]):
             pixels = [self._recipe.apply(images, own) for own in words]
             probes = self._probes(rows, images) if self._probe_sources else None
             check = self._check_with in views
-            told = _Decoded(probes, check_images(self.decode(rows), len(rows)) if check else None)
+            sizes = np.tile(np.array([images.shape[2:]], np.uint16), (len(rows), 1))
+            told = _Decoded(probes, check_images(self.decode(rows), len(rows)) if check else None, sizes)
         else:
             pixels, told = self._render_each(rows, words, check=self._check_with in views)
         targets = ClassTargets(torch.from_numpy(self._source.labels[rows]))
@@ -220,11 +224,13 @@ class ViewRenderer(Dataset[list[ViewBatch]]):
         source_probes = []
         checks = Checks(len(rows)) if check else None
         rounded = None if self._comparison is None else np.zeros(len(rows), bool)
+        sizes = np.zeros((len(rows), 2), np.uint16)
         for position, (row, decoded) in enumerate(zip(rows.tolist(), self.decode(rows), strict=True)):
             if checks is not None:
                 checks.see(position, decoded)
             if self._comparison is not None and rounded is not None:
                 rounded[position] = not self._comparison.is_exact(row, decoded)
+            sizes[position] = side_lengths(decoded)
             image = as_batch(decoded)
             if self._probe_sources:
                 source_probes.append(self._probes(rows[position : position + 1], image))
@@ -238,7 +244,7 @@ class ViewRenderer(Dataset[list[ViewBatch]]):
             for rendered, own in zip(views, words, strict=True)
         ]
         probes = np.concatenate(source_probes) if source_probes else None
-        return pixels, _Decoded(probes, None if checks is None else checks.finish(), rounded)
+        return pixels, _Decoded(probes, None if checks is None else checks.finish(), sizes, rounded)
 
     def decode(self, rows: np.ndarray) -> Iterator[np.ndarray]:
         """Some rows' images, one after the other: uint8 [height, width, 3], C-contiguous.
@@ -275,6 +281,11 @@ def check_image(source: FullSource, row: int, image: np.ndarray) -> np.ndarray:
             f"image {source.keys[row]!r} is {image.dtype} {list(image.shape)}; a source gives uint8 [height, width, 3]"
         )
     return image
+
+
+def side_lengths(image: np.ndarray) -> np.ndarray:
+    """Height and width of an image, or 65535 where they are larger."""
+    return np.minimum(image.shape[:2], 2**16 - 1)
 
 
 def image_size(source: FullSource) -> tuple[int, int]:

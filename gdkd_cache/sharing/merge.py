@@ -10,7 +10,7 @@ import numpy as np
 from gdkd_cache.cache.cache import Cache, open_cache
 from gdkd_cache.errors import MismatchError, UsageError
 from gdkd_cache.sharing.copy import CopyResult, publish
-from gdkd_cache.sharing.parts import assemble
+from gdkd_cache.sharing.parts import assemble, holding
 from gdkd_cache.store.card import make_card
 from gdkd_cache.store.differences import check_parts
 from gdkd_cache.store.facts import Card
@@ -58,6 +58,15 @@ def merge(
                     f"{part.path} and {first.path} are not parts of one cache: their {name} differ; build both from "
                     "the same data, and the second with --codec-from the first"
                 )
+    for view in range(first.codec.num_references):
+        held = [part for part, _ in holding(caches, view)]
+        columns = [part.reference_columns(view) for part in held] if len(held) > 1 else []
+        for part, own in zip(held[1:], columns[1:], strict=False):
+            if not all(np.array_equal(column, columns[0][name]) for name, column in own.items()):
+                raise MismatchError(
+                    f"{part.path} and {held[0].path} are not parts of one cache: their views are predicted from view "
+                    f"{view}, which differs; build both with --codec-from the cache that holds it"
+                )
     numbers = range(first.view_numbers.start, caches[-1].view_numbers.stop)
     card = _card(caches, make_card(license, contact))
     return publish(assemble(caches, numbers, card), destination, [part.manifest.digest for part in caches])
@@ -80,6 +89,7 @@ def _shared(cache: Cache) -> dict[str, Any]:
         "labels": cache.labels,
         "decoded images": cache.source_probes(),
         "checks of the decoded images": cache.source_checks(),
+        "sizes of the images": cache.image_sizes(),
         "codec tables": cache.codec.tables_bytes(),
     }
 

@@ -157,8 +157,18 @@ class ArrayLayout:
         place = "" if self.num_views is None or view is None else f"/{view - self.first_view}"
         return f"{self.name}/c{place}/{shard}{'/0' * len(self.column.shape)}"
 
-    def decode(self, objects: Mapping[str, bytes], view: int | None = None) -> np.ndarray:
+    def rows_of(self, shard: int) -> slice:
+        """The rows that a shard holds."""
+        first = shard * self.shard_rows
+        return slice(first, min(first + self.shard_rows, self.num_rows))
+
+    def decode(self, objects: Mapping[str, bytes], view: int | None = None, rows: slice = slice(None)) -> np.ndarray:
         """Decode one view's rows from its objects, all already checked.
+
+        Args:
+            objects: by name; those of the rows.
+            view: which.
+            rows: all, or those of one shard.
 
         Returns:
             [row, ...].
@@ -174,7 +184,7 @@ class ArrayLayout:
         where = self.name if view is None else f"{self.name}, view {view}"
         try:
             array = self._create(stored)
-            return np.asarray(array[...] if view is None else array[view - self.first_view])
+            return np.asarray(array[rows] if view is None else array[view - self.first_view, rows])
         except (ValueError, RuntimeError, LookupError, TypeError, OverflowError, AssertionError) as error:
             raise CacheError(
                 f"{where}: a shard cannot be decoded ({short(str(error))}): the cache is damaged"

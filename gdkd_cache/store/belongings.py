@@ -9,7 +9,7 @@ from gdkd_cache.errors import CacheError
 from gdkd_cache.objects.names import README_NAME
 from gdkd_cache.objects.objects import Objects
 from gdkd_cache.schema import check_json, short, to_json
-from gdkd_cache.store.layout import row_layouts, tables_layout, view_layouts
+from gdkd_cache.store.layout import all_layouts, tables_layout
 from gdkd_cache.store.manifest import (
     BUILD_NAME,
     MANIFEST_LIMIT,
@@ -77,7 +77,7 @@ def _arrays(objects: Objects, manifest: Manifest) -> set[str]:
         found = {name: objects.read(name, manifest.objects[name].size) for name in layout.object_names()}
         tables = layout.decode(found)
     codec = codec_from_json(to_json(manifest.identity.codec), tables)
-    layouts = row_layouts(manifest.identity) | view_layouts(manifest.identity, codec)
+    layouts = all_layouts(manifest.identity, codec)
     return {"zarr.json", README_NAME, *layouts}
 
 

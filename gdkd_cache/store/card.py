@@ -27,7 +27,7 @@ _LICENSES = {
     *("cc-by-sa-3.0", "cc-by-sa-4.0", "mpl-2.0", "odbl", "odc-by", "openrail", "pddl", "unlicense"),
 }
 """The Hub's names of licenses; it wants all others as `other` with a `license_name`."""
-_CODEC_FACTS = ("num_top", "step", "num_components", "temperatures", "dtype")
+_CODEC_FACTS = ("num_top", "step", "num_components", "references", "temperatures", "dtype")
 _PAGE = """\
 ---
 {metadata}

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gdkd_cache.codec.base import Codec, Column, Decoded, TopK
+from gdkd_cache.codec.base import Codec, Column, Decoded, References, TopK, given
 
 Array = TypeVar("Array", np.ndarray, Tensor)
 
@@ -62,26 +62,39 @@ class Cells:
         return cells.reshape(len(cells) // (self.height * self.width), *axes, *cells.shape[1:])
 
     def encode(
-        self, codec: Codec, logits: Float[Tensor, "row *grid class"], labels: Int[Tensor, "row *grid"]
+        self,
+        codec: Codec,
+        logits: Float[Tensor, "row *grid class"],
+        labels: Int[Tensor, "row *grid"],
+        references: References | None = None,
     ) -> dict[str, Tensor]:
-        """The stored columns, each [row, ...] or [row, cell, ...], of float logits on any device."""
-        columns = codec.encode(self.split(logits, stored=False), self.split(labels, stored=False))
+        """The stored columns, each [row, ...] or [row, cell, ...], of float logits on any device.
+
+        Rows of several cells have no references: a view's cells lie elsewhere in the image than another's.
+        """
+        columns = codec.encode(self.split(logits, stored=False), self.split(labels, stored=False), *given(references))
         return {name: self.join(column) for name, column in columns.items()}
 
-    def check(self, codec: Codec, columns: Mapping[str, np.ndarray], labels: np.ndarray) -> None:
+    def check(self, codec: Codec, columns: Mapping[str, np.ndarray], labels: np.ndarray, num_references: int) -> None:
         """Refuse a view's stored columns, labels stored likewise, if the codec does.
 
         Raises:
             CacheError: values that no encoder writes.
         """
-        codec.check({name: self.split(column) for name, column in columns.items()}, self.split(labels))
+        counts = (num_references,) if num_references else ()
+        codec.check({name: self.split(column) for name, column in columns.items()}, self.split(labels), *counts)
 
     def decode(
-        self, codec: Codec, columns: Mapping[str, Tensor], labels: Tensor, temperature: float | None = None
+        self,
+        codec: Codec,
+        columns: Mapping[str, Tensor],
+        labels: Tensor,
+        temperature: float | None = None,
+        references: References | None = None,
     ) -> Decoded:
         """Decode some rows' stored columns: logits [row, *grid, class], and the top classes [row, *grid, k]."""
         cells = {name: self.split(column) for name, column in columns.items()}
-        logits, top = codec.decode(cells, self.split(labels), temperature)
+        logits, top = codec.decode(cells, self.split(labels), temperature, *given(references))
         logits, values, classes = (self.join(part, stored=False) for part in (logits, *top))
         return Decoded(logits, TopK(values, classes))
 

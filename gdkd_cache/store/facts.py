@@ -99,6 +99,12 @@ class CodecFacts:
     tables_bytes: int | None = None
     rest: dict[str, Any] = field(default_factory=dict, metadata=REST)
 
+    @property
+    def references(self) -> int:
+        """How many views, the first ones, the others are predicted from."""
+        number = self.rest.get("references", 0)
+        return number if type(number) is int and number > 0 else 0
+
 
 @dataclass(frozen=True, kw_only=True)
 class BuildFacts:

@@ -20,11 +20,15 @@ SOURCE_PROBE = "source_probe"
 PROBE_BYTES = 20
 SOURCE_CHECK = "source_check"
 CHECK_BYTES = 8
+IMAGE_SIZE = "image_size"
+REFERENCE = "reference_"
 
 # crc32 of the pixels (4 bytes, little-endian), then their sketch (16); zeros where not probed.
 _PROBES = Column(dtype="uint8", shape=(PROBE_BYTES,), fill=255)
 # The hash of a decoded image (4 bytes, little-endian), then its sketch (4).
 _CHECKS = Column(dtype="uint8", shape=(CHECK_BYTES,), fill=255)
+# Height and width of a decoded image, which where its views look depends on.
+_SIZES = Column(dtype="uint16", shape=(2,), fill=0)
 # What is decoded to train on one view may be so many times its compressed size, and this much more. Real views hold
 # at least a byte a row and at most some hundred, so only a cache made to exhaust memory goes beyond.
 _MOST_EXPANSION = 1024
@@ -35,7 +39,8 @@ def row_layouts(identity: Identity) -> dict[str, ArrayLayout]:
     """The arrays that all views share.
 
     `labels` [row, ...], `keys` [byte] (one a line), the codec's `tables` [byte] and, when views are replayed, the
-    `source_probe` [row] and `source_check` [row] of decoded images, the latter in shards like those of the views.
+    `source_probe` [row] and `source_check` [row] of decoded images, the latter in shards like those of the views; and
+    where views predict others, `image_size` [row] in such shards.
     """
     extents = {
         LABELS: (identity.cells.column(class_column(len(identity.classes), ())), identity.num_rows),
@@ -54,17 +59,34 @@ def row_layouts(identity: Identity) -> dict[str, ArrayLayout]:
 
 
 def check_layouts(identity: Identity) -> dict[str, ArrayLayout]:
-    """The array of `source_check`, if the cache has one: its shards are committed with those of the first view."""
-    if identity.views is None or not identity.views.source_checks:
+    """The arrays of `source_check` and `image_size`, if the cache has them.
+
+    Their shards are committed with those of the first view.
+    """
+    if identity.views is None:
         return {}
+    columns = {SOURCE_CHECK: _CHECKS} if identity.views.source_checks else {}
+    columns |= {IMAGE_SIZE: _SIZES} if identity.codec.references else {}
     return {
-        SOURCE_CHECK: ArrayLayout(
-            name=SOURCE_CHECK,
-            column=_CHECKS,
+        name: ArrayLayout(
+            name=name, column=column, num_rows=identity.num_rows, num_views=None, shard_rows=identity.shard_rows
+        )
+        for name, column in columns.items()
+    }
+
+
+def reference_layouts(identity: Identity, codec: Codec) -> dict[str, ArrayLayout]:
+    """The arrays `[view, row, ...]` of views before those of the cache that predict them, by the codec's column."""
+    num_views = min(identity.view_numbers.start, codec.num_references)
+    return {
+        name: ArrayLayout(
+            name=REFERENCE + name,
+            column=identity.cells.column(column),
             num_rows=identity.num_rows,
-            num_views=None,
+            num_views=num_views,
             shard_rows=identity.shard_rows,
         )
+        for name, column in (codec.columns() if num_views else {}).items()
     }
 
 
@@ -84,6 +106,12 @@ def view_layouts(identity: Identity, codec: Codec) -> dict[str, ArrayLayout]:
         )
         for name, column in columns.items()
     }
+
+
+def all_layouts(identity: Identity, codec: Codec) -> dict[str, ArrayLayout]:
+    """All arrays by name."""
+    references = {layout.name: layout for layout in reference_layouts(identity, codec).values()}
+    return row_layouts(identity) | view_layouts(identity, codec) | references
 
 
 def shards_of(identity: Identity) -> Iterator[tuple[int, int, range]]:
@@ -111,7 +139,7 @@ def encode_shard(
 def encode_metadata(identity: Identity, codec: Codec) -> dict[str, bytes]:
     """The metadata objects of the group and all its arrays, and the card, by name."""
     objects = group_metadata() | {README_NAME: readme(identity)}
-    for layout in (*row_layouts(identity).values(), *view_layouts(identity, codec).values()):
+    for layout in all_layouts(identity, codec).values():
         objects |= layout.metadata()
     return objects
 
@@ -156,17 +184,17 @@ def tables_layout(manifest: Manifest) -> ArrayLayout | None:
     return layout
 
 
-def check_objects(manifest: Manifest, layouts: Mapping[str, ArrayLayout]) -> None:
+def check_objects(manifest: Manifest, codec: Codec) -> None:
     """Check that a manifest lists exactly the objects of its arrays, and that one view fits in memory.
 
     Args:
         manifest: its claims are checked.
-        layouts: of all arrays.
+        codec: its codec.
 
     Raises:
         CacheError: an object is not listed or belongs to no array, or sizes that no real cache has.
     """
-    expected = {"zarr.json"}
+    layouts, expected = all_layouts(manifest.identity, codec), {"zarr.json"}
     for layout in layouts.values():
         expected.update(layout.all_names())
     if odd := sorted((expected ^ manifest.objects.keys()) - {README_NAME}):  # some caches have no page
@@ -175,6 +203,9 @@ def check_objects(manifest: Manifest, layouts: Mapping[str, ArrayLayout]) -> Non
             f"{MANIFEST_NAME} {fault} {short(odd[0])} ({len(odd)} objects are not those of its arrays): it is forged"
         )
     _check_expansion(manifest, layouts)
+    held = codec.num_references * codec.num_predicted * manifest.identity.num_rows
+    if held > _FREE_BYTES + _MOST_EXPANSION * sum(record.size for record in manifest.objects.values()):
+        raise CacheError(f"{MANIFEST_NAME}: what predicts its views would take {held:,} bytes: it is forged")
 
 
 def _check_expansion(manifest: Manifest, layouts: Mapping[str, ArrayLayout]) -> None:

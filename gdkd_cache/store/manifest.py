@@ -210,6 +210,8 @@ def _check(identity: Identity) -> None:
     for what, (value, least, most) in ranges.items():
         if not least <= value <= most:
             raise CacheError(f"{MANIFEST_NAME}: {what} is {value}; it must be {least} to {most}")
+    if identity.codec.references and identity.cells != ONE_CELL:
+        raise CacheError(f"{MANIFEST_NAME}: rows of several cells, whose views predict no others, have references")
     if identity.codec.num_classes != len(identity.classes):
         raise CacheError(
             f"{MANIFEST_NAME}: the codec has {identity.codec.num_classes} classes, the manifest names "

@@ -6,7 +6,7 @@ from gdkd_cache.codec.base import Codec
 from gdkd_cache.objects.objects import open_writable
 from gdkd_cache.objects.record import ObjectRecord
 from gdkd_cache.store.generation import Generation
-from gdkd_cache.store.layout import check_objects, encode_metadata, row_layouts, view_layouts
+from gdkd_cache.store.layout import all_layouts, check_objects, encode_metadata
 from gdkd_cache.store.manifest import MANIFEST_NAME, Manifest
 from gdkd_cache.store.reader import CacheReader
 
@@ -42,11 +42,11 @@ def keep_views(reader: CacheReader, codec: Codec, num_views: int) -> Manifest:
     identity = reader.manifest.identity
     identity = identity.of_views(identity.view_numbers[:num_views])
     metadata = encode_metadata(identity, codec)
-    layouts = row_layouts(identity) | view_layouts(identity, codec)
+    layouts = all_layouts(identity, codec)
     names = [name for layout in layouts.values() for name in layout.all_names() if name not in metadata]
     records = {name: reader.manifest.objects[name] for name in names}
     manifest = Manifest(identity, records | {name: ObjectRecord.of(data) for name, data in metadata.items()})
-    check_objects(manifest, layouts)
+    check_objects(manifest, codec)
     generation = Generation.of_cache(objects, reader.manifest)
     with objects.alone():
         for name, data in metadata.items():

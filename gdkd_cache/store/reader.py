@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -17,13 +19,16 @@ from gdkd_cache.schema import to_json
 from gdkd_cache.store.arrays import ArrayLayout
 from gdkd_cache.store.belongings import is_claim
 from gdkd_cache.store.layout import (
+    IMAGE_SIZE,
     KEYS,
     LABELS,
     SOURCE_CHECK,
     SOURCE_PROBE,
     check_claims,
+    check_layouts,
     check_objects,
     decode_keys,
+    reference_layouts,
     row_layouts,
     tables_layout,
     view_layouts,
@@ -31,6 +36,7 @@ from gdkd_cache.store.layout import (
 from gdkd_cache.store.manifest import BUILD_NAME, LEDGER_NAME, MANIFEST_LIMIT, MANIFEST_NAME, Manifest
 
 _READS_AT_ONCE = 8
+Made = TypeVar("Made")
 
 
 class CacheReader:
@@ -55,6 +61,7 @@ class CacheReader:
         self._objects = open_objects(path)
         self._copy = None if local_copy is None else Folder(Path(local_copy))
         self.path = self._objects.location
+        self._making, self._made = Lock(), dict[str, Any]()
         self.manifest = self._read_manifest()
         check_claims(self.manifest)
 
@@ -90,8 +97,14 @@ class CacheReader:
     def layouts(self) -> dict[str, ArrayLayout]:
         """The arrays `[view, row, ...]` by column name, once the manifest's objects are those of all arrays."""
         layouts = view_layouts(self.manifest.identity, self.codec)
-        check_objects(self.manifest, row_layouts(self.manifest.identity) | layouts)
+        check_objects(self.manifest, self.codec)
         return layouts
+
+    @cached_property
+    def reference_layouts(self) -> dict[str, ArrayLayout]:
+        """The arrays of views before those of the cache that predict them, by column name; none where all are here."""
+        _ = self.layouts  # whose check bounds what is decoded of these
+        return reference_layouts(self.manifest.identity, self.codec)
 
     def record(self, name: str) -> ObjectRecord:
         """What the manifest says of an object.
@@ -150,6 +163,53 @@ class CacheReader:
     def columns(self, names: Iterable[str], view: int) -> dict[str, np.ndarray]:
         """Several columns of one view by name, as `column` gives them."""
         return self._arrays([self.layouts[name] for name in names], view)
+
+    def reference_columns(self, view: int) -> dict[str, np.ndarray]:
+        """The codec's columns of a view that predicts others, one here or before, as `columns` gives them.
+
+        Raises:
+            CacheError: an object is missing or damaged.
+        """
+        names = self.codec.columns()
+        if view in self.manifest.identity.view_numbers:
+            return self.columns(names, view)
+        layouts = self.reference_layouts
+        arrays = self._arrays([layouts[name] for name in names], view)
+        return {name: arrays[layouts[name].name] for name in names}
+
+    def shard_columns(self, view: int, shard: int) -> dict[str, np.ndarray]:
+        """The codec's columns of one shard of such a view.
+
+        Raises:
+            CacheError: an object is missing or damaged.
+        """
+        layouts = self.layouts if view in self.manifest.identity.view_numbers else self.reference_layouts
+        columns = {}
+        for column in self.codec.columns():
+            layout = layouts[column]
+            name = layout.object_name(shard, view)
+            columns[column] = layout.decode({name: self.read(name)}, view, layout.rows_of(shard))
+        return columns
+
+    def image_sizes(self) -> np.ndarray | None:
+        """Height and width of the decoded images, int64 [row, 2]; None for a cache that needs none.
+
+        Raises:
+            CacheError: an object is missing or damaged, or holds no size.
+        """
+        if IMAGE_SIZE not in check_layouts(self.manifest.identity):
+            return None
+        sizes = self._shared(IMAGE_SIZE).astype(np.int64)
+        if not sizes.all():
+            raise CacheError(f"{self.path}: {IMAGE_SIZE} holds a size of 0: the cache is damaged")
+        return sizes
+
+    def shared(self, key: str, make: Callable[[], Made]) -> Made:
+        """What several views have in common, made once."""
+        with self._making:
+            if key not in self._made:
+                self._made[key] = make()
+            return self._made[key]
 
     def _shared(self, name: str) -> np.ndarray:
         _ = self.layouts  # whose check bounds what is decoded here

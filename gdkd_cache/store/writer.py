@@ -25,7 +25,6 @@ from gdkd_cache.store.layout import (
     encode_metadata,
     encode_rows,
     encode_shard,
-    row_layouts,
     shard_objects,
     shards_of,
     view_layouts,
@@ -66,9 +65,14 @@ class CacheWriter:
         self._layouts, self._generation = view_layouts(identity, codec), generation
         self._verified: dict[tuple[int, int], dict[str, ObjectRecord]] = {}
 
+    @property
+    def first_view(self) -> int:
+        """The number of the first view."""
+        return self._identity.view_numbers.start
+
     def _committed_with(self, view: int) -> dict[str, ArrayLayout]:
         """The arrays of which a view's shards bring a part."""
-        is_first = view == self._identity.view_numbers.start
+        is_first = view == self.first_view
         return self._layouts | (check_layouts(self._identity) if is_first else {})
 
     def shards(self) -> Iterator[tuple[int, int, range]]:
@@ -117,7 +121,7 @@ class CacheWriter:
     def commit(self, view: int, shard: int, columns: Mapping[str, np.ndarray]) -> None:
         """Write one shard's columns, each [row, ...], then its ledger record.
 
-        Those of the first view have the `source_check` of its rows, if the cache is to have one.
+        Those of the first view have the `source_check` and `image_size` of its rows, if the cache is to have them.
 
         Raises:
             MismatchError: the place was given to another build.
@@ -130,13 +134,45 @@ class CacheWriter:
         self._write(_ledger_name(view, shard), canonical_json({"build": self._build, "objects": objects}))
         self._verified[view, shard] = records
 
+    def columns(self, view: int, shard: int) -> dict[str, np.ndarray]:
+        """The codec's columns of a committed shard, read back: each [row, ...].
+
+        Raises:
+            CacheError: not every byte of it stands.
+        """
+        if not self.committed(view, shard):
+            raise CacheError(
+                f"{self._objects.location}: view {view}, shard {shard}, which others are predicted from, is damaged "
+                "since it was committed; run the build again"
+            )
+        arrays = {}
+        for name in self.codec.columns():
+            layout = self._layouts[name]
+            where = layout.object_name(shard, view)
+            record = self._verified[view, shard][where]
+            data = self._objects.read(where, record.size)
+            record.check(where, ObjectRecord.of(data))
+            arrays[name] = layout.decode({where: data}, view, layout.rows_of(shard))
+        return arrays
+
+    def forget(self, view: int, shard: int) -> None:
+        """Remove a shard's ledger record, for it to be built again."""
+        self._objects.delete([_ledger_name(view, shard)])
+
     def _write(self, name: str, data: bytes) -> None:
         self._objects.write(name, data, allowed=self._generation.check)
 
-    def finish(self, keys: list[str], labels: np.ndarray, source_probes: np.ndarray | None = None) -> Manifest:
+    def finish(
+        self,
+        keys: list[str],
+        labels: np.ndarray,
+        source_probes: np.ndarray | None = None,
+        references: Mapping[str, bytes] | None = None,
+    ) -> Manifest:
         """Write what all views share, then publish the manifest.
 
         Args:
+            references: the objects of views before those of the cache that predict them.
             keys: key strings in row order.
             labels: class ids [row].
             source_probes: uint8 [row, 20], when views are replayed.
@@ -152,13 +188,13 @@ class CacheWriter:
                 raise CacheError(f"{self._objects.location}: view {view}, shard {shard} is not committed; build again")
             objects |= self._verified[view, shard]
         shared = encode_metadata(self._identity, self.codec)
-        shared |= encode_rows(self._identity, keys, labels, source_probes)
+        shared |= encode_rows(self._identity, keys, labels, source_probes) | dict(references or {})
         if not self.published():  # what another process of this build has published is left as it is
             for name, data in shared.items():
                 self._write(name, data)
         objects |= {name: ObjectRecord.of(data) for name, data in shared.items()}
         manifest = Manifest(self._identity, objects)
-        check_objects(manifest, row_layouts(self._identity) | self._layouts)
+        check_objects(manifest, self.codec)
         data = manifest.to_bytes()
         if not self._objects.create(MANIFEST_NAME, data, allowed=self._generation.check):
             if self.published():

@@ -11,7 +11,7 @@ from gdkd_cache.codec.base import exact_top
 from gdkd_cache.codec.transform.codec import BASIS_SCALE, LABEL_WEIGHT, QUARTERS, TransformCodec
 from gdkd_cache.codec.transform.patterns import column_costs, group_columns
 from gdkd_cache.codec.transform.quantise import sensitivity
-from gdkd_cache.codec.transform.tables import MOST_COMPONENTS, TransformTables
+from gdkd_cache.codec.transform.tables import MOST_COMPONENTS, TransformTables, no_references
 from gdkd_cache.losses.base import Loss
 from gdkd_cache.threads import one_thread
 
@@ -141,7 +141,7 @@ def fit_transform(statistics: Statistics, step: float, *, group: bool = True) ->
             penalty=penalty,
             weight_scale=statistics.weight_scale,
             losses=statistics.losses,
-            tables=TransformTables(**tables, costs=costs, groups=groups),
+            tables=TransformTables(**tables, costs=costs, groups=groups, **no_references()),
         )
 
     # What a value costs depends on how often it is chosen, and the choice on what it costs: iterate.

@@ -1,5 +1,7 @@
 """Images that are decoded and not rendered: for their checks alone."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 
@@ -7,7 +9,7 @@ from gdkd_cache.data.checks import Comparison, check_images
 from gdkd_cache.data.recipes.recipe import Recipe
 from gdkd_cache.data.source import FullSource
 from gdkd_cache.data.targets import ClassTargets
-from gdkd_cache.data.views import ViewBatch, ViewRenderer, ViewRequest
+from gdkd_cache.data.views import ViewBatch, ViewRenderer, ViewRequest, side_lengths
 
 
 class DecodedImages(ViewRenderer):
@@ -23,7 +25,8 @@ class DecodedImages(ViewRenderer):
         super().__init__(source, recipe, 0, comparison=comparison)
 
     def __getitem__(self, request: ViewRequest) -> list[ViewBatch]:
-        rows, images = request.rows, self.decode(request.rows)
+        rows, sizes = request.rows, np.zeros((len(request.rows), 2), np.uint16)
+        images = self._measured(rows, sizes)
         checks = rounded = None
         if self._comparison is None:
             checks = check_images(images, len(rows))
@@ -32,4 +35,9 @@ class DecodedImages(ViewRenderer):
             rounded = ~np.fromiter(is_exact, bool, len(rows))
         targets = ClassTargets(torch.from_numpy(self.source.labels[rows]))
         pixels = torch.empty((len(rows), 0), dtype=torch.uint8)
-        return [ViewBatch(request.views[0], rows, pixels, targets, source_checks=checks, rounded=rounded)]
+        return [ViewBatch(request.views[0], rows, pixels, targets, source_checks=checks, sizes=sizes, rounded=rounded)]
+
+    def _measured(self, rows: np.ndarray, sizes: np.ndarray) -> Iterator[np.ndarray]:
+        for position, image in enumerate(self.decode(rows)):
+            sizes[position] = side_lengths(image)
+            yield image

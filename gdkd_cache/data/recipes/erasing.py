@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gdkd_cache.data.recipes.geometry import random_boxes
+from gdkd_cache.data.recipes.geometry import aspects, random_boxes
 from gdkd_cache.data.recipes.step import Step, chance
 from gdkd_cache.fields import option
 from gdkd_cache.limits import LARGEST_SIDE
@@ -36,7 +36,8 @@ class RandomErasing(Step):
     def boxes(self, words: Words, height: int, width: int) -> np.ndarray:
         """The boxes: int64 [n, 4], top, left, height, width; height and width are 0 where nothing is blanked."""
         # torchvision's aspect ratio here is height / width.
-        w, h, valid = random_boxes(words[:, : 2 * _ATTEMPTS], height, width, self.scale, self.ratio)
+        areas, ratios = words[:, : 2 * _ATTEMPTS : 2], words[:, 1 : 2 * _ATTEMPTS : 2]
+        w, h, valid = random_boxes(areas, height, width, self.scale, aspects(ratios, self.ratio))
         valid &= (h < height) & (w < width)
         first = valid.argmax(1)[:, None]
         wanted = valid.any(1) & chance(words[:, -1], self.probability)

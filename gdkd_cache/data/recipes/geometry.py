@@ -1,6 +1,8 @@
 """Crops, flips and resizes; a resize is that of torchvision's tensor kernels, with antialiasing stated."""
 
+import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import ClassVar
 
 import numpy as np
@@ -9,7 +11,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode, functional
 
-from gdkd_cache.data.recipes.step import Step, chance, uniform
+from gdkd_cache.data.recipes.step import NEAREST, Step, chance, uniform
 from gdkd_cache.errors import SourceError, UsageError
 from gdkd_cache.fields import option
 from gdkd_cache.limits import LARGEST_SIDE
@@ -18,6 +20,14 @@ from gdkd_cache.seeding import Words, below
 _ATTEMPTS = 10
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
 """Those that tensors have."""
+_MIRRORED = 77
+"""The nearness of an image and its mirror image."""
+_REACH = 2 / 32
+"""How far apart two crops are, in parts of their side, when nearness has fallen to exp(-1/2)."""
+_SHARPNESS = 8
+_OVERLAPS = 1024
+_LOG_PARTS = 4096
+_SQUARES = 2**16
 
 
 @dataclass(frozen=True)
@@ -42,6 +52,18 @@ class RandomCrop(Step):
                 f"random_crop: a side of {extent} pixels, padded by {self.padding}, is below the crop, {self.size}"
             )
         return offsets
+
+    def place(self, words: Words, sizes: np.ndarray) -> np.ndarray:
+        extents = np.maximum(sizes + 2 * self.padding - self.size + 1, 1)
+        return below(words, extents)
+
+    def nearness(self, places: np.ndarray, others: np.ndarray) -> np.ndarray:
+        table = _by_distance()
+        parts = np.square(places - others).sum(1) * _SQUARES // self.size**2
+        return table[np.minimum(parts, len(table) - 1)]
+
+    def resized(self, sizes: np.ndarray) -> np.ndarray:
+        return np.full_like(sizes, self.size)
 
     def offsets(self, words: Words, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
         """Top and left in the padded image: int64 [n] each."""
@@ -86,6 +108,12 @@ class HorizontalFlip(Step):
             flipped[index] = images[index].flip(-1)
         return flipped
 
+    def place(self, words: Words, sizes: np.ndarray) -> np.ndarray:
+        return chance(words[:, 0], self.probability).astype(np.int64)
+
+    def nearness(self, places: np.ndarray, others: np.ndarray) -> np.ndarray:
+        return np.where(places == others, NEAREST, _MIRRORED)
+
     def num_outcomes(self, height: int, width: int) -> int:
         return 2 if 0 < self.probability < 1 else 1
 
@@ -99,6 +127,9 @@ class Resampling(Step):
     def at_size(self, size: int) -> "Resampling":
         """The same geometry, rendered with another number of pixels."""
         return replace(self, size=size)
+
+    def resized(self, sizes: np.ndarray) -> np.ndarray:
+        return np.full_like(sizes, self.size)
 
 
 @dataclass(frozen=True)
@@ -121,19 +152,36 @@ class RandomResizedCrop(Resampling):
 
     def boxes(self, words: Words, height: int, width: int) -> np.ndarray:
         """The boxes: int64 [n, 4], top, left, height, width."""
-        h, w, valid = random_boxes(words[:, : 2 * _ATTEMPTS], height, width, self.scale, self.ratio)
-        valid &= (w <= width) & (h <= height)
+        return self._boxes(words, np.array([[height, width]]), aspects(words[:, 1 : 2 * _ATTEMPTS : 2], self.ratio))
+
+    def _boxes(self, words: Words, sizes: np.ndarray, aspect: np.ndarray) -> np.ndarray:
+        """The boxes in images of these sizes, int64 [n or 1, 2], of these ratios, float64 [n, attempts]."""
+        height, width = sizes.T
+        h, w, valid = random_boxes(words[:, : 2 * _ATTEMPTS : 2], height, width, self.scale, aspect)
+        valid &= (w <= width[:, None]) & (h <= height[:, None])
         first = valid.argmax(1)[:, None]
         found = valid.any(1)
         low, high = self.ratio
         # The largest central box that has an allowed ratio.
-        whole_w = min(width, round(height * high)) if width / height > high else width
-        whole_h = min(height, round(width / low)) if width / height < low else height
+        tall, wide = (np.rint(limit).astype(np.int64) for limit in (width / low, height * high))
+        whole_w = np.where(width / height > high, np.minimum(width, wide), width)
+        whole_h = np.where(width / height < low, np.minimum(height, tall), height)
         h = np.where(found, np.take_along_axis(h, first, 1)[:, 0], whole_h)
         w = np.where(found, np.take_along_axis(w, first, 1)[:, 0], whole_w)
         top = np.where(found, below(words[:, -2], height - h + 1), (height - h) // 2)
         left = np.where(found, below(words[:, -1], width - w + 1), (width - w) // 2)
         return np.stack([top, left, h, w], axis=1)
+
+    def place(self, words: Words, sizes: np.ndarray) -> np.ndarray:
+        # All that rounds alike everywhere: exp does not, and so comes from a table.
+        return self._boxes(words, sizes, tabled_aspects(words[:, 1 : 2 * _ATTEMPTS : 2], self.ratio))
+
+    def nearness(self, places: np.ndarray, others: np.ndarray) -> np.ndarray:
+        (top, left, h, w), (top2, left2, h2, w2) = places.T, others.T
+        overlap_h = np.minimum(top + h, top2 + h2) - np.maximum(top, top2)
+        overlap_w = np.minimum(left + w, left2 + w2) - np.maximum(left, left2)
+        shared = np.maximum(overlap_h, 0) * np.maximum(overlap_w, 0)
+        return _by_overlap()[shared * _OVERLAPS // (h * w + h2 * w2 - shared)]
 
     def apply(self, images: Tensor, words: Words) -> Tensor:
         boxes = self.boxes(words, images.shape[2], images.shape[3]).tolist()
@@ -196,21 +244,57 @@ class Resize(Resampling):
         return 1
 
 
+def aspects(words: Words, ratio: tuple[float, float]) -> np.ndarray:
+    """Ratios in this range, uniform in their logarithm: float64, of the shape of the words."""
+    return np.exp(uniform(words, *np.log(ratio)))
+
+
+def tabled_aspects(words: Words, ratio: tuple[float, float]) -> np.ndarray:
+    """`aspects` to one part in 4096, the same to the bit on every machine."""
+    low, high = (round(math.log(limit) * _LOG_PARTS) for limit in ratio)
+    drawn = (words >> np.uint64(40)).astype(np.int64)
+    return _by_logarithm()[low + ((high - low) * drawn >> 24) + len(_by_logarithm()) // 2]
+
+
+@lru_cache(maxsize=1)
+def _by_logarithm() -> np.ndarray:
+    """exp(i / 4096), rounded so that no library's last bit shows; the middle is i = 0."""
+    most = math.ceil(math.log(100) * _LOG_PARTS) + 1
+    return np.array([round(math.exp(i / _LOG_PARTS) * 2**16) / 2**16 for i in range(-most, most + 1)])
+
+
+@lru_cache(maxsize=1)
+def _by_overlap() -> np.ndarray:
+    """Nearness by intersection over union, in 1024ths."""
+    table = [round(NEAREST * math.exp(_SHARPNESS * (i / _OVERLAPS - 1))) for i in range(_OVERLAPS + 1)]
+    return np.maximum(table, 1)
+
+
+@lru_cache(maxsize=1)
+def _by_distance() -> np.ndarray:
+    """Nearness by the squared distance of two crops, in 65536ths of their squared side; the last for all beyond."""
+    table = [round(NEAREST * math.exp(-i / _SQUARES / (2 * _REACH**2))) for i in range(4096)]
+    return np.maximum(table, 1)
+
+
 def random_boxes(
-    words: Words, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]
+    words: Words,
+    height: int | np.ndarray,
+    width: int | np.ndarray,
+    scale: tuple[float, float],
+    aspect: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Attempts at boxes of random area and aspect ratio, from two words each.
+    """Attempts at boxes of random area.
 
     Args:
-        words: uint64 [n, 2 * attempts].
-        height, width: of the image.
+        words: uint64 [n, attempts].
+        height, width: of the image, or int64 [n] of each.
         scale: range of the area, as a share of the image's.
-        ratio: range of width / height.
+        aspect: width / height, float64 [n, attempts].
 
     Returns:
         Heights, widths (int64 [n, attempts]) and whether they hold a pixel (bool, likewise).
     """
-    area = height * width * uniform(words[:, 0::2], *scale)
-    aspect = np.exp(uniform(words[:, 1::2], *np.log(ratio)))
+    area = np.reshape(height * width, (-1, 1)) * uniform(words, *scale)
     h, w = np.rint(np.sqrt(area / aspect)).astype(np.int64), np.rint(np.sqrt(area * aspect)).astype(np.int64)
     return h, w, (h > 0) & (w > 0)

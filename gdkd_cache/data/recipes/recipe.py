@@ -13,7 +13,7 @@ from gdkd_cache.data.recipes.compat import COMPAT
 from gdkd_cache.data.recipes.geometry import Resampling, Resize
 from gdkd_cache.data.recipes.mixing import Mix
 from gdkd_cache.data.recipes.registry import STEPS
-from gdkd_cache.data.recipes.step import MAX_DRAWS, Step
+from gdkd_cache.data.recipes.step import MAX_DRAWS, NEAREST, Step
 from gdkd_cache.errors import CacheError, MismatchError, UsageError, first_line
 from gdkd_cache.limits import LARGEST_SIDE
 from gdkd_cache.schema import short
@@ -59,6 +59,28 @@ class Recipe:
         counters = [i * MAX_DRAWS + j for i, step in enumerate(self.steps) for j in range(step.num_draws)]
         words = draws(state, counters)
         return np.split(words, np.cumsum([step.num_draws for step in self.steps])[:-1], axis=1) if self.steps else []
+
+    def places(self, state: Words, sizes: np.ndarray) -> list[np.ndarray | None]:
+        """Where each step looks in images of these sizes, int64 [n, 2]: as `Step.place`."""
+        places = []
+        for step, own in zip(self.steps, self.words(state), strict=True):
+            places.append(step.place(own, sizes))
+            sizes = step.resized(sizes)
+        return places
+
+    def nearness(self, places: list[np.ndarray | None], others: list[np.ndarray | None]) -> np.ndarray | None:
+        """How much two views show of the same, by their places: int64 [n] in 1..256; None where no step tells."""
+        told = [
+            step.nearness(own, other)
+            for step, own, other in zip(self.steps, places, others, strict=True)
+            if own is not None and other is not None
+        ]
+        if not told:
+            return None
+        nearness = told[0]
+        for factor in told[1:]:
+            nearness = np.maximum((nearness * factor + NEAREST // 2) // NEAREST, 1)
+        return nearness
 
     @property
     def num_leading(self) -> int:

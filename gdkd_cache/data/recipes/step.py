@@ -14,6 +14,8 @@ from gdkd_cache.fields import check_fields
 from gdkd_cache.seeding import Words
 
 MAX_DRAWS = 64
+NEAREST = 256
+"""The nearness of two draws that show the same."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,26 @@ class Step(ABC):
         Returns:
             uint8 [n, 3, height', width'].
         """
+
+    def place(self, words: Words, sizes: np.ndarray) -> np.ndarray | None:
+        """Where a draw looks, in whole numbers that are the same on every machine; None for a step that looks nowhere.
+
+        Args:
+            words: as for `apply`.
+            sizes: int64 [n, 2], height and width of each image when it comes to this step.
+
+        Returns:
+            int64 [n, ...], as `nearness` takes it.
+        """
+        return None
+
+    def nearness(self, places: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """How much two draws show of the same, by their places: int64 [n] in 1..256, alike both ways round."""
+        return np.full(len(places), NEAREST)
+
+    def resized(self, sizes: np.ndarray) -> np.ndarray:
+        """What becomes of the images' heights and widths, int64 [n, 2]."""
+        return sizes
 
     def num_outcomes(self, height: int, width: int) -> int | None:
         """How many different results one image of that size has; None for too many to matter."""

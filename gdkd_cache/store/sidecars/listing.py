@@ -10,7 +10,7 @@ from gdkd_cache.errors import CacheError
 from gdkd_cache.objects.record import ObjectRecord
 from gdkd_cache.schema import check_json, short
 from gdkd_cache.store.arrays import ArrayLayout
-from gdkd_cache.store.layout import KEYS, LABELS, SOURCE_CHECK, SOURCE_PROBE, row_layouts
+from gdkd_cache.store.layout import IMAGE_SIZE, KEYS, LABELS, SOURCE_CHECK, SOURCE_PROBE, row_layouts
 from gdkd_cache.store.manifest import MANIFEST_NAME, Identity, Manifest, canonical_json, objects_from_json, parse_json
 from gdkd_cache.store.sidecars.records import Members
 
@@ -143,7 +143,7 @@ def shared_members(identity: Identity, num_rows: int, keys_bytes: int) -> Member
     """The members of a sidecar's shared record."""
     layouts = row_layouts(identity)
     members: Members = {ROWS: ("int64", (num_rows,)), KEYS: ("uint8", (keys_bytes,))}
-    for name in (LABELS, SOURCE_PROBE, SOURCE_CHECK):
+    for name in (LABELS, SOURCE_PROBE, SOURCE_CHECK, IMAGE_SIZE):
         if name in layouts:
             members[name] = (layouts[name].column.dtype, (num_rows, *layouts[name].column.shape))
     return members

@@ -10,7 +10,16 @@ import numpy as np
 from gdkd_cache.errors import CacheError, MismatchError, UsageError, naming
 from gdkd_cache.objects.folder import Folder
 from gdkd_cache.objects.record import ObjectRecord
-from gdkd_cache.store.layout import KEYS, LABELS, SOURCE_CHECK, SOURCE_PROBE, TABLES, encode_keys, row_layouts
+from gdkd_cache.store.layout import (
+    IMAGE_SIZE,
+    KEYS,
+    LABELS,
+    SOURCE_CHECK,
+    SOURCE_PROBE,
+    TABLES,
+    encode_keys,
+    row_layouts,
+)
 from gdkd_cache.store.manifest import BUILD_NAME, MANIFEST_LIMIT, MANIFEST_NAME
 from gdkd_cache.store.reader import CacheReader
 from gdkd_cache.store.sidecars.listing import (
@@ -42,12 +51,18 @@ def write_sidecars(
         advance: is told how many rows of a view were written.
 
     Raises:
-        UsageError: a sidecar's name that is none, such as of a hidden file.
+        UsageError: a sidecar's name that is none, such as of a hidden file; or a part of a cache that is predicted from
+            views that it does not have among its own.
         MismatchError: other sidecars stand there.
         CacheError: the cache is damaged, or a Zarr cache stands there.
         OSError: the folder cannot be written.
     """
     identity = reader.manifest.identity
+    if reader.reference_layouts:
+        raise UsageError(
+            f"{reader.path} is a part of a cache, predicted from views before it, which have no place in sidecars; "
+            "convert a cache that begins with view 0"
+        )
     if bad := next((name for name in shards if not is_sidecar_name(name)), None):
         raise UsageError(f"{bad!r} cannot name a sidecar; rename that shard")
     objects = Folder(folder)
@@ -64,6 +79,9 @@ def write_sidecars(
     checks = reader.source_checks()
     if checks is not None:
         shared[SOURCE_CHECK] = checks
+    sizes = reader.image_sizes()
+    if sizes is not None:
+        shared[IMAGE_SIZE] = sizes
     records: dict[str, list[str]] = {name: [] for name in shards}
     files = {name: hashlib.sha256() for name in shards}
     keys_bytes: dict[str, int] = {}
