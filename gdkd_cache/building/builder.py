@@ -176,8 +176,8 @@ class Builder:
     def calibrate(self) -> Calibration:
         """Run the teacher on view 0 of the rows that calibration needs: those of the smallest key hashes.
 
-        Where views may be predicted from others, also on the next views of some of these. Where they are all rows, `compute`
-        takes what the teacher said of the batches of view 0 that it would show it again.
+        Where views may be predicted from others, also on the next views of some of these. Where they are all rows,
+        `compute` takes what the teacher said of the batches of view 0 that it would show it again.
 
         Raises:
             ModelError: the teacher gives NaN or infinity.
