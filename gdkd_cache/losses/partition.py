@@ -189,16 +189,16 @@ def _two_levels(both: Tensor, partition: Partition, weights: Sequence[float], kl
         if weight == 0 or group.shape[-1] == 1:  # a zero weight silences a term that is infinite too
             part.mul_(factor)
             continue
-        apart = group[1] - group[0]  # of the logits: log p - log q but for what the masses differ
+        apart = (group[1] - group[0]).sub_(masses_apart[:, number, None])  # log p - log q
         if group is both and sizes:
             apart.scatter_(-1, members, 0)
-        forward, reverse, mass_apart = forward_share * weight, reverse_share * weight, masses_apart[:, number, None]
+        forward, reverse = forward_share * weight, reverse_share * weight
         if forward:
-            value.add_(_dot(p, apart).sub_(mass_apart.sum()), alpha=forward)
+            value.add_(_dot(p, apart), alpha=forward)
             factor = factor + forward
         if reverse:
             inside = (part * apart).sum(-1, keepdim=True)
-            value.sub_(inside.sum().sub_(mass_apart.sum()), alpha=reverse)
+            value.sub_(inside.sum(), alpha=reverse)
             factor = torch.sub(inside, apart).mul_(reverse).add_(factor)
         part.mul_(factor)
         if forward:
