@@ -27,7 +27,7 @@ def test_freed_memory_is_kept() -> None:
     if not allocator.keep_memory():
         pytest.skip("not glibc")
     _faults(1)
-    assert _faults(20) < 2 * _PAGES
+    assert _faults(20) < 5 * _PAGES  # 20 where each is given back
 
 
 @pytest.mark.parametrize(
