@@ -1,7 +1,6 @@
 """The commands keep the memory that a network frees; nothing else of a user's set-up is touched."""
 
 import resource
-import sys
 from pathlib import Path
 
 import pytest
@@ -22,7 +21,6 @@ def _faults(times: int) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
 def test_freed_memory_is_kept() -> None:
     if not allocator.keep_memory():
         pytest.skip("not glibc")

@@ -445,5 +445,7 @@ def test_what_calibration_saw_is_not_computed_again(
     counted, model = counting(teacher)
     assert build_small(tmp_path / "b.zarr", digits, counted, **options).manifest == whole
     assert model.rows == 2 + 512
+    logits = open_cache(tmp_path / "a.zarr").view(1).logits(range(256))
     whole = build_small(tmp_path / "c.zarr", digits, teacher, first_view=1, **options).manifest
+    assert torch.equal(open_cache(tmp_path / "c.zarr").view(1).logits(range(256)), logits)
     assert build_small(tmp_path / "d.zarr", digits, teacher, first_view=1, **options).manifest == whole

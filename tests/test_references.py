@@ -32,6 +32,7 @@ from gdkd_cache.models.network import Network
 from gdkd_cache.sharing.convert import from_sidecars, to_sidecars
 from gdkd_cache.sharing.copy import copy
 from gdkd_cache.sharing.merge import merge
+from gdkd_cache.store.writer import CacheWriter
 
 _GDKD = gc.loss("gdkd")
 _OPTIONS: dict[str, Any] = {"codec": "transform:references=3", "shard_rows": 70, "num_views": 7}
@@ -232,6 +233,28 @@ def test_a_reference_that_is_damaged_before_the_end(
     assert _contents(out) == _contents(whole)
 
 
+def test_a_shard_of_a_place_that_another_build_has_is_not_forgotten(
+    whole: Path, tmp_path: Path, digits: ArraySource, teacher: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "a.zarr"
+    interrupted, _ = counting(teacher, fail_after=1800)
+    with pytest.raises(KeyboardInterrupt):
+        build_small(out, digits, interrupted, **_OPTIONS)
+    (out / "packed/c/1/0/0").write_bytes(b"x")
+    forget = CacheWriter.forget
+
+    def late(self: CacheWriter, view: int, shard: int) -> None:
+        other, _ = counting(teacher, fail_after=1800)
+        with pytest.raises(KeyboardInterrupt):
+            build_small(out, digits, other, **_OPTIONS, seed=1, force=True)
+        forget(self, view, shard)
+
+    monkeypatch.setattr(CacheWriter, "forget", late)
+    with pytest.raises(MismatchError, match="given to another build"):
+        build_small(out, digits, teacher, **_OPTIONS)
+    assert (out / "ledger/1/0.json").exists()
+
+
 def test_processes_build_together(
     whole: Path, tmp_path: Path, digits: ArraySource, teacher: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -250,6 +273,7 @@ def test_processes_build_together(
         ["packed/c/1/2/0", "escape/c/0/2/0", "packed/c/5/2/0", "packed/c/2/1/0"],
         ["tables/c/0", "packed/c/6/0/0"],
         ["image_size/c/1/0", "packed/c/4/1/0"],
+        ["image_size/c/2/0", "source_check/c/2/0", "source_check/c/0/0"],
     ],
 )
 def test_repair(cache: Path, whole: Path, digits: ArraySource, teacher: Network, names: list[str]) -> None:
@@ -358,7 +382,16 @@ def test_a_damaged_reference_is_told_of(cache: Path) -> None:
         open_cache(cache).view(5)
 
 
-def test_plan_says_what_references_take(digits: ArraySource, teacher: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_references_that_fill_memory(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the manifest says of them is bounded by what the cache holds."""
+    monkeypatch.setattr(TransformCodec, "num_predicted", property(lambda _: 2**30))
+    with pytest.raises(CacheError, match="what predicts its views would take 824,633,720,832 bytes: it is forged"):
+        open_cache(whole).view(5)
+
+
+def test_plan_says_what_references_take(
+    tmp_path: Path, digits: ArraySource, teacher: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(calibration, "_FEWEST_SAMPLED", 64)
     # So few rows pay for no table; taking the fewest bytes is tested above.
     monkeypatch.setattr(Calibration, "bytes_over_views", lambda self, codec: 1.0 - codec.num_references / 10)
@@ -368,3 +401,7 @@ def test_plan_says_what_references_take(digits: ArraySource, teacher: Network, m
     for row in said.rows:
         assert row.reference_bytes % (256 * max(row.references, 1)) == 0
         assert (row.reference_bytes > 0) == (row.references > 0)
+    manifest = build_small(tmp_path / "a.zarr", digits, teacher, codec="auto", num_views=40).manifest
+    assert manifest.identity.codec.references
+    (chosen,) = (row for row in said.rows if row.chosen)
+    assert chosen.num_objects == len(manifest.objects) + 1  # and the manifest

@@ -214,7 +214,7 @@ class NetworkOptions:
         network = open_network(
             name, self.weights, num_classes, normalization=normalization, device=self.device, precision=precision
         )
-        return _at_work(network)
+        return _keeping_memory(network)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,10 +259,10 @@ class KnownTeacherOptions(NetworkOptions):
             normalization=named_normalization(self.normalize, self.mean, self.std),
             device=self.device,
         )
-        return _at_work(teacher)
+        return _keeping_memory(teacher)
 
 
-def _at_work(network: "Network") -> "Network":
+def _keeping_memory(network: "Network") -> "Network":
     """The network; on a CPU, this process keeps the memory that it frees."""
     from gdkd_cache import allocator
 

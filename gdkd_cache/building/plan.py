@@ -134,8 +134,8 @@ def _num_objects(choice: Choice, source: FullSource, num_views: int) -> int:
     rows = len(source)
     # Labels, probes and checks of the images, then keys and tables.
     lengths = [rows, rows, rows, encode_keys(list(source.keys)).size, choice.codec.tables_bytes().size]
-    shared = sum(1 + -(-length // SHARD_ROWS) for length in lengths if length)
     lengths += [rows] if choice.codec.num_references else []  # the sizes of the images
+    shared = sum(1 + -(-length // SHARD_ROWS) for length in lengths if length)
     return columns * (1 + num_views * -(-rows // SHARD_ROWS)) + shared + 3
 
 

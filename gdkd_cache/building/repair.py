@@ -165,12 +165,12 @@ def _encode_checks(
     """The objects of these names, of the checks and the sizes of the images in their rows."""
     recipe = recipe_of(cache, recipe)
     workers = default_num_workers(source) if num_workers is None else num_workers
-    objects: dict[str, bytes] = {}
-    for kind, layout in check_layouts(cache.manifest.identity).items():
-        for shard, name in enumerate(layout.object_names()):
-            if name in names:
-                rows = layout.rows_of(shard)
-                checks, sizes = source_checks(source, recipe, np.arange(rows.start, rows.stop), workers)
+    layouts, objects = check_layouts(cache.manifest.identity), dict[str, bytes]()
+    for view, shard, rows in shards_of(cache.manifest.identity):
+        wanted = {kind: layout for kind, layout in layouts.items() if layout.object_name(shard) in names}
+        if wanted and view == cache.view_numbers.start:
+            checks, sizes = source_checks(source, recipe, np.array(rows), workers)
+            for kind, layout in wanted.items():
                 objects |= layout.encode(checks if kind == SOURCE_CHECK else sizes, first_row=rows.start)
     return objects
 

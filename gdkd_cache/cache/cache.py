@@ -14,6 +14,7 @@ from gdkd_cache.data.recipes.recipe import Recipe
 from gdkd_cache.data.source import Source, settle
 from gdkd_cache.errors import MismatchError, NotServedError, UsageError
 from gdkd_cache.losses.base import ForeignLoss, Loss, loss_from_json
+from gdkd_cache.store.cells import ONE_CELL
 from gdkd_cache.store.reader import CacheReader
 from gdkd_cache.store.sidecars.reader import SidecarReader, holds_sidecars
 
@@ -124,11 +125,15 @@ class Cache(CacheReader):
             name = self.manifest.identity.codec.name
             raise NotServedError(f"{self.path} (codec {name}) cannot serve {loss}: {reason}")
 
-    def gradient_error(self, loss: Loss) -> GradientError | None:
+    def gradient_error(self, loss: Loss, view: View | None = None) -> GradientError | None:
         """How far the gradient of a loss is from that of the full logits: ||G_cache - G_full|| / ||G_full||.
 
-        It was measured for the declared losses when the cache was built; for another one it is estimated from some
-        rows of the first view. None where nothing was measured, or rows are of several cells.
+        It was measured for the declared losses when the cache was built; for another one it is estimated, to within a
+        factor of two. None where nothing was measured, or rows are of several cells.
+
+        Args:
+            loss: any that the cache serves.
+            view: some of whose rows an estimate takes; None loads the first.
 
         Raises:
             NotServedError: as `require`.
@@ -142,10 +147,10 @@ class Cache(CacheReader):
         measured = [
             (one, stated[str(one)]) for one in declared if str(one) in stated and not isinstance(one, ForeignLoss)
         ]
-        rows = np.arange(min(self.num_rows, max(_ESTIMATED_LOGITS // self.num_classes, 1)))
-        logits, top = self.view(self.view_numbers[0]).decode(rows, temperature=loss.temperature)
-        if not measured or logits.ndim != 2:
+        if not measured or self.manifest.identity.cells != ONE_CELL:
             return None
+        rows = np.arange(min(self.num_rows, max(_ESTIMATED_LOGITS // self.num_classes, 1)))
+        logits, top = (view or self.view(self.view_numbers[0])).decode(rows, temperature=loss.temperature)
         labels = torch.from_numpy(self.labels[rows])
         exact = self.codec.exact_values
         error = expected_error(loss, measured, logits, labels, top.classes, exact_values=exact)

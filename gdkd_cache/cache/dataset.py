@@ -137,6 +137,10 @@ class CachedDataset:
             self._resident[number] = self._executor.submit(load)
         return self._resident[number]
 
+    def first_views(self) -> list[View]:
+        """The view of epoch 0 of each cache, which stays until that epoch."""
+        return self._load(self._number(0)).result()
+
     def _number(self, epoch: int) -> int:
         return self._numbers[epoch % len(self._numbers)]
 

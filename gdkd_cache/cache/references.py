@@ -146,4 +146,4 @@ def references_of(cache: CacheReader, check: Callable[[int, Mapping[str, np.ndar
         rows.see(slice(None), cache.image_sizes())
         return rows
 
-    return cache.shared("references", make)
+    return cache.once("references", make)

@@ -1,6 +1,7 @@
 """One view of a cache: its columns resident as they are stored, decoded a batch at a time."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -26,25 +27,15 @@ class View:
     """
 
     def __init__(self, cache: CacheReader, number: int) -> None:
-        # It may run in a thread beside the training: numpy alone, which brings no threads of its own into that.
+        # It may run in a thread beside the training: numpy, and for references torch, both in that thread alone.
         self.number = number
         self._codec, self._cells, self._labels = cache.codec, cache.manifest.identity.cells, cache.labels
         columns = cache.columns(cache.layouts, number)
-
-        def check(number: int, columns: Mapping[str, np.ndarray]) -> None:
-            """Refuse what no encoder writes of a view: this one, or one that predicts it."""
-            for name, column in columns.items():
-                fill = cache.layouts[name].column.fill
-                _check_written(f"{cache.path}: view {number}: {name}", column, fill, name == PROBE)
-            own = {name: column for name, column in columns.items() if name != PROBE}
-            try:
-                self._cells.check(self._codec, own, self._labels, min(number, self._codec.num_references))
-            except CacheError as error:
-                raise CacheError(f"{cache.path}: view {number}: {error}") from None
-
-        check(number, columns)
+        _check(cache, number, columns)
         columns.pop(PROBE, None)  # checked with the view that it belongs to, and not needed again
-        self._references = references_of(cache, check).of_view(number) if self._codec.num_references else None
+        self._references = None
+        if self._codec.num_references:
+            self._references = references_of(cache, partial(_check, cache)).of_view(number)
         self._columns: dict[str, ResidentColumn] = {
             name: SparseColumn(column) if cache.layouts[name].column.sparse else column
             for name, column in columns.items()
@@ -100,6 +91,23 @@ class View:
             return Decoded(logits.to(device), TopK(*(part.to(device) for part in top)))
         columns, labels, references = self._gather(rows, device)
         return self._cells.decode(self._codec, columns, labels, temperature, references)
+
+
+def _check(cache: CacheReader, number: int, columns: Mapping[str, np.ndarray]) -> None:
+    """Refuse columns of a view that no encoder writes.
+
+    Raises:
+        CacheError: it names the view.
+    """
+    for name, column in columns.items():
+        fill = cache.layouts[name].column.fill
+        _check_written(f"{cache.path}: view {number}: {name}", column, fill, name == PROBE)
+    own = {name: column for name, column in columns.items() if name != PROBE}
+    codec = cache.codec
+    try:
+        cache.manifest.identity.cells.check(codec, own, cache.labels, min(number, codec.num_references))
+    except CacheError as error:
+        raise CacheError(f"{cache.path}: view {number}: {error}") from None
 
 
 def _check_written(what: str, column: np.ndarray, fill: int | float, whole_rows: bool) -> None:

@@ -80,7 +80,7 @@ class References(NamedTuple):
 
 
 def given(references: References | None) -> tuple[References, ...]:
-    """References as the last argument of a codec's methods: nothing where there are none."""
+    """References as the last argument of a codec's methods: nothing where there are none, as codecs may take none."""
     return () if references is None else (references,)
 
 
@@ -157,8 +157,8 @@ class Codec(ABC):
     def deviations(
         self, columns: Mapping[str, Tensor], labels: Int[Tensor, " row"], references: References | None = None
     ) -> Int[Tensor, "row predicted"]:
-        """What some checked rows of a view that predicts others say to those: int8, of a codec with references."""
-        raise NotImplementedError
+        """What some checked rows of a view that predicts others say to those: int8, `num_predicted` of each row."""
+        return labels.new_zeros((len(labels), self.num_predicted), dtype=torch.int8)
 
     @abstractmethod
     def encode(

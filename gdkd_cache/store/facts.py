@@ -90,6 +90,7 @@ class CodecFacts:
         name: of its class.
         num_classes, num_top: C, and how many classes are kept in exact rank order.
         tables_bytes: length of its fitted tables; None for a codec that has none.
+        references: how many views, the first ones, the others are predicted from.
         rest: its other fields.
     """
 
@@ -97,13 +98,8 @@ class CodecFacts:
     num_classes: int
     num_top: int
     tables_bytes: int | None = None
+    references: int = 0
     rest: dict[str, Any] = field(default_factory=dict, metadata=REST)
-
-    @property
-    def references(self) -> int:
-        """How many views, the first ones, the others are predicted from."""
-        number = self.rest.get("references", 0)
-        return number if type(number) is int and number > 0 else 0
 
 
 @dataclass(frozen=True, kw_only=True)

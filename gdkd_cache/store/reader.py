@@ -204,8 +204,8 @@ class CacheReader:
             raise CacheError(f"{self.path}: {IMAGE_SIZE} holds a size of 0: the cache is damaged")
         return sizes
 
-    def shared(self, key: str, make: Callable[[], Made]) -> Made:
-        """What several views have in common, made once."""
+    def once(self, key: str, make: Callable[[], Made]) -> Made:
+        """What several views have in common, made when it is first asked for."""
         with self._making:
             if key not in self._made:
                 self._made[key] = make()

@@ -157,7 +157,7 @@ class CacheWriter:
 
     def forget(self, view: int, shard: int) -> None:
         """Remove a shard's ledger record, for it to be built again."""
-        self._objects.delete([_ledger_name(view, shard)])
+        self._objects.delete([_ledger_name(view, shard)], allowed=self._generation.check)
 
     def _write(self, name: str, data: bytes) -> None:
         self._objects.write(name, data, allowed=self._generation.check)
@@ -172,10 +172,10 @@ class CacheWriter:
         """Write what all views share, then publish the manifest.
 
         Args:
-            references: the objects of views before those of the cache that predict them.
             keys: key strings in row order.
             labels: class ids [row].
             source_probes: uint8 [row, 20], when views are replayed.
+            references: the objects of views before those of the cache that predict them.
 
         Raises:
             CacheError: a shard is not committed.

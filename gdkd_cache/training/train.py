@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from gdkd_cache.cache.cache import Cache
 from gdkd_cache.cache.ensemble import Ensemble
+from gdkd_cache.cache.view import View
 from gdkd_cache.data.images.memory import decoded_once
 from gdkd_cache.data.loader import default_num_workers
 from gdkd_cache.data.recipes.presets import open_recipe
@@ -230,8 +231,8 @@ def _from_cache(
         num_workers=options.num_workers,
     )
     _refuse_mixed_labels(distillation, dataset.recipe)
-    for part in cache.caches if isinstance(cache, Ensemble) else [cache]:
-        _tell_error(part, distillation)
+    for part, view in zip(cache.caches if isinstance(cache, Ensemble) else [cache], dataset.first_views(), strict=True):
+        _tell_error(part, distillation, view)
     _LOG.info("%s", dataset.replay)
     if len(dataset) < cache.num_rows:
         _LOG.info("training on %d of the %d cached rows", len(dataset), cache.num_rows)
@@ -239,9 +240,9 @@ def _from_cache(
     return batches, dataset.recipe, dataset.size
 
 
-def _tell_error(cache: Cache, loss: Loss) -> None:
+def _tell_error(cache: Cache, loss: Loss, view: View) -> None:
     """Say what to expect of a loss that the cache was not measured for."""
-    error, request = cache.gradient_error(loss), cache.manifest.identity.request
+    error, request = cache.gradient_error(loss, view), cache.manifest.identity.request
     if error is None or error.is_measured:
         return
     asked = [*map(loss_from_json, request.losses), loss]

@@ -14,17 +14,17 @@ _SUFFIXES = (".jpg", ".jpeg")
 _HEIGHT, _WIDTH = 375, 500
 
 
-def small_images(count: int, num_classes: int = 2) -> ArraySource:
-    """Synthetic images of 32x32 in memory, as compressible as photographs are; 2048 different ones."""
+def small_images(count: int, num_classes: int = 2, side: int = 32) -> ArraySource:
+    """Synthetic square images in memory, as compressible as photographs are; 2048 different ones."""
     rng = np.random.default_rng(0)
-    walk = rng.normal(size=(min(count, 2048), 3, 32, 32)).cumsum(2).cumsum(3)
+    walk = rng.normal(size=(min(count, 2048), 3, side, side)).cumsum(2).cumsum(3)
     low, high = walk.min((1, 2, 3), keepdims=True), walk.max((1, 2, 3), keepdims=True)
-    images = np.resize(((walk - low) / (high - low) * 255).astype(np.uint8), (count, 3, 32, 32))
+    images = np.resize(((walk - low) / (high - low) * 255).astype(np.uint8), (count, 3, side, side))
     return ArraySource(
         name="small",
         images=images,
         labels=np.arange(count) % num_classes,
-        keys=[f"{row % num_classes}/{row:05d}" for row in range(count)],
+        keys=[f"{row % num_classes}/{row:07d}" for row in range(count)],
         classes=[str(number) for number in range(num_classes)],
     )
 
@@ -68,8 +68,8 @@ def write_shards(folder: Path, source: FullSource, count: int) -> str:
 
 
 def _encoded(name: str, files: dict[str, bytes]) -> EncodedSource:
-    labels = np.zeros(len(files), np.int64)
-    return EncodedSource(name=name, files=list(files.values()), labels=labels, keys=list(files), classes=["a", "b"])
+    labels, classes = np.arange(len(files)) % 10, [str(number) for number in range(10)]
+    return EncodedSource(name=name, files=list(files.values()), labels=labels, keys=list(files), classes=classes)
 
 
 def _cut(count: int) -> Iterator[tuple[str, bytes]]:

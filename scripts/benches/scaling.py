@@ -32,7 +32,7 @@ def scale(bench: Bench) -> Iterator[Figure]:
     are; more views shall take no more memory.
     """
     for axis, sizes in (_SMALLEST if bench.smoke else _SIZES).items():
-        found = [measured("measure_size", size.views, size.rows, size.classes, size.codec) for size in sizes]
+        found = [measured("measure_scale", size.views, size.rows, size.classes, size.codec) for size in sizes]
         numbers = [getattr(size, axis) for size in sizes]
         over = f"{numbers[0]:,} to {numbers[-1]:,} {axis}"
         for task in ("build", "train"):

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,16 +51,17 @@ def size(bench: Bench) -> Iterator[Figure]:
     top = top_classes(full, 5)
     for spec in _LOSSES[:1] if bench.smoke else _LOSSES:
         loss = gc.loss(spec)
-        ours = [
-            _ours(bench.folder / f"{spec}-{target}", loss, target, logits, labels)
-            for target in (_TARGETS[3:5] if bench.smoke else _TARGETS)
+        targets = _TARGETS[3:5] if bench.smoke else _TARGETS
+        ours = [_ours(bench.folder / f"{spec}-{target}", loss, logits, labels, fidelity=target) for target in targets]
+        named = [
+            _ours(bench.folder / f"{spec}-{codec}", loss, logits, labels, codec=codec) for codec in ("topk", "dense")
         ]
         theirs = []
         for name, layout in layouts(full.shape[1]).items():
             num_bytes, decoded = layout(full)
             error = gradient_error(loss, full, decoded, their_labels, top)
             theirs.append(Point(name=name, error=error, bytes=num_bytes / len(full), amortised=num_bytes / len(full)))
-        _tell(spec, ours, theirs)
+        _tell(spec, [*ours, *named], theirs)
         if bench.drawings is not None:
             _draw(bench.drawings / f"size-{full.shape[1]}-{loss.temperature:g}.svg", spec, ours, theirs)
         for point in theirs:
@@ -84,9 +86,10 @@ def _logits(bench: Bench) -> tuple[np.ndarray, np.ndarray]:
     return (means[labels] + noise).astype(np.float16), labels
 
 
-def _ours(folder: Path, loss: Loss, target: float, logits: np.ndarray, labels: np.ndarray) -> Point:
+def _ours(folder: Path, loss: Loss, logits: np.ndarray, labels: np.ndarray, **asked: Any) -> Point:
+    """A cache of the logits, packed as asked."""
     keys = [f"{row:06d}" for row in range(len(labels))]
-    manifest = gc.pack(folder, logits, keys=keys, labels=labels, fidelity=target, losses=(loss,))
+    manifest = gc.pack(folder, logits, keys=keys, labels=labels, losses=(loss,), **asked)
     cache, rows = gc.open_cache(folder), np.arange(len(labels))
     decoded = [cache.view(number).decode(rows, temperature=loss.temperature) for number in range(cache.num_views)]
     full = torch.from_numpy(logits.astype(np.float32)).flatten(0, 1)
@@ -99,7 +102,7 @@ def _ours(folder: Path, loss: Loss, target: float, logits: np.ndarray, labels: n
     shared = sum(number for name, number in sizes.items() if name.startswith(("keys/", "labels/")))
     tables = sum(number for name, number in sizes.items() if name.startswith("tables/"))
     return Point(
-        name=f"{cache.codec.name}, target {target:g}",
+        name=", ".join([cache.codec.name, *(f"{name} {value}" for name, value in asked.items() if name != "codec")]),
         error=error,
         bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / len(full),
         amortised=views / len(full) + shared / len(labels) / 40 + tables / _LARGE,

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import gdkd_cache as gc
+from benches.pictures import photographs, small_images
 from benches.timing import Bench, Figure, ratios
 from gdkd_cache.building.build import build
 from gdkd_cache.building.options import BuildOptions
@@ -29,18 +29,6 @@ from gdkd_cache.training.batches import Batches, cached_batches, rendered_batche
 from gdkd_cache.training.threads import choose_threads
 
 _LOSS = gc.loss("gdkd:k=5,w2=8,temperature=4")
-
-
-def images_of(num_rows: int, side: int, num_classes: int) -> ArraySource:
-    """Smooth random images, labelled at random: what a step costs does not depend on what they show."""
-    generator = torch.Generator().manual_seed(0)
-    coarse = torch.rand(num_rows, 3, 4, 4, generator=generator)
-    images = F.interpolate(coarse, size=side, mode="bilinear").mul(255).to(torch.uint8).numpy()
-    labels = np.random.default_rng(0).integers(0, num_classes, num_rows)
-    labels[:num_classes] = np.arange(num_classes)
-    keys = [f"{row:06d}" for row in range(num_rows)]
-    classes = [str(number) for number in range(num_classes)]
-    return ArraySource(name="synthetic", images=images, labels=labels.astype(np.int64), keys=keys, classes=classes)
 
 
 def teacher_of(name: str, source: ArraySource, device: torch.device) -> Network:
@@ -118,7 +106,7 @@ def train_overhead(bench: Bench) -> Iterator[Figure]:
     assert isinstance(digits, ArraySource)
     sizes = [("cnn-s", "cnn-l", digits, "crop", "<= 1.25")]
     if not bench.smoke:
-        sizes.append(("resnet8x4", "cnn-l", images_of(1024, 32, 100), "crop-flip", "<= 1.02"))
+        sizes.append(("resnet8x4", "cnn-l", small_images(1024, 100), "crop-flip", "<= 1.02"))
     for student, taught_by, source, recipe, goal in sizes:
         teacher = teacher_of(taught_by, source, bench.device)
         with in_threads(_threads(student, source)):
@@ -136,7 +124,7 @@ def train_overhead(bench: Bench) -> Iterator[Figure]:
 def train_live(bench: Bench) -> Iterator[Figure]:
     """An epoch of GDKD with a live teacher against one from the cache; the goal is 0.9 of what the FLOPs say."""
     student, taught_by = ("cnn-s", "cnn-l") if bench.smoke else ("resnet8x4", "resnet32x4")
-    source = images_of(128 if bench.smoke else 512, 32, 100)
+    source = small_images(128 if bench.smoke else 512, 100)
     teacher = teacher_of(taught_by, source, bench.device)
     ways = _ways(bench, student, source, teacher, "crop-flip")
     times = bench.seconds({name: ways[name] for name in ("live", "cache")}, least=0)
@@ -164,15 +152,15 @@ def build_overhead(bench: Bench) -> Iterator[Figure]:
 
     Of JPEG files also against the rendering alone: a GPU's forward runs beside it, a CPU's shares its cores.
     """
-    source = images_of(256 if bench.smoke else 2048, 32, 100)
+    source = small_images(256 if bench.smoke else 2048, 100)
     teacher = teacher_of("cnn-l" if bench.smoke else "resnet20", source, bench.device)
     times = bench.seconds(_built(bench, "memory", source, teacher, "crop-flip"), least=0)
     what = f"build of 2 views of {len(source)} images of 32x32 in memory, {teacher.description.name}"
     yield Figure(what=what, against="the bare forward", ratios=ratios(times["build"], times["forward"]), goal="<= 1.05")
 
     name, size = ("cnn-s", 32) if bench.smoke else ("torchvision:resnet18", 128)
-    files = _jpeg_folder(bench.folder / "jpeg", 16 if bench.smoke else 256)
-    teacher = teacher_of(name, images_of(64, size, 10), bench.device)
+    files = photographs(bench.jpegs, 16 if bench.smoke else 256)
+    teacher = teacher_of(name, small_images(64, len(files.classes), size), bench.device)
     times = bench.seconds(_built(bench, "files", files, teacher, f"imagenet:size={size}"), least=0)
     what = f"build of 2 views of {len(files)} JPEG files, {size}x{size}, {name}"
     alone = [max(both) for both in zip(times["rendering"], times["forward"], strict=True)]
@@ -223,21 +211,9 @@ def _built(
     return things if source.images is not None else things | {"rendering": rendering}
 
 
-def _jpeg_folder(folder: Path, num_images: int) -> FullSource:
-    """JPEG files of 500x375, as ImageNet's are, of ten classes."""
-    source = images_of(num_images, 500, 10)
-    for row, label in enumerate(source.labels.tolist()):
-        path = folder / "train" / str(label) / f"{row:06d}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(source.images[row, :, :375].transpose(1, 2, 0)).save(path, quality=90)
-    opened = gc.open_source(f"imagefolder:{folder}")
-    assert isinstance(opened, FullSource)
-    return opened
-
-
 def startup(bench: Bench) -> Iterator[Figure]:
     """The time from nothing to the first step with a cache of 100 views against one of 1 view."""
-    source = images_of(512 if bench.smoke else 4096, 8, 10)
+    source = small_images(512 if bench.smoke else 4096, 10, 8)
     teacher = teacher_of("cnn-s", source, bench.device)
     places = {}
     for num_views in (1, 8 if bench.smoke else 100):

@@ -122,9 +122,9 @@ def tables_from_bytes(data: np.ndarray, sizes: TableSizes) -> TransformTables:
         arrays[name] = np.ascontiguousarray(column_major.reshape(shape[::-1]).T)
         start += size * itemsize
     tables = TransformTables(**arrays)
-    for groups in (tables.groups, tables.reference_groups)[: 2 if sizes.num_references else 1]:
-        if start != len(data) or int(groups.sum()) != columns or not groups.all():
-            raise CacheError(f"the codec's tables hold {len(data)} bytes that do not fit its {columns} columns")
+    groups = [tables.groups, *([tables.reference_groups] if sizes.num_references else [])]
+    if start != len(data) or any(int(own.sum()) != columns or not own.all() for own in groups):
+        raise CacheError(f"the codec's tables hold {len(data)} bytes that do not fit its {columns} columns")
     variances = np.concatenate([tables.variances, tables.reference_variances])
     if not (np.isfinite(variances).all() and (variances > 0).all()):
         raise CacheError("the codec's tables hold a variance that is no finite number above 0: the cache is damaged")

@@ -1,6 +1,6 @@
 """Time and memory of a build and a training of one size: a process of the row `scale`.
 
-python -m benches.measure_size VIEWS ROWS CLASSES CODEC
+python -m benches.measure_scale VIEWS ROWS CLASSES CODEC
 """
 
 import json
@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 
 from benches.memory import begin_peak, peak
+from benches.pictures import small_images
 from gdkd_cache import open_cache
 from gdkd_cache.building.build import build
 from gdkd_cache.building.options import BuildOptions
@@ -24,18 +24,6 @@ from gdkd_cache.models.network import Network
 from gdkd_cache.store.facts import TeacherFacts
 
 _BATCH = 1024
-
-
-def source_of(num_rows: int, num_classes: int) -> ArraySource:
-    """Images of 8x8 in memory."""
-    rng = np.random.default_rng(0)
-    return ArraySource(
-        name="tiny",
-        images=rng.integers(0, 256, (num_rows, 3, 8, 8), np.uint8),
-        labels=rng.integers(0, num_classes, num_rows),
-        keys=[f"{row:07d}" for row in range(num_rows)],
-        classes=[str(number) for number in range(num_classes)],
-    )
 
 
 def teacher_of(source: ArraySource) -> Network:
@@ -85,5 +73,7 @@ if __name__ == "__main__":
     *numbers, codec = sys.argv[1:]
     num_views, num_rows, num_classes = map(int, numbers)
     with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
-        build_and_train(Path(first), 1, source_of(64, 10), "topk")  # what is loaded at first use counts in no size
-        print(json.dumps(build_and_train(Path(second), num_views, source_of(num_rows, num_classes), codec)))
+        build_and_train(
+            Path(first), 1, small_images(64, 10, 8), "topk"
+        )  # what is loaded at first use counts in no size
+        print(json.dumps(build_and_train(Path(second), num_views, small_images(num_rows, num_classes, 8), codec)))
