@@ -101,7 +101,7 @@ def test_any_dtype_of_logits(spec: str, dtype: torch.dtype) -> None:
     codec = _fitted(spec, 20)
     decoded, top = decode_rows(codec, codec.encode(logits.to(dtype), labels), labels)
     assert decoded.dtype == torch.float32
-    assert torch.equal(top.classes, losses.top_classes(logits.to(dtype), 8))
+    assert torch.equal(top.classes, losses.top_classes(logits.to(dtype), codec.num_top))
 
 
 def test_gaps_that_do_not_fit_are_refused() -> None:

@@ -180,7 +180,7 @@ def test_json_that_lies(tmp_path: Path, caches: dict[str, Path], few: ArraySourc
         ("dense", "logits", lambda a: a.__setitem__((2, 0), np.inf), "row 2 holds a number that is not finite"),
         ("dense", "logits", lambda a: a.__setitem__((2, 0), np.nan), "no data for row 2"),
         ("topk", "tail", lambda a: a.__setitem__((2, 0), np.inf), "row 2 holds a number that is not finite"),
-        ("topk", "label", lambda a: a.__setitem__(slice(None), 1), "a label's logit above those of its top"),
+        ("topk", "label", lambda a: a.__setitem__(slice(None), 0), "a label's logit above those of its top"),
         ("transform:step=0.3", "packed", lambda a: a.__setitem__((5, 0), 255), "no data for row 5"),
         ("transform:step=0.3", "tables", lambda a: a.__setitem__(slice(-60, None), 0), "the codec's tables hold"),
         ("dense", "labels", lambda a: a.__setitem__(7, 10), "a class id of 10"),
@@ -294,7 +294,7 @@ def test_any_unfinished_build(tmp_path: Path, few: ArraySource, teacher: Network
     whole = build_small(tmp_path / "whole", few, teacher, **options).manifest.digest
     unfinished = tmp_path / "unfinished"
     with pytest.raises(KeyboardInterrupt):
-        build_small(unfinished, few, counting(teacher, 100)[0], **options)
+        build_small(unfinished, few, counting(teacher, 140)[0], **options)
     names = ["build.json", *(p.relative_to(unfinished).as_posix() for p in sorted(unfinished.glob("ledger/*/*.json")))]
     assert len(names) > 2
     resumed = 0

@@ -338,7 +338,7 @@ def test_parts_of_other_references(whole: Path, tmp_path: Path, digits: ArraySou
     copy(whole, second, views=range(4, 7))
     layout = open_cache(second).reference_layouts["packed"]
     shard = layout.decode({name: (second / name).read_bytes() for name in layout.object_names(1)}, 1)[:70].copy()
-    shard[3] = shard[4]
+    shard[3] = shard[(shard != shard[3]).any(-1)][0]
     for name, data in layout.encode(shard, view=1).items():
         forge_object(second, name, data)
     with pytest.raises(MismatchError, match="predicted from view 1, which differs"):

@@ -15,7 +15,7 @@ from gdkd_cache.building.options import BuildOptions
 from gdkd_cache.cache.cache import open_cache
 from gdkd_cache.cache.references import ReferenceRows
 from gdkd_cache.codec.base import Codec
-from gdkd_cache.codec.calibration import Calibration, calibration_rows, sampled_rows, sampled_views
+from gdkd_cache.codec.calibration import Calibration, calibration_rows, calibration_views, sampled_rows, sampled_views
 from gdkd_cache.codec.fidelity import Fidelity
 from gdkd_cache.codec.views import SampledViews
 from gdkd_cache.data.images.memory import decoded_once
@@ -79,7 +79,7 @@ class Builder:
             theirs = self._given.manifest.identity.views
             source_checks = theirs is not None and theirs.source_checks  # which all parts of one cache have, or none
         self._source_checks = source_checks
-        self._said: dict[bytes, Tensor] = {}  # by the rows of a batch of view 0
+        self._said: dict[tuple[int, bytes], Tensor] = {}  # by view and rows of a batch
         self._probed = probed(hash_keys(self.keys))
         self.renderer = self._renderer()
         self._view_size = self.renderer[ViewRequest((0,), np.arange(1))][0].pixels.shape[2:]
@@ -176,23 +176,25 @@ class Builder:
     def calibrate(self) -> Calibration:
         """Run the teacher on view 0 of the rows that calibration needs: those of the smallest key hashes.
 
-        Where views may be predicted from others, also on the next views of some of these. Where they are all rows,
-        `compute` takes what the teacher said of the batches of view 0 that it would show it again.
+        Where they are few for so many classes, also on the next views of them; where views may be predicted from
+        others, on the next views of some. Of views whose rows it saw all, `compute` takes what the teacher said of the
+        batches that it would show it again.
 
         Raises:
             ModelError: the teacher gives NaN or infinity.
             SourceError: an image cannot be read.
             UsageError: references are asked for that the views cannot have.
         """
-        options, hashes = self._options, hash_keys(self.keys)
-        wanted = calibration_rows(len(hashes), len(self._source.classes))
+        options, hashes, num_classes = self._options, hash_keys(self.keys), len(self._source.classes)
+        wanted = calibration_rows(len(hashes), num_classes)
         rows = np.sort(np.argsort(hashes, kind="stable")[:wanted])
+        num_whole = calibration_views(len(rows), num_classes, options.num_views)
         num_sampled, wanted = sampled_views(options.request, len(rows), options.num_views, self._unpredictable())
         some = sampled_rows(len(rows), wanted)
-        requests = requests_for(0, rows, options.batch_size)
-        for view in range(1, num_sampled):
-            requests += requests_for(view, rows[some], options.batch_size)
-        logits: list[list[Tensor]] = [[] for _ in range(max(num_sampled, 1))]
+        requests = []
+        for view in range(max(num_whole, num_sampled)):
+            requests += requests_for(view, rows if view < num_whole else rows[some], options.batch_size)
+        logits: list[list[Tensor]] = [[] for _ in range(max(num_whole, num_sampled))]
         labels, sizes = [], []
         with progress("calibrate", sum(len(request.rows) for request in requests), "images") as advance:
             for batch in self._stream(requests):
@@ -200,10 +202,11 @@ class Builder:
                 if batch.view == 0:
                     labels.append(batch.targets.labels)
                     sizes.append(batch.sizes)
-                    if len(rows) == len(hashes):
-                        self._said[batch.rows.tobytes()] = logits[0][-1]
+                if batch.view < num_whole and len(rows) == len(hashes):
+                    self._said[batch.view, batch.rows.tobytes()] = logits[batch.view][-1]
                 advance(len(batch.rows))
-        first, *others = map(torch.cat, logits)
+        whole, others = map(torch.cat, logits[:num_whole]), map(torch.cat, logits[num_whole:])
+        first = torch.stack(list(whole))
         views = None
         if num_sampled:
             nearness = Nearness(self.recipe, options.seed, hashes)
@@ -212,7 +215,7 @@ class Builder:
                 for view in range(num_sampled)
             ]
             views = SampledViews(
-                logits=torch.stack([first[torch.from_numpy(some)], *others]).float(),
+                logits=torch.stack([*first[:num_sampled, torch.from_numpy(some)], *others]).float(),
                 labels=torch.cat(labels)[torch.from_numpy(some)],
                 weights=torch.from_numpy(np.stack(near)).transpose(1, 2),
                 num_views=options.num_views,
@@ -307,7 +310,7 @@ class Builder:
         Raises:
             ModelError: NaN or infinity; it names the key.
         """
-        said = self._said.pop(batch.rows.tobytes(), None) if batch.view == 0 else None
+        said = self._said.pop((batch.view, batch.rows.tobytes()), None)
         if said is not None:
             return said.to(self._teacher.device)
         logits = self._teacher.logits(batch.pixels)

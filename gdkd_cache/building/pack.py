@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gdkd_cache.cache.references import ReferenceRows
-from gdkd_cache.codec.calibration import Calibration, calibration_rows, sampled_rows, sampled_views
+from gdkd_cache.codec.calibration import Calibration, calibration_rows, calibration_views, sampled_rows, sampled_views
 from gdkd_cache.codec.fidelity import ENCODE_ROWS
 from gdkd_cache.codec.registry import AUTO
 from gdkd_cache.codec.request import CodecRequest
@@ -116,10 +116,10 @@ def pack(
         return found.manifest
     if isinstance(found, Empty):
         chosen = np.sort(np.argsort(hash_keys(keys), kind="stable")[: calibration_rows(num_rows, num_classes)])
-        sample = torch.cat([_rows(views[0], slice(row, row + 1), 0, keys) for row in chosen.tolist()])
+        number = calibration_views(len(chosen), num_classes, len(views))
         calibration = Calibration(
             request,
-            sample,
+            _gathered(views[:number], chosen, keys),
             labels[torch.from_numpy(chosen)],
             stored_rows=num_rows * len(views),
             views=_sampled(request, views, chosen, keys, labels),
@@ -162,12 +162,16 @@ def _sampled(
     number, wanted = sampled_views(request, len(chosen), len(views))
     if not number:
         return None
-    rows = chosen[sampled_rows(len(chosen), wanted)].tolist()
-    logits = [
-        torch.cat([_rows(view, slice(row, row + 1), i, keys) for row in rows]) for i, view in enumerate(views[:number])
-    ]
+    rows = chosen[sampled_rows(len(chosen), wanted)]
+    logits = _gathered(views[:number], rows, keys)
     weights = torch.full((number, number, len(rows)), NEAREST, dtype=torch.int16)
-    return SampledViews(logits=torch.stack(logits), labels=labels[rows], weights=weights, num_views=len(views))
+    return SampledViews(logits=logits, labels=labels[torch.from_numpy(rows)], weights=weights, num_views=len(views))
+
+
+def _gathered(views: list[Logits], rows: np.ndarray, keys: Sequence[str]) -> Tensor:
+    """Rows of the first views, int64 [n]: float32 [view, n, class]."""
+    of_view = [[_rows(view, slice(row, row + 1), i, keys) for row in rows.tolist()] for i, view in enumerate(views)]
+    return torch.stack([torch.cat(own) for own in of_view])
 
 
 def _slices(stop: int, start: int = 0) -> list[slice]:

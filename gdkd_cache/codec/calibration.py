@@ -18,7 +18,9 @@ from gdkd_cache.codec.views import SampledViews
 from gdkd_cache.errors import UsageError
 
 _CALIBRATION_VALUES = 2**28
-_SAMPLE_ROWS = 4096
+_MEASURED_VALUES = 2**21
+_MEASURED_ROWS = (1024, 4096)
+_ROWS_A_CLASS = 16
 _SAMPLED_ROWS = 2048
 _FEWEST_SAMPLED = 512
 _LATER_VIEWS = 2
@@ -49,6 +51,18 @@ class Choice:
 def calibration_rows(num_rows: int, num_classes: int) -> int:
     """How many rows to calibrate on: the larger of 4096 and 40 a class, at most all, and at most 1 GiB of logits."""
     return min(num_rows, max(4096, 40 * num_classes), max(_CALIBRATION_VALUES // num_classes, 1))
+
+
+def calibration_views(num_rows: int, num_classes: int, num_views: int) -> int:
+    """How many views, the first ones, to calibrate on: more than one where there are fewer than 16 rows a class.
+
+    Args:
+        num_rows: calibration rows.
+        num_classes: of the logits.
+        num_views: there are at most.
+    """
+    affordable = max(_CALIBRATION_VALUES // (num_classes * max(num_rows, 1)), 1)
+    return min(num_views, affordable, max(-(-_ROWS_A_CLASS * num_classes // max(num_rows, 1)), 1))
 
 
 def sampled_views(
@@ -103,18 +117,22 @@ def sampled_rows(num_rows: int, wanted: int) -> np.ndarray:
 class Calibration:
     """Calibration rows, and the codecs that can be fitted to them.
 
-    Every fourth row is held out: codecs are fitted to the others and measured on these.
+    Every fourth row is held out, in all views: codecs are fitted to the others and measured on these, which are other
+    images.
 
     Args:
         request: what is asked for.
-        logits: float [row, class], finite; `calibration_rows` of view 0.
+        logits: float [row, class] or [view, row, class], finite; `calibration_rows` of view 0, or of the first
+            `calibration_views`.
         labels: int64 [row].
         stored_rows: how many rows times views share the codec's tables, for comparing sizes.
         views: the first views of some of the rows, every fourth of which is one that is held out; None where no view
             shall be predicted from others.
 
     Attributes:
-        fitted: logits float32 [row, class] and labels int64 [row] to fit to.
+        fitted: logits float32 [row, class] and labels int64 [row] to fit to, of all views.
+        num_rows, num_classes: of the logits, all views counted.
+        stored_rows: how many rows times views share the codec's tables.
         views: the views of those rows of them that are not held out.
 
     Raises:
@@ -132,16 +150,19 @@ class Calibration:
     ) -> None:
         request.check(logits.shape[-1])
         self.request = request
-        self.num_rows, self.num_classes = logits.shape
-        self._stored_rows = stored_rows
-        logits = logits.float().cpu()
-        labels = labels.cpu()
-        held_out = torch.arange(len(logits)) % 4 == 3
+        self.num_classes = logits.shape[-1]
+        self.stored_rows = stored_rows
+        logits, labels = logits.float().cpu().reshape(-1, len(labels), self.num_classes), labels.cpu()
+        self.num_rows = logits[..., 0].numel()
+        held_out = torch.arange(len(labels)) % 4 == 3
         if not held_out.any():
             held_out[:] = True  # too few rows to spare any: measured on what it was fitted to
-        fitted = ~held_out if len(logits) >= 4 else held_out
-        self._held_out = logits[held_out][:_SAMPLE_ROWS], labels[held_out][:_SAMPLE_ROWS]
-        self.fitted = logits[fitted], labels[fitted]
+        fitted = ~held_out if len(labels) >= 4 else held_out
+        least, most = _MEASURED_ROWS
+        measured = min(max(_MEASURED_VALUES // self.num_classes, least), most)
+        some, theirs = _of_rows(logits, labels, held_out)
+        self._held_out = some[:measured], theirs[:measured]
+        self.fitted = _of_rows(logits, labels, fitted)
         self._all_views, self.views, self._held_out_views = views, None, None
         if views is not None:
             apart = torch.arange(len(views.labels)) % 4 == 3
@@ -192,7 +213,7 @@ class Calibration:
     def fits_memory(self, codec: Codec) -> bool:
         """Whether what its references say of all rows takes at most 2 GiB, as readers hold it."""
         assert self.views is not None
-        rows = self._stored_rows / self.views.num_views
+        rows = self.stored_rows / self.views.num_views
         return rows * codec.num_references * codec.num_predicted <= _REFERENCE_BYTES
 
     def choose(self) -> Choice:
@@ -227,11 +248,16 @@ class Calibration:
     def table_bytes(self, codec: Codec) -> float:
         """A view's share of the codec's tables."""
         tables = codec.tables_bytes()
-        return _compressed(tables) / self._stored_rows if tables.size else 0.0
+        return _compressed(tables) / self.stored_rows if tables.size else 0.0
 
     def _meets(self, choice: Choice) -> bool:
         served = choice.fidelity.gradient_error
         return len(served) == len({*map(str, self.request.losses)}) and choice.worst_error <= self.request.fidelity
+
+
+def _of_rows(logits: Tensor, labels: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits [view * row, class] and labels of some rows, bool [row], of all views."""
+    return logits[:, rows].flatten(0, 1), labels[rows].repeat(len(logits))
 
 
 def _size(columns: Mapping[str, Tensor]) -> float:

@@ -1,6 +1,7 @@
 """`topk`: the k largest logits, the label's logit and the exact mass of the rest, spread uniformly."""
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -32,6 +33,10 @@ from gdkd_cache.losses.registry import LOSSES
 if TYPE_CHECKING:
     from gdkd_cache.codec.calibration import Calibration
 
+_FINE = 1 / 64
+_COARSER = 6
+_FURTHER = 3
+_MOST_SEARCHED = 128
 _MAX_STEPS = 2**16 - 2
 _MOST_TEMPERATURE = 2**64  # a tail of float16 times this is finite in float32
 
@@ -40,7 +45,16 @@ _MOST_TEMPERATURE = 2**64  # a tail of float16 times this is finite in float32
 class TopKOptions(CodecOptions):
     """Options of `topk`."""
 
-    step: float = option(1 / 64, "quantisation step of the top logits, in logits", above=0, most=2**64)
+    k: int | None = option(
+        None, "classes kept in exact rank order", least=1, unset="8, what the losses need, or more to meet the fidelity"
+    )
+    step: float | None = option(
+        None,
+        "quantisation step of the top logits, in logits",
+        above=0,
+        most=2**64,
+        unset="the coarsest that meets the fidelity, 1/64 where none does",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +73,7 @@ class TopKCodec(Codec):
     """
 
     Options = TopKOptions
+    searches = True
 
     temperatures: tuple[float, ...] = (4.0,)
     step: float = 1 / 64
@@ -73,12 +88,32 @@ class TopKCodec(Codec):
 
     @classmethod
     def fit(cls, calibration: "Calibration", options: TopKOptions, fidelity: float) -> "TopKCodec":
-        return cls(
-            num_classes=calibration.num_classes,
-            num_top=calibration.num_top(options),
-            temperatures=calibration.request.temperatures,
-            step=options.step,
-        )
+        least = calibration.num_top(options)
+
+        def codec(k: int, step: float = _FINE) -> TopKCodec:
+            temperatures = calibration.request.temperatures
+            return cls(
+                num_classes=calibration.num_classes, num_top=k, temperatures=temperatures, step=options.step or step
+            )
+
+        def meets(codec: TopKCodec) -> bool:
+            served = all(codec.refusal(loss) is None for loss in calibration.request.losses)
+            return served and calibration.error(codec) <= fidelity
+
+        # Most of few classes are no head of a distribution: other codecs serve more losses for about the same bytes.
+        most = min(_MOST_SEARCHED, calibration.num_classes // 4)
+        numbers = range(least, (least if options.k else most) + 1)
+        fewest = bisect_left(numbers, True, key=lambda k: meets(codec(k)))
+        if fewest == len(numbers):
+            return codec(least)
+        if options.step is not None:
+            return codec(numbers[fewest])
+        # A class more may let the others be coarser.
+        powers, candidates = range(_COARSER + 1), []
+        for k in numbers[fewest : fewest + _FURTHER]:
+            fine = bisect_left(powers, True, lo=1, key=lambda power: not meets(codec(k, _FINE * 2**power))) - 1
+            candidates.append(codec(k, _FINE * 2**fine))
+        return min(candidates, key=lambda one: calibration.choice(one).bytes_per_view)
 
     def columns(self) -> dict[str, Column]:
         return {

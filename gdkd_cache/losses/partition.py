@@ -26,6 +26,7 @@ from gdkd_cache.errors import UsageError
 
 _SHARES = {"forward": (1.0, 0.0), "reverse": (0.0, 1.0), "both": (0.5, 0.5)}
 KL_KINDS = tuple(_SHARES)
+_SELECTED_CLASSES = 256
 _ELEMENTS_OF_A_THREAD = 2**17
 _MOST_ELEMENTS = 2**25
 
@@ -216,7 +217,16 @@ def _dot(one: Tensor, other: Tensor) -> Tensor:
 
 def top_classes(logits: Float[Tensor, "*batch class"], k: int) -> Int[Tensor, "*batch {k}"]:
     """The k classes of largest logit in rank order; equal logits: the lower class id first."""
-    return logits.sort(dim=-1, descending=True, stable=True).indices[..., :k]
+    if logits.shape[-1] < _SELECTED_CLASSES or k > logits.shape[-1] // 4:
+        return logits.sort(dim=-1, descending=True, stable=True).indices[..., :k]
+    # A few of many are selected, then put in order; where others equal the last of them, the whole row is sorted.
+    values, classes = logits.topk(k)
+    classes = classes.sort(dim=-1).values
+    order = logits.gather(-1, classes).sort(dim=-1, descending=True, stable=True).indices
+    classes, last = classes.gather(-1, order), values[..., -1:]
+    if (tied := (logits >= last).sum(-1) != k).any():
+        classes[tied] = logits[tied].sort(dim=-1, descending=True, stable=True).indices[..., :k]
+    return classes
 
 
 def ranked_groups(teacher: Tensor, top: Tensor | None, sizes: Sequence[int]) -> Partition:

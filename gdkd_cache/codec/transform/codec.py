@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import starmap
 from typing import TYPE_CHECKING, Any
 
@@ -23,16 +24,18 @@ from gdkd_cache.codec.base import (
 )
 from gdkd_cache.codec.transform.head import decode_head, encode_head
 from gdkd_cache.codec.transform.patterns import Patterns
-from gdkd_cache.codec.transform.quantise import quantise, sensitivity
+from gdkd_cache.codec.transform.quantise import POWER, quantise, sensitivity
 from gdkd_cache.codec.transform.tables import MOST_REFERENCES, TableSizes, TransformTables, tables_from_bytes
-from gdkd_cache.errors import GdkdCacheError
+from gdkd_cache.errors import CacheError, GdkdCacheError
 from gdkd_cache.fields import option
 from gdkd_cache.losses.base import Loss, loss_from_json
-from gdkd_cache.threads import one_thread
+from gdkd_cache.threads import mapped, one_thread
 
 if TYPE_CHECKING:
     from gdkd_cache.codec.calibration import Calibration
 
+VERSION = 2
+"""Of the encoder: 1, of gdkd-cache 0.1.0, takes sensitivities to the power 1.5 and a batch at a time."""
 QUARTERS = 4
 BASIS_SCALE = 127
 HEAD_WEIGHT = 20.0
@@ -45,6 +48,8 @@ _CANDIDATES = (4, 8)
 """Numbers of references that are tried where none is asked for."""
 _REFERENCE = "reference_"
 """What the tables of views that predict others are called before their names."""
+_FIRST_POWER = 1.5
+_QUANTISED_ROWS = 512
 _DECODE_VALUES = 2**19
 """Logits decoded at once: what fits the processor's caches, and bounds the memory of a batch of many classes."""
 
@@ -87,6 +92,7 @@ class TransformCodec(Codec):
         losses: the losses that it was fitted for; it serves all others too, at an error of their own.
         tables: the fitted arrays.
         references: how many views, the first ones, predict all later ones, and each of them those after it.
+        version: of the encoder, so that rows encoded again are the same bytes; decoding is the same in all.
     """
 
     Options = TransformOptions
@@ -99,6 +105,7 @@ class TransformCodec(Codec):
     losses: tuple[Loss, ...]
     tables: TransformTables
     references: int = 0
+    version: int = 1
     _patterns: dict[str, Patterns] = field(init=False)
     _resident: dict[tuple[str, torch.device, torch.dtype], Tensor] = field(init=False)
     _order: np.ndarray | None = field(init=False)
@@ -106,6 +113,8 @@ class TransformCodec(Codec):
     def __post_init__(self) -> None:
         check_num_top(self.num_top, self.num_classes)
         check_step(self.step)
+        if not 1 <= self.version <= VERSION:
+            raise CacheError(f"codec transform has version {self.version}; this gdkd-cache knows 1 to {VERSION}")
         patterns = {"": Patterns(self.tables.costs, self.tables.groups)}
         if self.references:
             patterns[_REFERENCE] = Patterns(self.tables.reference_costs, self.tables.reference_groups)
@@ -216,20 +225,33 @@ class TransformCodec(Codec):
         prediction = self._prediction(top1, labels, references)
         return centred, centred - self._scores(prediction).float() * self.unit, prediction
 
-    @one_thread()
     def quantised(self, logits: Tensor, labels: Tensor, references: References | None = None) -> Tensor:
         """The integers that are stored: int64 [row, column], columns coefficients, ranks, corrections, top-1 code.
+
+        On a CPU always the same rows are quantised together, in as many threads as this one has for its work.
 
         Args:
             logits: float32 [row, class].
             labels: int64 [row].
             references: of a view that is predicted from some.
         """
+        parts = [part.split(_QUANTISED_ROWS) for part in (logits, labels, *(references or ()))]
+        number = torch.get_num_threads()
+        with one_thread():
+            if self.version == 1 or logits.device.type != "cpu":
+                return self._quantised(logits, labels, *(references or ()))
+            calls = (partial(self._quantised, *part) for part in zip(*parts, strict=True))
+            return torch.cat(list(mapped(lambda call: call(), calls, number)))
+
+    def _quantised(self, logits: Tensor, labels: Tensor, *references: Tensor) -> Tensor:
+        known = References(*references) if references else None
         top = exact_top(logits, self.num_top)
         top1 = top.classes[:, 0]
-        centred, residual, prediction = self.residual(logits, top1, labels, references)
-        kind = self._kind(_number(references))
-        weights = sensitivity(self.losses, logits, labels, top.classes) / self.weight_scale
+        centred, residual, prediction = self.residual(logits, top1, labels, known)
+        kind = self._kind(_number(known))
+        first = self.version == 1
+        power = _FIRST_POWER if first else POWER
+        weights = sensitivity(self.losses, logits, labels, top.classes, power) / self.weight_scale
         # Ids cost bits where the reconstruction misranks them: the top classes are kept accurate.
         kept = weights.gather(-1, top.classes).clamp(min=HEAD_WEIGHT * self.penalty)
         device = logits.device
@@ -240,6 +262,7 @@ class TransformCodec(Codec):
             self._tensor(f"{kind}costs", device, torch.float32)[: self.num_components, 1:] / 16,
             self._tensor(f"{kind}variances", device, torch.float32),
             self.penalty,
+            mirrored=not first,
         ).long()
         scores = self._scores(prediction + QUARTERS * steps)
         values = (centred.gather(-1, top.classes).double() / self.unit).round().long()
@@ -345,12 +368,13 @@ class TransformCodec(Codec):
             "num_groups": len(self.tables.groups),
             "tables_bytes": self.tables_bytes().size,
             **(sizes if self.references else {}),
+            **({"version": self.version} if self.version > 1 else {}),
         }
 
     @classmethod
     def json_kinds(cls) -> dict[str, Any]:
         numbers = dict.fromkeys(("num_classes", "num_top", "num_components", "num_groups", "tables_bytes"), int)
-        numbers |= dict.fromkeys(("references?", "num_predicted?", "num_reference_groups?"), int)
+        numbers |= dict.fromkeys(("references?", "num_predicted?", "num_reference_groups?", "version?"), int)
         return {**numbers, **dict.fromkeys(("step", "penalty", "weight_scale"), float), "losses": [object]}
 
     @classmethod

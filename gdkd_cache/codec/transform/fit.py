@@ -1,146 +1,68 @@
-"""Fit a transform codec to calibration rows: statistics once, then tables for any step."""
-
-from collections.abc import Sequence
-from dataclasses import dataclass
+"""Fit a transform codec's tables to calibration rows, for a step."""
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from gdkd_cache.codec.base import exact_top
-from gdkd_cache.codec.transform.codec import BASIS_SCALE, LABEL_WEIGHT, QUARTERS, TransformCodec
+from gdkd_cache.codec.transform.codec import BASIS_SCALE, QUARTERS, VERSION, TransformCodec
 from gdkd_cache.codec.transform.patterns import column_costs, group_columns
-from gdkd_cache.codec.transform.quantise import sensitivity
-from gdkd_cache.codec.transform.tables import MOST_COMPONENTS, TransformTables, no_references
-from gdkd_cache.losses.base import Loss
-from gdkd_cache.threads import one_thread
+from gdkd_cache.codec.transform.statistics import Statistics
+from gdkd_cache.codec.transform.tables import TransformTables, no_references
 
-_SHRINKAGE = 4.0
-_FULL_EIGENPROBLEM = 1024
-_LEAST_VARIANCE = 0.12
+_LEAST_VARIANCE = 0.06  # of a component worth coding, in steps squared
+TRUSTED_VARIANCE = 0.13
+"""Least that the quantiser is told, in steps squared: to pull components further to 0 costs more than it saves."""
 _PENALTY = 0.05
-_PASSES = 3
+_PASSES = 2
+_FITTED_VALUES = 2**21
+_FEWEST_FITTED = 2048
 _ENCODE_ROWS = 2048
+_FREE_VARIANCE = 0.25
+_MEAN_BITS = 2
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Statistics:
-    """What calibration rows say of a teacher, whatever the step.
-
-    Attributes:
-        logits: float32 [row, class].
-        labels: int64 [row].
-        num_top: how many exact classes the codec shall keep.
-        losses: what it shall serve best.
-        mean: float64 [class], mean centred logits.
-        seen: int64 [seen class], the classes that are the top-1 of some row.
-        class_means: float64 [seen class, class], their rows' mean deviation, shrunk towards 0 where rare.
-        variances: float64 [component], descending.
-        basis: float64 [class, component], orthonormal.
-        weight_scale: mean sensitivity.
-    """
-
-    logits: Tensor
-    labels: Tensor
-    num_top: int
-    losses: tuple[Loss, ...]
-    mean: np.ndarray
-    seen: np.ndarray
-    class_means: np.ndarray
-    variances: np.ndarray
-    basis: np.ndarray
-    weight_scale: float
-
-
-@one_thread()
-def gather_statistics(logits: Tensor, labels: Tensor, *, num_top: int, losses: Sequence[Loss]) -> Statistics:
-    """Means, and the Karhunen-Loeve basis of what they leave.
-
-    A class seen n times as top-1 has its mean weighed by n / (n + 4), so that classes that calibration never saw are
-    predicted by the overall mean; the variances are pulled to their mean with weight (C / rows)**2. Up to 1024
-    classes the basis is the covariance's full eigenbasis; above, the leading 256 components by a randomised
-    decomposition of the rows (seeded), in O(rows * classes * 256) time and O(rows * classes) memory.
-
-    Args:
-        logits: float32 [row, class], at least one row.
-        labels: int64 [row].
-        num_top: 1 <= num_top < class.
-        losses: the declared losses.
-    """
-    num_rows, num_classes = logits.shape
-    centred = (logits - logits.mean(-1, keepdim=True)).double()
-    top = exact_top(logits, num_top)
-    top1, mean = top.classes[:, 0], centred.mean(0)
-    seen, position, counts = top1.unique(return_inverse=True, return_counts=True)
-    sums = torch.zeros(len(seen), num_classes, dtype=torch.float64).index_add_(0, position, centred - mean)
-    class_means = sums / (counts + _SHRINKAGE)[:, None]
-    place = torch.full((num_classes,), len(seen)).scatter(0, seen, torch.arange(len(seen)))
-    of_label = torch.cat([class_means, torch.zeros(1, num_classes, dtype=torch.float64)])[place[labels]]
-    other = (labels != top1).double()[:, None] * (LABEL_WEIGHT / 256) * of_label
-    residual = centred - mean - class_means[position] - other
-    if num_classes <= _FULL_EIGENPROBLEM:
-        variances, basis = torch.linalg.eigh(residual.T @ residual / num_rows)
-        variances, basis = variances.flip(0), basis.flip(1)
-    else:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            _, singular, basis = torch.svd_lowrank(residual, q=min(MOST_COMPONENTS + 16, *residual.shape), niter=3)
-        variances = singular.square() / num_rows
-    # Fewer rows than a few per class leave directions unseen: pull the variances towards their mean.
-    doubt = (num_classes / num_rows) ** 2
-    variances = (variances.clamp(min=0) + doubt * variances.clamp(min=0).mean()) / (1 + doubt)
-    # A basis vector's sign is arbitrary: fix it, for the same bytes from every run.
-    signs = basis.gather(0, basis.abs().argmax(0, keepdim=True)).sign()
-    weights = sensitivity(losses, logits, labels, top.classes)
-    return Statistics(
-        logits=logits,
-        labels=labels,
-        num_top=num_top,
-        losses=tuple(losses),
-        mean=mean.numpy(),
-        seen=seen.numpy(),
-        class_means=class_means.numpy(),
-        variances=variances.numpy(),
-        basis=(basis * torch.where(signs == 0, 1, signs)).numpy(),
-        weight_scale=max(float(weights.mean()), 1e-12),
-    )
-
-
-def fit_transform(statistics: Statistics, step: float, *, group: bool = True) -> TransformCodec:
-    """Fit the tables for one step: components worth coding, cost models, and groups of columns.
+def fit_transform(
+    statistics: Statistics, step: float, *, most: int | None = None, group: bool = True
+) -> TransformCodec:
+    """Fit the tables for one step: components worth coding, class means that pay, cost models, groups of columns.
 
     Args:
         statistics: of the calibration rows.
         step: quantisation step in logits, above 0.
+        most: components at most; None takes all that are worth their bytes in a row.
         group: merge columns into bytes; without it (which is faster) the reconstruction is the same.
     """
-    num_classes, most = len(statistics.mean), min(MOST_COMPONENTS, len(statistics.mean) - 1)
-    worth = int((statistics.variances > step * step * _LEAST_VARIANCE).sum())
-    num_components = min(max(worth, 1), most, statistics.basis.shape[1])
-    basis = statistics.basis[:, :num_components]
+    num_classes, num_top = len(statistics.mean), statistics.num_top
+    variances = statistics.variances / step**2
+    worth = int((variances > _LEAST_VARIANCE).sum())
+    num_components = min(max(worth, 1), most or statistics.basis.shape[1], statistics.basis.shape[1])
+    basis, variances = statistics.basis[:, :num_components], variances[:num_components]
     unit = step / (QUARTERS * BASIS_SCALE)
+    class_means = np.rint(statistics.class_means[:, :num_components] / step * QUARTERS)
+    spread = statistics.spread[:num_components] / step**2
+    pays = _pay(class_means, variances, spread, statistics.stored_rows)
     means = np.zeros((num_classes, num_components))
-    means[statistics.seen] = np.rint(statistics.class_means @ basis / step * QUARTERS)
+    means[statistics.seen] = class_means * pays
     tables = {
         "basis": np.rint(basis * BASIS_SCALE).astype(np.int8),
         "mean": np.clip(np.rint(statistics.mean / unit), -(2**31), 2**31 - 1).astype(np.int32),
         "class_means": np.clip(means, -(2**15), 2**15 - 1).astype(np.int16),
-        "variances": (statistics.variances[:num_components] / step**2 + 1e-6).astype(np.float32),
+        "variances": np.maximum(np.where(pays, variances, spread), TRUSTED_VARIANCE).astype(np.float32),
     }
-    num_columns = num_components + 2 * statistics.num_top
+    num_columns = num_components + 2 * num_top
     signed = np.zeros(num_columns, bool)
     signed[:num_components] = True
-    signed[num_components + statistics.num_top - 1 : -1] = True
+    signed[num_components + num_top - 1 : -1] = True
     costs, groups = np.full((num_columns, 3), 16, np.uint8), np.ones(num_columns, np.uint8)
 
     def codec(penalty: float) -> TransformCodec:
         return TransformCodec(
             num_classes=num_classes,
-            num_top=statistics.num_top,
+            num_top=num_top,
             step=step,
             penalty=penalty,
             weight_scale=statistics.weight_scale,
             losses=statistics.losses,
+            version=VERSION,
             tables=TransformTables(**tables, costs=costs, groups=groups, **no_references()),
         )
 
@@ -155,6 +77,21 @@ def fit_transform(statistics: Statistics, step: float, *, group: bool = True) ->
     return codec(_PENALTY * step * step)
 
 
+def _pay(class_means: np.ndarray, variances: np.ndarray, spread: np.ndarray, stored_rows: int) -> np.ndarray:
+    """Of which components the class means save more bits, over all rows, than they take: bool [component].
+
+    Args:
+        class_means: [seen class, component], in quarter steps.
+        variances, spread: [component], of the coefficients with and without them, in steps squared.
+        stored_rows: how many rows share them.
+    """
+    saved = 0.5 * np.log2((spread + _FREE_VARIANCE) / (variances + _FREE_VARIANCE)) * stored_rows
+    return saved > (np.log2(1 + np.sqrt(np.square(class_means).mean(0))) + _MEAN_BITS) * len(class_means)
+
+
 def _symbols(codec: TransformCodec, statistics: Statistics) -> np.ndarray:
-    parts = zip(statistics.logits.split(_ENCODE_ROWS), statistics.labels.split(_ENCODE_ROWS), strict=True)
-    return torch.cat([codec.quantised(logits, labels) for logits, labels in parts]).numpy()
+    """What is stored of the calibration rows, or of some thousands of these: int64 [row, column]."""
+    wanted = max(_FITTED_VALUES // codec.num_classes, _FEWEST_FITTED)
+    some = slice(None, None, -(-len(statistics.logits) // wanted))
+    logits, labels = statistics.logits[some].split(_ENCODE_ROWS), statistics.labels[some].split(_ENCODE_ROWS)
+    return torch.cat([codec.quantised(*part) for part in zip(logits, labels, strict=True)]).numpy()

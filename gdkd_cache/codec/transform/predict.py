@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gdkd_cache.codec.base import References, exact_top
 from gdkd_cache.codec.transform.codec import BASIS_SCALE, DEVIATION_UNIT, FACTOR_ONE, QUARTERS, TransformCodec
+from gdkd_cache.codec.transform.fit import TRUSTED_VARIANCE
 from gdkd_cache.codec.transform.patterns import column_costs, group_columns
 from gdkd_cache.codec.views import SampledViews
 from gdkd_cache.threads import one_thread
@@ -100,4 +101,4 @@ def _regressed(
     factors = (best * FACTOR_ONE).round().clamp(0, _MOST_FACTOR)
     factors[factors < _LEAST_FACTOR] = 0
     left = (x - mean * factors / FACTOR_ONE).square().mean(0)
-    return factors.short().numpy(), (left + 1e-6).float().numpy()
+    return factors.short().numpy(), left.clamp(min=TRUSTED_VARIANCE).float().numpy()

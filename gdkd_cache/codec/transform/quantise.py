@@ -16,23 +16,24 @@ from torch import Tensor
 from gdkd_cache.losses.base import Loss
 
 _FLOOR = 0.01
-_POWER = 1.5  # (w p)^2 is the squared Jacobian's diagonal; flattened, it measured 2% better at equal error
+POWER = 1.2
+"""(w p)^2 is the squared Jacobian's diagonal; flattened, it measured 2 to 8% better at equal error."""
 _SWEEPS = 3
 _BLOCK = 16
 _RIDGE = 6.0
 
 
-def sensitivity(losses: Sequence[Loss], logits: Tensor, labels: Tensor, top: Tensor) -> Tensor:
+def sensitivity(losses: Sequence[Loss], logits: Tensor, labels: Tensor, top: Tensor, power: float = POWER) -> Tensor:
     """How much the gradient of the declared losses moves with each logit: float32 [row, class] >= 0.
 
-    The diagonal of the gradient's Jacobian, T w_g p(class | group), to the power 1.5; the largest over the losses.
+    The diagonal of the gradient's Jacobian, T w_g p(class | group), to some power; the largest over the losses.
     """
     most = torch.zeros_like(logits)
     for loss in losses:
         moved = loss.sensitivity(logits, labels, top)
         if moved is None:  # nothing is known: plain squared error
             moved = torch.ones_like(logits)
-        most = torch.maximum(most, moved.nan_to_num(0, 0, 0).pow(_POWER))
+        most = torch.maximum(most, moved.nan_to_num(0, 0, 0).pow(power))
     return most
 
 
@@ -43,6 +44,8 @@ def quantise(
     costs: Tensor,
     variances: Tensor,
     penalty: float,
+    *,
+    mirrored: bool = True,
 ) -> Tensor:
     """Choose the integers.
 
@@ -54,6 +57,7 @@ def quantise(
         variances: float32 [component], of the coefficients in steps squared: the continuous start is pulled to 0
             where they are small.
         penalty: squared logits a bit; 0 rounds.
+        mirrored: compute half of what is symmetric; the first encoder did not, and its last bits were others.
 
     Returns:
         float32 [row, component], whole numbers.
@@ -75,8 +79,7 @@ def quantise(
     for first in range(0, len(q), _BLOCK):
         part = basis[:, first : first + _BLOCK]
         width = part.shape[1]
-        products = (part[:, :, None] * part[:, None, :]).reshape(len(part), width * width)
-        gram = (products.T @ w).view(width, width, -1).unbind()
+        gram = (_mirrored_gram if mirrored else _gram)(part, w).unbind()
         blocks.append((slice(first, first + width), part, part.T.contiguous(), gram))
     for sweep in range(_SWEEPS + 1):
         for columns, part, transposed, gram in blocks:
@@ -93,3 +96,19 @@ def quantise(
                 gradient.addcmul_(curvature, change, value=-1)
             error.addcmul_(w, part @ (before - q[columns]))
     return q.T
+
+
+def _gram(part: Tensor, w: Tensor) -> Tensor:
+    """Each row's B^T W B of a block of components: [component, component, row]."""
+    width = part.shape[1]
+    products = (part[:, :, None] * part[:, None, :]).reshape(len(part), width * width)
+    return (products.T @ w).view(width, width, -1)
+
+
+def _mirrored_gram(part: Tensor, w: Tensor) -> Tensor:
+    """The same in half the products."""
+    width = part.shape[1]
+    first, second = torch.triu_indices(width, width)
+    place = torch.empty(width, width, dtype=torch.int64)
+    place[first, second] = place[second, first] = torch.arange(len(first))
+    return ((part[:, first] * part[:, second]).T @ w)[place]

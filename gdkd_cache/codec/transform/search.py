@@ -7,24 +7,27 @@ from typing import TYPE_CHECKING
 from gdkd_cache.codec.base import Codec
 from gdkd_cache.codec.dense import DenseCodec, DenseOptions
 from gdkd_cache.codec.transform.codec import TransformCodec, TransformOptions
-from gdkd_cache.codec.transform.fit import fit_transform, gather_statistics
+from gdkd_cache.codec.transform.fit import fit_transform
 from gdkd_cache.codec.transform.predict import with_references
-from gdkd_cache.errors import UsageError
+from gdkd_cache.codec.transform.statistics import gather_statistics
+from gdkd_cache.errors import GdkdCacheError, UsageError
 
 if TYPE_CHECKING:
     from gdkd_cache.codec.calibration import Calibration
 
 _MARGIN = 0.99  # of the target on held-out rows: other views came out up to 0.9% worse
-_CLOSE = 0.97
+_CLOSE = 0.98
 _STEPS = 8
 _STEPS_FROM_NEAR = 3
+_HEAVY = 0.1  # part of a view's bytes that tables may take before fewer components are tried
+_LIGHT = 2**15  # bytes of tables below which nothing is gained
 
 
 def fit_to(calibration: "Calibration", options: TransformOptions, fidelity: float) -> Codec:
     """`transform` at the step of the options or, without one, at the coarsest step that meets a gradient error.
 
-    With as many references as the options say or, where they say nothing, as take the fewest bytes. Where no step
-    of at least a thousandth of the logits' deviation meets the target, this is `dense`.
+    With as many components and, where the options say nothing, references as take the fewest bytes, tables included.
+    Where no step of at least a thousandth of the logits' deviation meets the target, this is `dense`.
 
     Raises:
         UsageError: more references than the calibration has views for.
@@ -32,7 +35,13 @@ def fit_to(calibration: "Calibration", options: TransformOptions, fidelity: floa
     num_top, (logits, labels) = calibration.num_top(options), calibration.fitted
     statistics = calibration.shared(
         ("transform", num_top),
-        lambda: gather_statistics(logits, labels, num_top=num_top, losses=calibration.request.losses),
+        lambda: gather_statistics(
+            logits,
+            labels,
+            num_top=num_top,
+            losses=calibration.request.losses,
+            stored_rows=calibration.stored_rows,
+        ),
     )
     views, candidates = calibration.views, TransformCodec.reference_candidates(options)
     if options.references and (views is None or len(views) <= options.references):
@@ -40,8 +49,8 @@ def fit_to(calibration: "Calibration", options: TransformOptions, fidelity: floa
             f"codec transform with {options.references} references needs as many views and one more to be fitted to"
         )
 
-    def codec(step: float, references: int = 0, *, group: bool = True) -> TransformCodec:
-        plain = fit_transform(statistics, step, group=group and not references)
+    def codec(step: float, references: int, most: int | None, *, group: bool = True) -> TransformCodec:
+        plain = fit_transform(statistics, step, most=most, group=group and not references)
         if not references:
             return plain
         assert views is not None
@@ -49,47 +58,70 @@ def fit_to(calibration: "Calibration", options: TransformOptions, fidelity: floa
 
     target, deviation = fidelity * _MARGIN, max(float(logits.std(-1).mean()), 1e-3)
 
-    def coarsest(references: int, start: float, tries: int) -> float:
+    def coarsest(references: int, most: int | None, start: float, tries: int) -> float:
         def error(step: float) -> float:
-            return calibration.error(codec(step, references, group=False))
+            try:
+                return calibration.error(codec(step, references, most, group=False))
+            except GdkdCacheError:  # more steps than a column can hold
+                return math.inf
 
-        return _coarsest(error, target, start=start, least=deviation / 1000, tries=tries)
+        return options.step or _coarsest(error, target, start=start, least=deviation / 1000, tries=tries)
 
-    step = options.step or coarsest(0, 5 * target * deviation, _STEPS)
+    def total_bytes(fitted: TransformCodec) -> float:
+        return calibration.total_bytes(calibration.choice(fitted))
+
+    step, most = coarsest(0, None, 5 * target * deviation, _STEPS), None
     if not step:
         return DenseCodec.fit(calibration, DenseOptions(k=num_top), fidelity)
+    best = codec(step, 0, most)
+    # Components cost their tables: where few rows share these, fewer of them and a finer step may be less.
+    while not options.step and best.tables_bytes().size > _LIGHT and _heavy(calibration, best):
+        fewer = best.num_components // 2
+        if not (finer := coarsest(0, fewer, step, _STEPS_FROM_NEAR)):
+            break
+        smaller = codec(finer, 0, fewer)
+        if total_bytes(smaller) >= total_bytes(best):
+            break
+        best, step, most = smaller, finer, fewer
     if views is None or not candidates:
-        return codec(step)
-    fitted = [] if options.references else [codec(step)]
+        return best
+    fitted = [] if options.references else [best]
     for references in candidates:
-        if len(views) > references:
-            own_step = options.step or coarsest(references, step, _STEPS_FROM_NEAR)
-            fitted += [codec(own_step, references)] if own_step else []
+        if len(views) > references and (own_step := coarsest(references, most, step, _STEPS_FROM_NEAR)):
+            fitted.append(codec(own_step, references, most))
     affordable = [one for one in fitted if options.references or calibration.fits_memory(one)]
     if not affordable:
-        return codec(step, options.references or 0)
+        return codec(step, options.references or 0, most)
     return min(affordable, key=lambda one: calibration.bytes_over_views(one) + calibration.table_bytes(one))
+
+
+def _heavy(calibration: "Calibration", fitted: TransformCodec) -> bool:
+    """Whether the tables take so much of a view's bytes that fewer components may take less."""
+    return calibration.table_bytes(fitted) > _HEAVY * calibration.total_bytes(calibration.choice(fitted))
 
 
 def _coarsest(error_of: Callable[[float], float], target: float, *, start: float, least: float, tries: int) -> float:
     """The coarsest step whose error is found to meet the target; 0 where none does.
 
-    The error rises about in proportion to the step, so the search is a secant in the logarithms.
+    The error rises about in proportion to the step, so the search is one of the regula falsi in the logarithms.
     """
-    step = start
-    below, above = 0.0, math.inf  # the largest step that met the target, the smallest that did not
+    step, aim = start, target * (1 + _CLOSE) / 2
+    below, above = (0.0, 0.0), (math.inf, math.inf)  # step and error: the largest that met the target, the least not
     for _ in range(tries):
         error = error_of(step)
         if error <= target:
-            below = step
+            below = (step, error)
             if error >= _CLOSE * target:
                 break
         else:
-            above = step
-        ratio = target * (1 + _CLOSE) / 2 / error if error else 4.0
-        step *= min(max(ratio, 0.1), 4.0) ** 1.2
-        if not below < step < above:
-            step = above / 2 if not below else below * 2 if above == math.inf else math.sqrt(below * above)
+            above = (step, error)
+        if below[1] and above[1] < math.inf:
+            part = math.log(aim / below[1]) / math.log(above[1] / below[1])
+            step = below[0] * (above[0] / below[0]) ** min(max(part, 0.1), 0.9)
+        else:
+            step *= min(max(aim / error if error else 4.0, 0.1), 4.0) ** 1.2
+            if not below[0] < step < above[0]:
+                step = above[0] / 2 if not below[0] else below[0] * 2
         if step < least:
             break
-    return below
+    return below[0]

@@ -7,7 +7,7 @@ import numpy as np
 
 from gdkd_cache.errors import CacheError
 
-MOST_COMPONENTS = 256
+MOST_COMPONENTS = 1024
 MOST_REFERENCES = 64
 
 
