@@ -23,9 +23,7 @@ from gdkd_cache.models.zoo.staged import Staged
 from gdkd_cache.schema import short
 
 _SPARE = 2**26
-_COUNT = (
-    ".num_batches_tracked"  # not in weights that torch wrote before 0.4.1, as many public ones are; torch sets it to 0
-)
+_COUNT = ".num_batches_tracked"  # missing in what torch wrote before 0.4.1, public weights among it; torch takes 0 then
 _Stored = TypeVar("_Stored", Described, Tensor)
 
 
