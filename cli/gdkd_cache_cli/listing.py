@@ -1,4 +1,4 @@
-"""`gdkd-cache losses`, `codecs`, `recipes` and `steps`: what can be named, with all settings."""
+"""`gdkd-cache models`, `losses`, `codecs`, `recipes` and `steps`: what can be named, with all settings."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +9,7 @@ from gdkd_cache.codec.registry import CODECS
 from gdkd_cache.data.recipes.registry import RECIPES, STEPS
 from gdkd_cache.fields import describe_fields
 from gdkd_cache.losses.registry import LOSSES
+from gdkd_cache.models.registry import MODELS
 from gdkd_cache.registry import Registry
 from gdkd_cache.terminal import say, say_table
 
@@ -35,6 +36,20 @@ def _listing(
     )
     short = f"List the {name} with their settings, defaults and ranges."
     return click.command(name, short_help=short)(click.argument("names", nargs=-1)(command))
+
+
+@click.command(short_help="List the networks.")
+def models() -> None:
+    """List the networks that can be teachers (build --teacher) and students (train --student).
+
+    One of your own is package.module:name, and is called with num_classes.
+
+    \b
+    Examples:
+      gdkd-cache models
+      gdkd-cache models | grep vgg
+    """
+    say_table(("model", "what it is"), list(MODELS.summaries().items()))
 
 
 losses = _listing(

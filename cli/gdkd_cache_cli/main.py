@@ -28,6 +28,7 @@ _COMMANDS = (
     "transfer:pull",
     "convert:convert",
     "merge:merge",
+    "listing:models",
     "listing:losses",
     "listing:codecs",
     "listing:recipes",

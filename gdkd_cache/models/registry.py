@@ -12,7 +12,12 @@ if TYPE_CHECKING:
     from torch import nn
 
 _ZOO = "gdkd_cache.models.zoo"
-_RESNETS = ("8", "14", "20", "32", "44", "56", "110", "8x4", "32x4")
+
+
+def _family(module: str, names: str, summary: str) -> dict[str, Entry]:
+    """Networks that one file of the zoo makes, by the names that it has for them."""
+    return {name: Entry(f"{_ZOO}.{module}:{name}", summary) for name in names.split()}
+
 
 MODELS: "Registry[Callable[..., nn.Module]]" = Registry(
     "model",
@@ -20,7 +25,13 @@ MODELS: "Registry[Callable[..., nn.Module]]" = Registry(
         "cnn-s": Entry(f"{_ZOO}.tiny:cnn_s", "a student for tiny images, 6 thousand parameters"),
         "cnn-l": Entry(f"{_ZOO}.tiny:cnn_l", "a teacher for tiny images, 1.1 million parameters"),
         "cnn-xl": Entry(f"{_ZOO}.tiny:cnn_xl", "a larger one, 6.5 million parameters"),
-        **{f"resnet{d}": Entry(f"{_ZOO}.resnet:resnet{d}", "a ResNet for images of about 32x32") for d in _RESNETS},
+        **_family("resnet", "resnet8 resnet14 resnet20 resnet32 resnet44 resnet56 resnet110", "a ResNet for 32x32"),
+        **_family("resnet", "resnet8x4 resnet32x4", "a ResNet for 32x32, four times as wide"),
+        **_family("resnet", "ResNet18 ResNet50", "a ResNet as for ImageNet, with a stem for 32x32"),
+        **_family("wrn", "wrn_16_1 wrn_16_2 wrn_40_1 wrn_40_2", "a wide ResNet for 32x32: depth, widening"),
+        **_family("vgg", "vgg8 vgg11 vgg13 vgg16 vgg19", "a VGG network with batch normalisation for 32x32"),
+        **_family("mobilenet", "MobileNetV2", "a MobileNetV2 of half width for 32x32"),
+        **_family("shufflenet", "ShuffleV1 ShuffleV2", "a ShuffleNet for 32x32"),
         "torchvision": Entry(f"{_ZOO}.torchvision_models:classifier", "torchvision's classifiers", "torchvision:NAME"),
     },
 )

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
+from typing import TypeVar
 
 import safetensors.torch
 from torch import Tensor, nn
@@ -18,9 +19,12 @@ from gdkd_cache.models.card import CARD_LIMIT, ModelCard, parse_card
 from gdkd_cache.models.described import Described, WeightsFile
 from gdkd_cache.models.safetensors_file import CARD_KEY, SafetensorsFile
 from gdkd_cache.models.torch_file import TorchFile
+from gdkd_cache.models.zoo.staged import Staged
 from gdkd_cache.schema import short
 
 _SPARE = 2**26
+_COUNT = ".num_batches_tracked"  # missing in what torch wrote before 0.4.1, public weights among it; torch takes 0 then
+_Stored = TypeVar("_Stored", Described, Tensor)
 
 
 def save_weights(model: nn.Module, card: ModelCard, path: Path) -> None:
@@ -92,11 +96,12 @@ def load_model(name: str, num_classes: int, path: Path) -> tuple[nn.Module, str]
         with _reading(path):
             stored: WeightsFile = SafetensorsFile(file) if path.suffix == ".safetensors" else TorchFile(file)
         outline = outline_model(name, num_classes)
-        _check_fit(f"{name} with {num_classes} classes", outline, stored.described, path)
+        described = _named_today(outline, stored.described)
+        _check_fit(f"{name} with {num_classes} classes", outline, described, path)
         _check_size(name, outline, file, path)
         model = build_model(name, num_classes) if any(one.is_meta for one in outline.parameters()) else outline
         with _reading(path):
-            model.load_state_dict(stored.read())
+            model.load_state_dict(_named_today(model, stored.read()))
             file.seek(0)
             checksum = hashlib.file_digest(file, "sha256").hexdigest()
     return model.eval(), f"sha256:{checksum}"
@@ -115,13 +120,19 @@ def _reading(path: Path) -> Iterator[None]:
         raise ModelError(f"weights {path} cannot be read: {first_line(error)}") from None
 
 
+def _named_today(model: nn.Module, stored: Mapping[str, _Stored]) -> Mapping[str, _Stored]:
+    """Tensors that an earlier version named otherwise, by the names that the network has for them."""
+    today = model.older_names if isinstance(model, Staged) else {}
+    return {today[name]: stored[name] for name in stored} if stored.keys() == today.keys() else stored
+
+
 def _check_fit(what: str, model: nn.Module, stored: Mapping[str, Described], path: Path) -> None:
     """Refuse weights of another network; it names the first tensor that differs."""
     values = model.state_dict().items()
     expected = {name: Described.of(value.shape, value.dtype) for name, value in values if isinstance(value, Tensor)}
     for name in sorted(expected.keys() | stored.keys()):
         there, here = stored.get(name), expected.get(name)
-        if there == here:
+        if there == here or (there is None and name.endswith(_COUNT)):
             continue
         if there is None or here is None:
             fault = "is missing" if there is None else "is not part of it"
