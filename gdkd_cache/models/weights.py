@@ -1,5 +1,6 @@
 """Weights on disk: a `.safetensors` file whose header holds the model's card, several of them, or a torch file."""
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -29,8 +30,7 @@ def save_weights(model: nn.Module, card: ModelCard, path: Path) -> None:
     Raises:
         OSError: it cannot be written; what was there stays.
     """
-    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    replace_file(path, safetensors.torch.save(weights, {CARD_KEY: json.dumps(card.to_json())}))
+    replace_file(path, _saved(model, {CARD_KEY: json.dumps(card.to_json())}))
 
 
 def replace_file(path: Path, data: bytes) -> None:
@@ -68,7 +68,9 @@ def load_card(path: Path) -> ModelCard | None:
     return parse_card(read_bounded(beside, CARD_LIMIT, "model card", ModelError), str(beside))
 
 
-def load_model(name: str, num_classes: int, path: Path, *, key: str | None = None) -> tuple[nn.Module, str]:
+def load_model(
+    name: str, num_classes: int, path: Path, *, key: str | None = None, output: str | None = None
+) -> tuple[nn.Module, str]:
     """Build a network and load its weights, from safetensors or from a torch file of plain tensors.
 
     A network of ours takes memory only once the file is known to hold its weights; a user's own is built first.
@@ -78,6 +80,7 @@ def load_model(name: str, num_classes: int, path: Path, *, key: str | None = Non
         num_classes: size of the output.
         path: `.safetensors`, the `.index.json` of several files, or anything else for a file of `torch.save`.
         key: what the weights lie under, where the file holds several; as for `find_weights`.
+        output: which of several outputs are the logits; as for `pick_logits`.
 
     Returns:
         The module in evaluation mode, and `sha256:...` of the weights file.
@@ -88,16 +91,27 @@ def load_model(name: str, num_classes: int, path: Path, *, key: str | None = Non
         OSError: the file cannot be opened.
     """
     with _opened(path) as stored:
-        outline = outline_model(name, num_classes)
+        outline = outline_model(name, num_classes, output)
         with _about(path):
             names = find_weights(f"{name} with {num_classes} classes", _described(outline), stored.described, key)
         _check_size(name, outline, stored, path)
-        model = build_model(name, num_classes) if any(one.is_meta for one in outline.parameters()) else outline
+        is_outline = any(one.is_meta for one in outline.parameters())
+        model = build_model(name, num_classes, output) if is_outline else outline
         with _reading(path):
             tensors = stored.read(names.values())
             state = {own: tensors[there] for own, there in names.items()}
             model.load_state_dict(model.state_dict() | state)
             return model.eval(), stored.checksum()
+
+
+def own_checksum(model: nn.Module) -> str:
+    """`sha256:...` of the weights that a network brings itself: of the file that `save_weights` would make of them."""
+    return f"sha256:{hashlib.sha256(_saved(model)).hexdigest()}"
+
+
+def _saved(model: nn.Module, metadata: dict[str, str] | None = None) -> bytes:
+    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    return safetensors.torch.save(weights, metadata)
 
 
 @contextmanager
