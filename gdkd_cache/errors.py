@@ -3,8 +3,11 @@
 Every message is one line: which thing, what was found, what was expected, what to do.
 """
 
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+_LIBRARIES = {"gdkd_cache", "gdkd_cache_cli", "torch", "torchvision", "timm", "transformers"}
 
 
 class GdkdCacheError(Exception):
@@ -65,3 +68,10 @@ def first_line(error: BaseException) -> str:
     obscure = not text or isinstance(error, LookupError | TypeError | AttributeError | ArithmeticError)
     line = ": ".join(filter(None, (type(error).__name__, text))) if obscure else text
     return line if len(line) <= 200 else f"{line[:197]}..."
+
+
+def raised(error: BaseException) -> str:
+    """As `first_line`, of what code of the user's may have raised: with its module and line, where it stands there."""
+    frames = ((frame.f_globals.get("__name__", ""), line) for frame, line in traceback.walk_tb(error.__traceback__))
+    own = [(module, line) for module, line in frames if module.partition(".")[0] not in _LIBRARIES]
+    return f"{first_line(error)} (in {own[-1][0]}, line {own[-1][1]})" if own else first_line(error)

@@ -82,7 +82,10 @@ def test_callables_that_are_no_networks(tmp_path: Path, monkeypatch: pytest.Monk
         ("torchvision:alexnet", "cannot take 8x8 images: "),
         ("torchvision:vit_b_16", "cannot take 8x8 images: Wrong image height! Expected 224 but got 8!"),
         ("torchvision:inception_v3", "cannot take 8x8 images: "),
-        ("own_nets:pair", "gives tuple; it must give one tensor of floating-point logits"),
+        (
+            "own_nets:pair",
+            "gives a tuple of '0' [2, 10], '1' [2, 10]; several of them could be logits of 10 classes: say",
+        ),
         ("own_nets:whole", "gives numbers of torch.int64; it must give one tensor of floating-point logits"),
         ("own_nets:spread", "gives logits [2, 10, 1] for 2 images, expected [2, 10]: the data has 10 classes"),
         ("own_nets:broken", "cannot take 8x8 images: KeyError: 'x'"),
@@ -105,7 +108,7 @@ def test_networks_that_do_not_fit_the_images(
     network = Network(model=model, mean=(0.5,) * 3, std=(0.5,) * 3, device=cpu, precision="float32", description=facts)
     with pytest.raises(ModelError) as caught:
         network.tried(10, (8, 8))
-    assert f"teacher {name} {said}" in str(caught.value)
+    assert f"{name} {said}" in str(caught.value)
 
 
 _NETS = """

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 
 import click
 
@@ -18,7 +17,6 @@ from gdkd_cache_cli.taking import takes
 class _EvalOptions(NetworkOptions, RenderOptions, MemoryOptions):
     """What is evaluated, and on what."""
 
-    weights: Path = option(help="A .safetensors (or torch) file.")
     model: str | None = option(
         None, f"The network, needed where the weights have no card, or name code: {MODEL_HELP}", metavar="MODEL"
     )
@@ -42,14 +40,13 @@ def evaluate(data: DataOptions, options: _EvalOptions, own: UseOptions, as_json:
     Example:
       gdkd-cache eval --data digits --weights student/best.safetensors
     """
-    from gdkd_cache.models.weights import load_card
     from gdkd_cache.training.evaluate import Evaluator, stated_recipe
 
     source = data.open(options.split)
     network = options.load(options.model, len(source.classes), "float32")
     recipe = options.recipe
     if recipe is None:
-        recipe = stated_recipe(load_card(options.weights), options.weights)
+        recipe = stated_recipe(network)
     evaluator = Evaluator(
         source,
         mean=network.mean,

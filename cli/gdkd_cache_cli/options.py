@@ -189,7 +189,22 @@ class NetworkOptions:
         UsageError: mean without std, an unknown name, or numbers out of range.
     """
 
-    weights: Path | None = option(None, "The weights file: .safetensors, or a torch file of plain tensors.")
+    weights: str | None = option(
+        None,
+        "The weights: a file (.safetensors, the .index.json of several, or a torch file, of which only tensors are "
+        "read), or what the model's library calls its own: IMAGENET1K_V2, DEFAULT (torchvision), pretrained (timm).",
+        unset="those that an hf:FOLDER, or a callable of yours, brings",
+        metavar="FILE|NAME",
+    )
+    weights_key: str | None = option(
+        None, "Which of several in one file, such as model_ema.", unset="the only one that fits", metavar="KEY"
+    )
+    output: str | None = option(
+        None,
+        "Which of several outputs are the logits.",
+        unset="the one named logits, or the only one of that shape",
+        metavar="NAME|INDEX",
+    )
     normalize: str | None = option(
         None,
         f"How its inputs are normalised: {', '.join(NAMED)}.",
@@ -209,10 +224,16 @@ class NetworkOptions:
         """The network of that name with its weights."""
         from gdkd_cache.models.network import open_network
 
-        assert self.weights is not None
         normalization = named_normalization(self.normalize, self.mean, self.std)
         network = open_network(
-            name, self.weights, num_classes, normalization=normalization, device=self.device, precision=precision
+            name,
+            self.weights,
+            num_classes,
+            normalization=normalization,
+            weights_key=self.weights_key,
+            output=self.output,
+            device=self.device,
+            precision=precision,
         )
         return _keeping_memory(network)
 
@@ -222,7 +243,6 @@ class TeacherOptions(NetworkOptions):
     """The teacher of a build."""
 
     teacher: str = option(help=f"The teacher: {MODEL_HELP}", metavar="MODEL")
-    weights: Path = option(help="The teacher's weights file.")
     precision: str = option("auto", "In which precision it runs; part of the digest.", choices=PRECISIONS)
 
     def open(self, source: "FullSource") -> "Network":
@@ -237,19 +257,19 @@ class KnownTeacherOptions(NetworkOptions):
     teacher: str | None = option(None, f"The teacher that the cache was built with: {MODEL_HELP}", metavar="MODEL")
 
     def check(self, data: DataOptions) -> None:
-        """Refuse a teacher without weights or data, and weights without a teacher.
+        """Refuse a teacher without data, and weights without a teacher.
 
         Raises:
             click.UsageError: it names what is missing.
         """
-        if (self.teacher is None) != (self.weights is None) or (self.teacher is not None and data.data is None):
-            raise click.UsageError("--teacher needs --weights and --data, and --weights needs --teacher")
+        if (self.teacher is None and self.weights is not None) or (self.teacher is not None and data.data is None):
+            raise click.UsageError("--teacher needs --data (and mostly --weights), and --weights needs --teacher")
 
     def opened(self, cache: "Cache", source: "FullSource | None") -> "Network | None":
         """The teacher, where one was named; fed as the manifest says, where nobody says otherwise."""
         from gdkd_cache.models.network import open_teacher
 
-        if self.teacher is None or self.weights is None or source is None:
+        if self.teacher is None or source is None:
             return None
         teacher = open_teacher(
             cache.manifest.identity.teacher,
@@ -257,6 +277,8 @@ class KnownTeacherOptions(NetworkOptions):
             self.weights,
             len(source.classes),
             normalization=named_normalization(self.normalize, self.mean, self.std),
+            weights_key=self.weights_key,
+            output=self.output,
             device=self.device,
         )
         return _keeping_memory(teacher)

@@ -1,11 +1,16 @@
 """What a weights file holds, known before any of it is read."""
 
-from collections.abc import Mapping
+import hashlib
+import os
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 import torch
 from torch import Tensor
+
+OTHER = "other"
+"""The kind of what a file holds under a name and is no plain tensor."""
 
 
 @dataclass(frozen=True)
@@ -14,7 +19,7 @@ class Described:
 
     Attributes:
         shape: its extents.
-        kind: of its numbers: `floating-point`, `complex` or `whole`, which truth values are too.
+        kind: of its numbers: `floating-point`, `complex` or `whole`, which truth values are too; else `OTHER`.
     """
 
     shape: tuple[int, ...]
@@ -31,13 +36,33 @@ class WeightsFile(Protocol):
 
     @property
     def described(self) -> Mapping[str, Described]:
-        """Its tensors by name, as the file itself says."""
+        """Its tensors by name, as the file itself says; in a dictionary, after that one's name and a dot."""
         ...
 
-    def read(self) -> Mapping[str, Tensor]:
-        """Its tensors, which take at most twice the file's size of memory.
+    @property
+    def num_bytes(self) -> int:
+        """Of all that it holds."""
+        ...
+
+    def read(self, names: Collection[str]) -> Mapping[str, Tensor]:
+        """Those of its tensors, which take at most twice the file's size of memory.
 
         Raises:
             Exception: whatever a damaged file does to its reader.
         """
         ...
+
+    def checksum(self) -> str:
+        """`sha256:...` of its bytes."""
+        ...
+
+
+def file_bytes(file: BinaryIO) -> int:
+    """The size of a file."""
+    return os.fstat(file.fileno()).st_size
+
+
+def file_checksum(file: BinaryIO) -> str:
+    """`sha256:...` of a file's bytes."""
+    file.seek(0)
+    return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"  # pyright: ignore[reportArgumentType]

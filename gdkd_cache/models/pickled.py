@@ -56,22 +56,24 @@ def read_pickle(file: BinaryIO, call: Callable[[Call], object], persistent: Call
                 stack.append(operation.name == "NEWTRUE")
             case "INT" | "BININT" | "BININT1" | "BININT2" | "LONG" | "LONG1" | "LONG4" | "FLOAT" | "BINFLOAT":
                 stack.append(argument)
-            case "STRING" | "BINSTRING" | "SHORT_BINSTRING" | "BINBYTES" | "SHORT_BINBYTES":
+            case (
+                "STRING" | "BINSTRING" | "SHORT_BINSTRING" | "BINBYTES" | "SHORT_BINBYTES" | "BINBYTES8" | "BYTEARRAY8"
+            ):
                 stack.append(argument)
-            case "UNICODE" | "BINUNICODE" | "SHORT_BINUNICODE":
+            case "UNICODE" | "BINUNICODE" | "SHORT_BINUNICODE" | "BINUNICODE8":
                 stack.append(argument)
             case "MARK":
                 stack.append(_MARK)
             case "EMPTY_TUPLE":
                 stack.append(())
-            case "EMPTY_LIST":
+            case "EMPTY_LIST" | "EMPTY_SET":  # whose items need not be what can be in one
                 stack.append([])
             case "EMPTY_DICT":
                 stack.append({})
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
                 length = int(operation.name[-1])
                 stack[-length:] = [tuple(stack[-length:])]
-            case "TUPLE":
+            case "TUPLE" | "FROZENSET":
                 stack.append(tuple(_to_mark(stack)))
             case "LIST":
                 stack.append(_to_mark(stack))
@@ -81,7 +83,7 @@ def read_pickle(file: BinaryIO, call: Callable[[Call], object], persistent: Call
                 items = stack[-(1 if operation.name == "APPEND" else 2) :]
                 del stack[-len(items) :]
                 _add(stack[-1], items)
-            case "APPENDS" | "SETITEMS":
+            case "APPENDS" | "ADDITEMS" | "SETITEMS":
                 items = _to_mark(stack)
                 _add(stack[-1], items)
             case "GET" | "BINGET" | "LONG_BINGET":
@@ -96,6 +98,11 @@ def read_pickle(file: BinaryIO, call: Callable[[Call], object], persistent: Call
             case "REDUCE" | "NEWOBJ":
                 arguments = stack.pop()
                 stack.append(call(Call(stack.pop(), arguments)))
+            case "NEWOBJ_EX":
+                named, arguments = stack.pop(), stack.pop()
+                stack.append(call(Call(stack.pop(), (arguments, named))))
+            case "POP":
+                stack.pop()
             case "BUILD":  # the attributes of an object, such as the `_metadata` of a state dict
                 stack.pop()
             case "BINPERSID":

@@ -1,6 +1,7 @@
 """The networks by name: to add one, write its file in `zoo/` and name it here.
 
-Each is a callable with `num_classes`; where a text follows the name's colon, that comes first.
+Each is a callable with `num_classes`; where a text follows the name's colon, that comes first. A `Library` also knows
+the weights that it published.
 """
 
 from collections.abc import Callable
@@ -32,8 +33,10 @@ MODELS: "Registry[Callable[..., nn.Module]]" = Registry(
         **_family("vgg", "vgg8 vgg11 vgg13 vgg16 vgg19", "a VGG network with batch normalisation for 32x32"),
         **_family("mobilenet", "MobileNetV2", "a MobileNetV2 of half width for 32x32"),
         **_family("shufflenet", "ShuffleV1 ShuffleV2", "a ShuffleNet for 32x32"),
-        "torchvision": Entry(f"{_ZOO}.torchvision_models:classifier", "torchvision's classifiers", "torchvision:NAME"),
+        "torchvision": Entry(f"{_ZOO}.torchvision_models:TORCHVISION", "torchvision's classifiers", "torchvision:NAME"),
+        "timm": Entry(f"{_ZOO}.timm_models:TIMM", "timm's classifiers", "timm:NAME"),
+        "hf": Entry(f"{_ZOO}.hf_models:HF", "a classifier that transformers saved in a folder", "hf:FOLDER"),
     },
 )
 
-MODEL_HELP = f"{MODELS.forms()}; your own is called with num_classes."
+MODEL_HELP = f"{MODELS.forms()}; your own is called with num_classes, where it takes that."

@@ -2,15 +2,15 @@
 
 import json
 import math
-import os
 import struct
+from collections.abc import Collection
 from typing import Any, BinaryIO
 
 import safetensors.torch
 import torch
 from torch import Tensor
 
-from gdkd_cache.models.described import Described
+from gdkd_cache.models.described import Described, file_bytes, file_checksum
 from gdkd_cache.schema import short
 
 CARD_KEY = "gdkd_cache"
@@ -60,12 +60,20 @@ class SafetensorsFile:
         for name, said in header.items():
             self.described[name], num_bytes = _described(name, said)
             end += num_bytes
-        if end != os.fstat(file.fileno()).st_size:  # which is read as a whole
+        if end != file_bytes(file):  # which is read as a whole
             raise ValueError(f"its header is of a file of {short(end)} bytes")
 
-    def read(self) -> dict[str, Tensor]:
+    def read(self, names: Collection[str]) -> dict[str, Tensor]:
         self._file.seek(0)
-        return safetensors.torch.load(self._file.read())
+        tensors = safetensors.torch.load(self._file.read())
+        return {name: tensors[name] for name in names}
+
+    @property
+    def num_bytes(self) -> int:
+        return file_bytes(self._file)
+
+    def checksum(self) -> str:
+        return file_checksum(self._file)
 
 
 def _header(file: BinaryIO) -> dict[str, Any]:

@@ -1,25 +1,26 @@
 """Files of `torch.save` that hold plain tensors: zip archives, and what torch wrote before version 1.6.
 
 `torch.load` allocates what a few bytes claim, even with `weights_only=True`, and refuses a checkpoint for what lies
-beside its tensors. Here nothing is imported or called, and only the tensors of the state dict are read.
+beside its tensors. Here nothing is imported or called, and only the tensors that are asked for are read.
 """
 
 import io
 import math
-import os
 import struct
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from gdkd_cache.models.described import Described
+from gdkd_cache.models.described import OTHER, Described, file_bytes, file_checksum
 from gdkd_cache.models.pickled import Call, Name, read_pickle
 from gdkd_cache.schema import short
 
 _LIMIT = 2**22  # of a pickle or a zip archive's directory: room for 10,000 tensors
+_DEEPEST = 6  # dictionaries in dictionaries
+_MOST_TEXT, _NAME_BYTES = 2**24, 64  # of all names together, and beside each: dictionaries may hold each other
 _MAGIC = 0x1950A86A20F9469CFC6C
 _DTYPES = {
     "DoubleStorage": torch.float64,
@@ -58,10 +59,10 @@ class TorchFile:
     """An open file and what its pickle says.
 
     Attributes:
-        described: the tensors of its state dict.
+        described: its tensors, and what else it holds under names.
 
     Raises:
-        ValueError: it is no such file, or holds no state dict of plain tensors.
+        ValueError: it is no such file, or holds no dictionary of plain tensors.
         Exception: whatever else a damaged file does to its reader.
     """
 
@@ -69,52 +70,79 @@ class TorchFile:
         is_zip = file.read(4) == b"PK\x03\x04"
         file.seek(0)
         stored, self._numbers = _open_zip(file) if is_zip else _open_legacy(file)
-        self._tensors = _state_dict(stored)
+        self._file = file
+        held = _held(stored)
+        self._tensors = {name: tensor for name, tensor in held.items() if isinstance(tensor, _Tensor)}
         self.described = {
-            name: Described.of(tensor.shape, tensor.storage.dtype) for name, tensor in self._tensors.items()
+            name: Described.of(it.shape, it.storage.dtype) if isinstance(it, _Tensor) else Described((), OTHER)
+            for name, it in held.items()
         }
+        if not self._tensors:
+            is_object = any(isinstance(it, Call | Name) for it in (stored, *held.values()))
+            found = "an object, not a state dict of tensors; save the network's state_dict()"
+            raise ValueError(f"it holds {found if is_object else 'no state dict of tensors'}")
 
-    def read(self) -> dict[str, Tensor]:
-        storages = {tensor.storage for tensor in self._tensors.values()}
-        wanted = sum(math.prod(tensor.shape) * tensor.storage.dtype.itemsize for tensor in self._tensors.values())
+    def read(self, names: Collection[str]) -> dict[str, Tensor]:
+        tensors = {name: self._tensors[name] for name in names}
+        storages = {tensor.storage for tensor in tensors.values()}
+        wanted = sum(math.prod(tensor.shape) * tensor.storage.dtype.itemsize for tensor in tensors.values())
         if sum(storage.num_bytes for storage in storages) > 4 * wanted + 2**20:
             raise ValueError("its tensors are small parts of larger ones; save clones of them")
         numbers = {storage: _from_bytes(storage, self._numbers(storage)) for storage in storages}
         return {
             name: numbers[tensor.storage].as_strided(tensor.shape, tensor.strides, tensor.offset)
-            for name, tensor in self._tensors.items()
+            for name, tensor in tensors.items()
         }
+
+    @property
+    def num_bytes(self) -> int:
+        return file_bytes(self._file)
+
+    def checksum(self) -> str:
+        return file_checksum(self._file)
 
 
 _Numbers = Callable[[_Storage], bytearray]
 
 
-def _state_dict(stored: object) -> Mapping[str, _Tensor]:
-    if isinstance(stored, dict):
-        stored = stored.get("state_dict", stored.get("model", stored))
-    if isinstance(stored, Call | Name):
-        raise ValueError("it holds an object, not a state dict of tensors; save the network's state_dict()")
-    if not isinstance(stored, dict):
-        raise ValueError("it holds no state dict of tensors")
-    for name, tensor in stored.items():
-        if not isinstance(name, str):
-            raise ValueError(f"{short(name)} is no tensor's name; expected a state dict of tensors")
-        if not isinstance(tensor, _Tensor):
-            raise ValueError(f"{short(name)} is no plain tensor; expected a state dict of plain tensors")
-    return stored
+def _held(stored: object) -> dict[str, object]:
+    """What dictionaries in dictionaries hold, by the names that lead there, joined by dots."""
+    held: dict[str, object] = {}
+    room = _MOST_TEXT
+
+    def add(start: str, values: object, depth: int) -> None:
+        nonlocal room
+        for key, value in values.items() if isinstance(values, dict) else ():
+            if not isinstance(key, str):  # of an optimizer's state: the numbers of parameters
+                continue
+            name = start + key
+            room -= len(name) + _NAME_BYTES
+            if room < 0:
+                raise ValueError("its dictionaries hold too much, or each other")
+            if not isinstance(value, dict):
+                if name in held:
+                    raise ValueError(f"it holds two things named {short(name)}")
+                held[name] = value
+            elif depth:
+                add(f"{name}.", value, depth - 1)
+
+    add("", stored, _DEEPEST)
+    return held
 
 
 def _call(call: Call) -> object:
     """What the calls that torch and Python write for tensors, parameters and ordered dictionaries stand for."""
     arguments: Any = call.arguments
     match call.function:
-        case Name("collections", "OrderedDict"):
+        case Name("collections", "OrderedDict" | "defaultdict"):
             return {}
         case Name("torch._utils", "_rebuild_tensor_v2" | "_rebuild_tensor"):
             storage, offset, shape, strides = arguments[:4]
             return _tensor(storage, offset, tuple(shape), tuple(strides)) if isinstance(storage, _Storage) else call
-        case Name("torch._utils", "_rebuild_parameter"):
+        case Name("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state"):
             return arguments[0]
+        case Name("torch._tensor", "_rebuild_from_type_v2"):  # of a tensor that somebody has given attributes
+            return _call(Call(arguments[0], arguments[2]))
         case _:
             return call
 
@@ -161,9 +189,11 @@ class _Pieces:
 
 
 def _open_zip(file: io.BufferedReader) -> tuple[object, _Numbers]:
-    size = os.fstat(file.fileno()).st_size
+    size = file_bytes(file)
     archive = zipfile.ZipFile(_Pieces(file))  # pyright: ignore[reportArgumentType]  (it needs no more)
     members = {member.filename: member for member in archive.infolist()}
+    if any(name.endswith("/constants.pkl") for name in members):
+        raise ValueError("it is a TorchScript program, not a state dict of tensors; save the network's state_dict()")
     # So that none is unpacked to more than the file holds, and none lies in another.
     if any(member.compress_type != zipfile.ZIP_STORED for member in members.values()):
         raise ValueError("it is compressed, as torch writes no file")
@@ -198,7 +228,7 @@ def _open_zip(file: io.BufferedReader) -> tuple[object, _Numbers]:
 
 def _open_legacy(file: io.BufferedReader) -> tuple[object, _Numbers]:
     """Five pickles (a magic number, a version, the machine, the object, the storages' keys), then the storages."""
-    size = os.fstat(file.fileno()).st_size
+    size = file_bytes(file)
     start = io.BytesIO(file.read(_LIMIT))
     storages: dict[str, _Storage] = {}
 

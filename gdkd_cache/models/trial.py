@@ -1,14 +1,14 @@
 """Whether a network takes images of a size and gives logits of them: tried on blank ones, before anything else is."""
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from gdkd_cache.device import laid_out, memory_formats
-from gdkd_cache.errors import GdkdCacheError, ModelError, first_line, is_out_of_memory
+from gdkd_cache.errors import GdkdCacheError, ModelError, is_out_of_memory, raised
 
 
 def try_logits(what: str, run: Callable[[], object], shape: tuple[int, int], size: tuple[int, int]) -> None:
@@ -28,7 +28,7 @@ def try_logits(what: str, run: Callable[[], object], shape: tuple[int, int], siz
     except Exception as error:  # networks say in any way that images are too small, and a user's own may do anything
         if isinstance(error, GdkdCacheError) or is_out_of_memory(error):
             raise
-        raise ModelError(f"{what} cannot take {size[0]}x{size[1]} images: {first_line(error)}") from error
+        raise ModelError(f"{what} cannot take {size[0]}x{size[1]} images: {raised(error)}") from error
     check_logits(what, logits)
     found = list(logits.shape)  # pyright: ignore[reportAttributeAccessIssue]  (a tensor)
     if found != list(shape):
@@ -36,6 +36,21 @@ def try_logits(what: str, run: Callable[[], object], shape: tuple[int, int], siz
             f"{what} gives logits {found} for {shape[0]} images, expected {list(shape)}: the data has {shape[1]} "
             "classes, and it must know the same ones"
         )
+
+
+@contextmanager
+def running(what: str) -> Iterator[None]:
+    """Have whatever a network raises in the midst of work be one line that says where.
+
+    Raises:
+        ModelError: it failed.
+    """
+    try:
+        yield
+    except Exception as error:  # a user's own network may do anything
+        if isinstance(error, GdkdCacheError) or is_out_of_memory(error):
+            raise
+        raise ModelError(f"{what} failed: {raised(error)}") from error
 
 
 def check_logits(what: str, logits: object) -> None:

@@ -1,30 +1,28 @@
-"""Weights on disk: a `.safetensors` file whose header holds the model's card, or a torch file of plain tensors."""
+"""Weights on disk: a `.safetensors` file whose header holds the model's card, several of them, or a torch file."""
 
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from io import BufferedReader
 from pathlib import Path
-from typing import TypeVar
 
 import safetensors.torch
 from torch import Tensor, nn
 
-from gdkd_cache.errors import GdkdCacheError, ModelError, first_line, is_out_of_memory
+from gdkd_cache.errors import ModelError, first_line, is_out_of_memory
 from gdkd_cache.files import open_plain, read_bounded
 from gdkd_cache.models.build import build_model, outline_model
 from gdkd_cache.models.card import CARD_LIMIT, ModelCard, parse_card
+from gdkd_cache.models.checkpoint import find_weights
 from gdkd_cache.models.described import Described, WeightsFile
 from gdkd_cache.models.safetensors_file import CARD_KEY, SafetensorsFile
+from gdkd_cache.models.shards import INDEX_SUFFIX, WeightsShards
 from gdkd_cache.models.torch_file import TorchFile
 from gdkd_cache.models.zoo.staged import Staged
-from gdkd_cache.schema import short
 
-_SPARE = 2**26
-_COUNT = ".num_batches_tracked"  # missing in what torch wrote before 0.4.1, public weights among it; torch takes 0 then
-_Stored = TypeVar("_Stored", Described, Tensor)
+_SPARE = 2**27  # room for the teacher beside a student
 
 
 def save_weights(model: nn.Module, card: ModelCard, path: Path) -> None:
@@ -33,8 +31,7 @@ def save_weights(model: nn.Module, card: ModelCard, path: Path) -> None:
     Raises:
         OSError: it cannot be written; what was there stays.
     """
-    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    replace_file(path, safetensors.torch.save(weights, {CARD_KEY: json.dumps(card.to_json())}))
+    replace_file(path, _saved(model, {CARD_KEY: json.dumps(card.to_json())}))
 
 
 def replace_file(path: Path, data: bytes) -> None:
@@ -72,7 +69,9 @@ def load_card(path: Path) -> ModelCard | None:
     return parse_card(read_bounded(beside, CARD_LIMIT, "model card", ModelError), str(beside))
 
 
-def load_model(name: str, num_classes: int, path: Path) -> tuple[nn.Module, str]:
+def load_model(
+    name: str, num_classes: int, path: Path, *, key: str | None = None, output: str | None = None
+) -> tuple[nn.Module, str]:
     """Build a network and load its weights, from safetensors or from a torch file of plain tensors.
 
     A network of ours takes memory only once the file is known to hold its weights; a user's own is built first.
@@ -80,31 +79,74 @@ def load_model(name: str, num_classes: int, path: Path) -> tuple[nn.Module, str]
     Args:
         name: as for `build_model`.
         num_classes: size of the output.
-        path: `.safetensors`, or anything else for a file of `torch.save`.
+        path: `.safetensors`, the `.index.json` of several files, or anything else for a file of `torch.save`.
+        key: what the weights lie under, where the file holds several; as for `find_weights`.
+        output: which of several outputs are the logits; as for `pick_logits`.
 
     Returns:
         The module in evaluation mode, and `sha256:...` of the weights file.
 
     Raises:
-        ModelError: no such file, not a weights file, or weights of another network.
+        ModelError: no such file, not a weights file, weights of another network, or several that fit.
         UsageError: an unknown name.
         OSError: the file cannot be opened.
     """
+    with _opened(path) as stored:
+        outline = outline_model(name, num_classes, output)
+        today = _named_today(outline, stored.described)
+        described = {own: stored.described[there] for own, there in today.items()}
+        with _about(path):
+            names = find_weights(f"{name} with {num_classes} classes", _described(outline), described, key)
+        _check_size(name, outline, stored, path)
+        is_outline = any(one.is_meta for one in outline.parameters())
+        model = build_model(name, num_classes, output) if is_outline else outline
+        with _reading(path):
+            tensors = stored.read(today[there] for there in names.values())
+            state = {own: tensors[today[there]] for own, there in names.items()}
+            model.load_state_dict(model.state_dict() | state)
+            return model.eval(), stored.checksum()
+
+
+def own_checksum(model: nn.Module) -> str:
+    """`sha256:...` of the weights that a network brings itself: of the file that `save_weights` would make of them."""
+    return f"sha256:{hashlib.sha256(_saved(model)).hexdigest()}"
+
+
+def _saved(model: nn.Module, metadata: dict[str, str] | None = None) -> bytes:
+    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    return safetensors.torch.save(weights, metadata)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[WeightsFile]:
+    """An open file of weights, or several of which one is the index."""
     if not path.exists():
         raise ModelError(f"weights {path} do not exist; train some with: gdkd-cache train --loss ce")
-    with open_plain(path, "weights", ModelError) as file:
+    with ExitStack() as opened:
         with _reading(path):
-            stored: WeightsFile = SafetensorsFile(file) if path.suffix == ".safetensors" else TorchFile(file)
-        outline = outline_model(name, num_classes)
-        described = _named_today(outline, stored.described)
-        _check_fit(f"{name} with {num_classes} classes", outline, described, path)
-        _check_size(name, outline, file, path)
-        model = build_model(name, num_classes) if any(one.is_meta for one in outline.parameters()) else outline
-        with _reading(path):
-            model.load_state_dict(_named_today(model, stored.read()))
-            file.seek(0)
-            checksum = hashlib.file_digest(file, "sha256").hexdigest()
-    return model.eval(), f"sha256:{checksum}"
+            if path.name.endswith(INDEX_SUFFIX):
+                stored: WeightsFile = WeightsShards(path, opened, _open_file)
+            else:
+                stored = _open_file(opened.enter_context(open_plain(path, "weights", ModelError)), path)
+        yield stored
+
+
+def _open_file(file: BufferedReader, path: Path) -> WeightsFile:
+    return SafetensorsFile(file) if path.suffix == ".safetensors" else TorchFile(file)
+
+
+def _described(model: nn.Module) -> dict[str, Described]:
+    values = model.state_dict().items()
+    return {name: Described.of(value.shape, value.dtype) for name, value in values if isinstance(value, Tensor)}
+
+
+@contextmanager
+def _about(path: Path) -> Iterator[None]:
+    """Have what is wrong with weights begin with where they are."""
+    try:
+        yield
+    except ModelError as error:
+        raise ModelError(f"weights {path} {error}") from None
 
 
 @contextmanager
@@ -112,7 +154,7 @@ def _reading(path: Path) -> Iterator[None]:
     """Whatever a file does to its reader, and to the libraries below, said in a line."""
     try:
         yield
-    except GdkdCacheError:
+    except ModelError:
         raise
     except Exception as error:  # of damaged files, anything: IndexError, KeyError, struct.error, ...
         if is_out_of_memory(error):
@@ -120,34 +162,17 @@ def _reading(path: Path) -> Iterator[None]:
         raise ModelError(f"weights {path} cannot be read: {first_line(error)}") from None
 
 
-def _named_today(model: nn.Module, stored: Mapping[str, _Stored]) -> Mapping[str, _Stored]:
-    """Tensors that an earlier version named otherwise, by the names that the network has for them."""
-    today = model.older_names if isinstance(model, Staged) else {}
-    return {today[name]: stored[name] for name in stored} if stored.keys() == today.keys() else stored
+def _named_today(model: nn.Module, stored: Iterable[str]) -> dict[str, str]:
+    """The names in a file by what the network calls them today: of tensors that an earlier version named otherwise."""
+    names, today = set(stored), model.older_names if isinstance(model, Staged) else {}
+    return {today[name]: name for name in names} if names == today.keys() else {name: name for name in names}
 
 
-def _check_fit(what: str, model: nn.Module, stored: Mapping[str, Described], path: Path) -> None:
-    """Refuse weights of another network; it names the first tensor that differs."""
-    values = model.state_dict().items()
-    expected = {name: Described.of(value.shape, value.dtype) for name, value in values if isinstance(value, Tensor)}
-    for name in sorted(expected.keys() | stored.keys()):
-        there, here = stored.get(name), expected.get(name)
-        if there == here or (there is None and name.endswith(_COUNT)):
-            continue
-        if there is None or here is None:
-            fault = "is missing" if there is None else "is not part of it"
-        elif there.shape != here.shape:
-            fault = f"is {list(there.shape)}, expected {list(here.shape)}"
-        else:
-            fault = f"has {there.kind} numbers, expected {here.kind} ones"
-        raise ModelError(f"weights {path} do not fit {what}: {short(name)} {fault}")
-
-
-def _check_size(name: str, model: nn.Module, file: BufferedReader, path: Path) -> None:
+def _check_size(name: str, model: nn.Module, stored: WeightsFile, path: Path) -> None:
     """Refuse a file that holds far more than a network's weights and what a training keeps beside them."""
     wanted = sum(value.nbytes for value in model.state_dict().values() if isinstance(value, Tensor))
-    size = os.fstat(file.fileno()).st_size
-    if size > 8 * wanted + _SPARE:
+    if stored.num_bytes > 8 * wanted + _SPARE:
         raise ModelError(
-            f"weights {path} have {size} bytes, more than eight times what {name} needs; save its state_dict alone"
+            f"weights {path} have {stored.num_bytes} bytes, more than eight times what {name} needs; save its "
+            "state_dict alone"
         )

@@ -12,7 +12,7 @@ from typing import Any
 from gdkd_cache.codec.fidelity import Fidelity
 from gdkd_cache.errors import UsageError
 from gdkd_cache.schema import from_json, to_json
-from gdkd_cache.store.facts import Card, RecipeFacts
+from gdkd_cache.store.facts import Card, RecipeFacts, TeacherFacts
 from gdkd_cache.store.manifest import Identity, canonical_json
 
 _LONGEST = 200
@@ -79,6 +79,7 @@ def card_facts(identity: Identity) -> dict[str, str]:
     facts = {
         "data": f"{data.name}: {identity.num_rows} rows, {len(classes)} classes ({_some(classes)})",
         "teacher": ", ".join(said),
+        **_inputs(teacher),
         **_views(identity),
         "codec": f"{identity.codec.name} ({_fields(shown)})",
         "serves": _served(identity.fidelity),
@@ -92,6 +93,8 @@ def card_facts(identity: Identity) -> dict[str, str]:
 def readme(identity: Identity) -> bytes:
     """The README.md of a cache, with metadata as the Hugging Face Hub reads it: a function of the identity alone."""
     facts = card_facts(identity)
+    if identity.teacher.stated_by is None and identity.teacher.output is None:
+        facts.pop("sees", None)  # as the pages of earlier versions, whose bytes are in their manifests
     license = identity.card.license
     known = license is not None and license.lower() in _LICENSES
     metadata: dict[str, Any] = {
@@ -126,6 +129,22 @@ def _some(names: tuple[str, ...]) -> str:
 
 def _fields(values: Mapping[str, object]) -> str:
     return ", ".join(f"{name} {f'{v:.4g}' if isinstance(v, float) else v}" for name, v in values.items())
+
+
+def _inputs(teacher: TeacherFacts) -> dict[str, str]:
+    """How the teacher saw images; nothing of logits that were computed elsewhere."""
+    if teacher.mean is None or teacher.std is None:
+        return {}
+    numbers = (" ".join(f"{value:.4g}" for value in values) for values in (teacher.mean, teacher.std))
+    said = ["mean {}, std {}".format(*numbers)]
+    if teacher.size is not None:
+        said.append(f"made for {'x'.join(map(str, teacher.size))}")
+    if teacher.interpolation is not None:
+        said.append(teacher.interpolation)
+    if teacher.output is not None:
+        said.append(f"output {teacher.output}")
+    by = teacher.stated_by or "its card, an option or the model itself"
+    return {"sees": f"{', '.join(said)} (as said by {by})"}
 
 
 def _views(identity: Identity) -> dict[str, str]:

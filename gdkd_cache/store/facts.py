@@ -62,6 +62,9 @@ class TeacherFacts:
         logits: checksum of packed logits.
         mean, std: channel statistics of its inputs, for pixels in [0, 1].
         accuracy: on held-out images, in [0, 1]; None where its weights do not say.
+        size, interpolation: of the images that its library says it was made for; None where no library says so.
+        stated_by: who said how it sees images, where that was its library and no card or option.
+        output: which of its outputs are the logits, where that had to be said.
     """
 
     name: str
@@ -70,6 +73,10 @@ class TeacherFacts:
     mean: tuple[Number, ...] | None = None
     std: tuple[Number, ...] | None = None
     accuracy: Number | Absent | None = Absent.ABSENT
+    size: tuple[int, ...] | None = None
+    interpolation: str | None = None
+    stated_by: str | None = None
+    output: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

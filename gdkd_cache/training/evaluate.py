@@ -16,8 +16,9 @@ from gdkd_cache.data.recipes.registry import RECIPES
 from gdkd_cache.data.source import Source, settle
 from gdkd_cache.data.views import ViewRenderer, ViewRequest, image_size, requests_for
 from gdkd_cache.errors import ModelError
-from gdkd_cache.models.card import ModelCard
+from gdkd_cache.models.network import Network
 from gdkd_cache.models.normalization import normalize_pixels
+from gdkd_cache.models.trial import running
 from gdkd_cache.schema import short
 from gdkd_cache.training.distributed import rank_and_size, sum_over_ranks
 
@@ -31,21 +32,20 @@ class Evaluation:
     num_rows: int
 
 
-def stated_recipe(card: ModelCard | None, weights: Path) -> str:
-    """What makes the inputs of evaluation, as the card of some weights says: one of our recipes; `none` without a card.
+def stated_recipe(network: Network) -> str:
+    """What makes the inputs of evaluation, as its card or its library says: one of our recipes; `none` without a word.
 
     Raises:
         ModelError: it says a user's own transform or a file, which only the user may name.
     """
-    if card is None:
-        return "none"
-    if card.eval_recipe.partition(":")[0] not in RECIPES:
-        named = short(card.eval_recipe)
+    recipe = network.eval_recipe or "none"
+    if recipe.partition(":")[0] not in RECIPES:
+        named = short(recipe)
         raise ModelError(
-            f"weights {weights} were evaluated with recipe {named}, which is code, a file or not known here, and none "
-            f"that a card may name: if you have it and trust it, name it yourself, with --recipe {named}"
+            f"{network.description.name} was evaluated with recipe {named}, which is code, a file or not known here, "
+            f"and none that a card may name: if you have it and trust it, name it yourself, with --recipe {named}"
         )
-    return card.eval_recipe
+    return recipe
 
 
 class Evaluator:
@@ -109,7 +109,8 @@ class Evaluator:
         sums = torch.zeros(3, dtype=torch.float64)
         for batch in self._loader.stream(self._requests):
             labels = batch.targets.labels.to(self._device)
-            logits = model(normalize_pixels(batch.pixels.to(self._device), self._mean, self._std)).float()
+            with running("the network"):
+                logits = model(normalize_pixels(batch.pixels.to(self._device), self._mean, self._std)).float()
             correct = float((logits.argmax(-1) == labels).sum())
             loss = float(nn.functional.cross_entropy(logits, labels, reduction="sum"))
             sums += torch.tensor([correct, loss, len(labels)])

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from gdkd_cache.device import autocast, laid_out
 from gdkd_cache.errors import ModelError
 from gdkd_cache.models.card import ModelCard
+from gdkd_cache.models.trial import running
 from gdkd_cache.progress import progress
 from gdkd_cache.training.batches import Batch, Batches
 from gdkd_cache.training.distributed import average_buffers, parallel, rank_and_size, sum_over_ranks
@@ -118,7 +119,7 @@ class Training:
         sums, one = torch.zeros((), device=self.device), torch.ones((), device=self.device)
         step = 0
         for step, (images, labels, teacher) in enumerate(batches, 1):
-            with autocast(self.options.precision, self.device):
+            with autocast(self.options.precision, self.device), running(f"model {self.options.student}"):
                 logits = trained(laid_out(images, self.memory_format))
             terms = self.task.terms(logits.float(), labels, teacher, state.epoch)
             state.optimizer.zero_grad(set_to_none=True)

@@ -26,6 +26,7 @@ from gdkd_cache.losses.base import Loss, loss_from_json
 from gdkd_cache.losses.registry import LOSSES
 from gdkd_cache.models.build import build_model
 from gdkd_cache.models.card import ModelCard
+from gdkd_cache.models.network import public_name
 from gdkd_cache.models.trial import try_student
 from gdkd_cache.schema import short
 from gdkd_cache.threads import in_threads
@@ -120,7 +121,7 @@ def train(
         else:
             batches, recipe, size = _from_views(options, task.distillation, source, views or Views(), teacher, loading)
         card = ModelCard(
-            name=options.student,
+            name=public_name(options.student),
             num_classes=len(source.classes),
             size=size,
             mean=source.mean,
