@@ -235,7 +235,7 @@ def open_teacher(
         ModelError, UsageError: as `open_network`.
     """
     if normalization is None and stated.mean is not None and stated.std is not None:
-        path = _located(*_library(name), weights)
+        path = None if weights is None else locate(name, weights)
         if path is None or load_card(path) is None:
             normalization = Normalization(stated.mean, stated.std)
     return open_network(
@@ -254,6 +254,22 @@ def _library(name: str) -> tuple[Library | None, str]:
     head, argument = MODELS.split(name)
     made: object = MODELS.load(head)
     return (made if isinstance(made, Library) and argument else None), argument or ""
+
+
+def locate(name: str, weights: Path | str) -> Path | None:
+    """The file of some weights of a network: those that its library published under that name, or a place on disk.
+
+    Raises:
+        UsageError: an unknown network.
+        ModelError: the library's weights are neither on this machine nor to be had.
+    """
+    return _located(*_library(name), weights)
+
+
+def said_of(name: str, weights: str, path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """What the card of some weights, else the network's library, says of them, by the names of `Stated`; and who."""
+    card, (library, argument) = load_card(path), _library(name)
+    return _first_said([card and _said_by(card), library and library.stated(argument, weights)])
 
 
 def public_name(name: str) -> str:

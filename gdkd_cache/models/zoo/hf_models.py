@@ -46,6 +46,9 @@ class _Folders(Library):
         found = sum(file.stat().st_size for file in files)
         if wanted > 2 * found + _SPARE:  # before transformers takes the memory: half precision takes half the bytes
             raise ModelError(f"{folder} has {found} bytes of weights; its {_CONFIG} is of a network of {wanted}")
+        logging = _transformers().utils.logging
+        was_on = logging.is_progress_bar_enabled()
+        logging.disable_progress_bar()
         try:
             model, report = _transformers().AutoModelForImageClassification.from_pretrained(
                 folder,
@@ -58,6 +61,9 @@ class _Folders(Library):
             )
         except Exception as error:  # whatever its files do to the library
             raise ModelError(f"{folder} cannot be read: {first_line(error)}") from None
+        finally:
+            if was_on:
+                logging.enable_progress_bar()
         for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
             if left := sorted(map(str, report[what])):
                 raise ModelError(f"the weights in {folder} do not fit its {_CONFIG}: {what} {short(left[0])}")
