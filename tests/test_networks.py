@@ -199,6 +199,7 @@ def test_a_folder_of_transformers_that_lies(folder: Path) -> None:
         ({"model_type": "llama"}, "is of no "),
         ({"hidden_size": 10**9}, "config.json has the number 1000000000; none may be above 131072"),
         ({"hidden_size": 2**14, "intermediate_size": 2**16}, "bytes of weights; its config.json is of a network of"),
+        ({"num_hidden_layers": 2**17}, "is of no image classifier: it has more than 180 parameters"),
         ({"num_hidden_layers": 3}, "do not fit its config.json: missing_keys"),
         ({"num_hidden_layers": 1}, "do not fit its config.json: unexpected_keys"),
     ):
