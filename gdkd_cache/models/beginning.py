@@ -7,8 +7,8 @@ from pathlib import Path
 from torch import nn
 
 from gdkd_cache.errors import UsageError
-from gdkd_cache.models.network import locate, said_of
 from gdkd_cache.models.normalization import Normalization
+from gdkd_cache.models.statements import locate, said_of
 from gdkd_cache.models.weights import load_body
 from gdkd_cache.schema import short
 

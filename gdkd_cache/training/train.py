@@ -27,7 +27,7 @@ from gdkd_cache.losses.registry import LOSSES
 from gdkd_cache.models.beginning import Beginning
 from gdkd_cache.models.build import build_model
 from gdkd_cache.models.card import ModelCard
-from gdkd_cache.models.network import public_name
+from gdkd_cache.models.statements import public_name
 from gdkd_cache.models.trial import try_student
 from gdkd_cache.schema import short
 from gdkd_cache.threads import in_threads
