@@ -1,8 +1,6 @@
 """Every kind of source on small files in the real on-disk format."""
 
-import hashlib
 import io
-import pickle
 import re
 import tarfile
 from dataclasses import replace
@@ -10,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from on_disk import cifar, encoded, image
 from PIL import Image
 from torchvision.datasets import CIFAR100
 
@@ -18,23 +17,13 @@ from gdkd_cache.data.source import ArraySource, EncodedSource, Source
 from gdkd_cache.errors import SourceError, UsageError
 
 
-def _image(seed: int, size: int = 32) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
-
-
-def _encoded(seed: int, size: int = 32, kind: str = "PNG") -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(_image(seed, size)).save(file, kind)
-    return file.getvalue()
-
-
 def _imagefolder(root: Path, test_name: str = "val") -> Path:
     for split, count in (("train", 3), (test_name, 1)):
         for label, name in enumerate(("cat", "dog")):
             folder = root / split / name
             folder.mkdir(parents=True)
             for number in range(count):
-                (folder / f"{number}.png").write_bytes(_encoded(10 * label + number, 12 + number))
+                (folder / f"{number}.png").write_bytes(encoded(10 * label + number, 12 + number))
     return root
 
 
@@ -51,31 +40,10 @@ def _wds(folder: Path, shards: int = 2, size: int = 32) -> str:
     for shard in range(shards):
         members: dict[str, bytes] = {}
         for row in range(3):
-            members[f"s{shard}-{row}.png"] = _encoded(10 * shard + row, size)
+            members[f"s{shard}-{row}.png"] = encoded(10 * shard + row, size)
             members[f"s{shard}-{row}.cls"] = str(row).encode()
         _tar(folder / f"train-{shard:06d}.tar", members)
     return f"wds:{folder}/train-{{000000..{shards - 1:06d}}}.tar"
-
-
-def _cifar100(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Four train and two test images in CIFAR-100's python format; torchvision's checksums are set to match."""
-    folder = root / "cifar-100-python"
-    folder.mkdir()
-    names = [f"class{i}" for i in range(100)]
-
-    def dump(name: str, value: dict[str, object]) -> list[str]:
-        (folder / name).write_bytes(pickle.dumps(value))
-        return [name, hashlib.md5((folder / name).read_bytes()).hexdigest()]
-
-    def batch(count: int) -> dict[str, object]:
-        pixels = np.stack([_image(seed).transpose(2, 0, 1).ravel() for seed in range(count)])
-        return {"data": pixels, "fine_labels": list(range(count)), "coarse_labels": [0] * count}
-
-    meta = dump("meta", {"fine_label_names": names})
-    monkeypatch.setattr(CIFAR100, "train_list", [dump("train", batch(4))])
-    monkeypatch.setattr(CIFAR100, "test_list", [dump("test", batch(2))])
-    monkeypatch.setattr(CIFAR100, "meta", CIFAR100.meta | {"filename": meta[0], "md5": meta[1]})
-    return root
 
 
 def _tiny_imagenet(root: Path) -> Path:
@@ -88,10 +56,10 @@ def _tiny_imagenet(root: Path) -> Path:
         folder.mkdir(parents=True)
         (folder.parent / f"{wnid}_boxes.txt").write_text("")
         for number in range(3):
-            (folder / f"{wnid}_{number}.JPEG").write_bytes(_encoded(10 * label + number, 64, "JPEG"))
-    Image.fromarray(_image(5, 64)[..., 0]).save(root / "train" / "n02124075" / "images" / "n02124075_1.JPEG")
+            (folder / f"{wnid}_{number}.JPEG").write_bytes(encoded(10 * label + number, 64, "JPEG"))
+    Image.fromarray(image(5, 64)[..., 0]).save(root / "train" / "n02124075" / "images" / "n02124075_1.JPEG")
     for number in range(2):
-        (root / "val" / "images" / f"val_{number}.JPEG").write_bytes(_encoded(20 + number, 64, "JPEG"))
+        (root / "val" / "images" / f"val_{number}.JPEG").write_bytes(encoded(20 + number, 64, "JPEG"))
     (root / "val" / "val_annotations.txt").write_text(
         "val_0.JPEG\tn02124075\t0\t32\t44\t62\nval_1.JPEG\tn01443537\t52\t55\t57\t59\n"
     )
@@ -108,7 +76,7 @@ def _cub200(root: Path) -> Path:
     for number, name in enumerate(names, 1):
         path = root / "images" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(_encoded(number, 40 + number, "JPEG"))
+        path.write_bytes(encoded(number, 40 + number, "JPEG"))
     return root
 
 
@@ -130,7 +98,7 @@ def test_imagefolder(tmp_path: Path) -> None:
     ]
     assert list(source.classes) == ["cat", "dog"]
     assert source.labels.tolist() == [0, 0, 0, 1, 1, 1]
-    assert np.array_equal(source[4][0], _image(11, 13))
+    assert np.array_equal(source[4][0], image(11, 13))
     assert open_source(f"imagefolder:{tmp_path}", split="test").keys == ["val/cat/0.png", "val/dog/0.png"]
 
 
@@ -145,11 +113,11 @@ def test_imagenet_is_an_imagefolder(tmp_path: Path) -> None:
         for wnid in ("n01440764", "n02105855"):
             folder = tmp_path / split / wnid
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / f"{name}.JPEG").write_bytes(_encoded(0, 80, "JPEG"))
+            (folder / f"{name}.JPEG").write_bytes(encoded(0, 80, "JPEG"))
     train = tmp_path / "train"
-    Image.fromarray(_image(1, 80)).convert("CMYK").save(train / "n01440764" / "n01440764_18.JPEG")
-    (train / "n02105855" / "n02105855_2933.JPEG").write_bytes(_encoded(2, 80, "PNG"))
-    Image.fromarray(_image(3, 80)[..., 0]).save(train / "n02105855" / "n01440764_18.JPEG")
+    Image.fromarray(image(1, 80)).convert("CMYK").save(train / "n01440764" / "n01440764_18.JPEG")
+    (train / "n02105855" / "n02105855_2933.JPEG").write_bytes(encoded(2, 80, "PNG"))
+    Image.fromarray(image(3, 80)[..., 0]).save(train / "n02105855" / "n01440764_18.JPEG")
     source = open_source(f"imagefolder:{tmp_path}")
     assert isinstance(source, EncodedSource)
     assert list(source.classes) == ["n01440764", "n02105855"]
@@ -157,14 +125,14 @@ def test_imagenet_is_an_imagefolder(tmp_path: Path) -> None:
     for row in range(4):
         assert source[row][0].shape == source.decode(row, 60).shape == (80, 80, 3)
     assert source.decode(0, 40).shape == (40, 40, 3)  # CMYK too is decoded at a half
-    assert np.array_equal(source.decode(3, 40), _image(2, 80))  # a PNG never is
+    assert np.array_equal(source.decode(3, 40), image(2, 80))  # a PNG never is
     assert len(open_source(f"imagefolder:{tmp_path}", split="test")) == 2
 
 
 def test_imagenets_flat_val_is_refused(tmp_path: Path) -> None:
     (tmp_path / "train" / "n01440764").mkdir(parents=True)
     (tmp_path / "val").mkdir()
-    (tmp_path / "val" / "ILSVRC2012_val_00000001.JPEG").write_bytes(_encoded(0, 80, "JPEG"))
+    (tmp_path / "val" / "ILSVRC2012_val_00000001.JPEG").write_bytes(encoded(0, 80, "JPEG"))
     with pytest.raises(SourceError, match=r"val or .* holds no class folders; .* valprep\.sh"):
         open_source(f"imagefolder:{tmp_path}", split="test")
 
@@ -175,7 +143,7 @@ def test_tiny_imagenet(tmp_path: Path) -> None:
     assert list(source.classes) == list(test.classes) == ["goldfish, Carassius auratus", "cat"]
     assert source.keys[0] == "train/n01443537/images/n01443537_0.JPEG"
     assert source.labels.tolist() == [0, 0, 0, 1, 1, 1]
-    assert np.array_equal(source[2][0], np.array(Image.open(io.BytesIO(_encoded(2, 64, "JPEG")))))
+    assert np.array_equal(source[2][0], np.array(Image.open(io.BytesIO(encoded(2, 64, "JPEG")))))
     gray = source[4][0]
     assert (gray[..., 0] == gray[..., 2]).all()
     assert list(test.keys) == ["val/images/val_0.JPEG", "val/images/val_1.JPEG"]
@@ -244,16 +212,16 @@ def test_wrong_val_annotations(tmp_path: Path, line: str, said: str) -> None:
 
 
 def test_cifar100(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = f"cifar100:{_cifar100(tmp_path, monkeypatch)}"
+    spec = f"cifar100:{cifar(CIFAR100, tmp_path, monkeypatch)}"
     source, test = open_source(spec), open_source(spec, split="test")
     assert isinstance(source, ArraySource)
     assert (len(source), len(test), len(source.classes)) == (4, 2, 100)
-    assert np.array_equal(source[2][0], _image(2))
+    assert np.array_equal(source[2][0], image(2))
     assert source[2][1] == 2
 
 
 def test_damaged_cifar100_is_not_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _cifar100(tmp_path, monkeypatch)
+    cifar(CIFAR100, tmp_path, monkeypatch)
     canary = tmp_path / "canary"
     payload = b"cos\nsystem\n(S'touch %s'\ntR." % str(canary).encode()
     (tmp_path / "cifar-100-python" / "train").write_bytes(payload)
@@ -267,7 +235,7 @@ def test_wds(tmp_path: Path) -> None:
     assert source.keys == ["s0-0", "s0-1", "s0-2", "s1-0", "s1-1", "s1-2"]
     assert source.labels.tolist() == [0, 1, 2, 0, 1, 2]
     assert list(source.classes) == ["0", "1", "2"]
-    assert np.array_equal(source[4][0], _image(11))
+    assert np.array_equal(source[4][0], image(11))
     (tmp_path / "classes.txt").write_text("ant\nbee\ncow\ndog\n")
     assert list(open_source(f"wds:{tmp_path}/train-*.tar").classes) == ["ant", "bee", "cow", "dog"]
 
@@ -300,7 +268,7 @@ def test_wrong_specs(tmp_path: Path, spec: str, error: type[Exception], said: st
 
 def test_undecodable_images_name_their_key(tmp_path: Path) -> None:
     _imagefolder(tmp_path)
-    (tmp_path / "train" / "cat" / "1.png").write_bytes(_encoded(0)[:100])
+    (tmp_path / "train" / "cat" / "1.png").write_bytes(encoded(0)[:100])
     source = open_source(f"imagefolder:{tmp_path}")
     with pytest.raises(SourceError, match=r"'train/cat/1\.png' cannot be decoded"):
         source[1]
@@ -309,11 +277,11 @@ def test_undecodable_images_name_their_key(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("members", "said"),
     [
-        ({"a.png": _encoded(0)}, "'a' has the members png"),
+        ({"a.png": encoded(0)}, "'a' has the members png"),
         ({"a.cls": b"1"}, "'a' has the members cls"),
-        ({"a.png": _encoded(0), "a.cls": b"one"}, "a number in .cls"),
+        ({"a.png": encoded(0), "a.cls": b"one"}, "a number in .cls"),
         ({"a.png": b"no image", "a.cls": b"1"}, "'a' cannot be decoded"),
-        ({"a.png": _encoded(0), "a.cls": b"0", "b.png": _encoded(0), "b.cls": b"1", "c.png": b""}, "'c'"),
+        ({"a.png": encoded(0), "a.cls": b"0", "b.png": encoded(0), "b.cls": b"1", "c.png": b""}, "'c'"),
         ({}, "holds no samples"),
     ],
 )
@@ -333,7 +301,7 @@ def test_truncated_wds(tmp_path: Path) -> None:
 
 def test_repeated_keys_are_refused(tmp_path: Path) -> None:
     for name in ("a.tar", "b.tar"):
-        members = {f"{key}.{kind}": data for key in "xy" for kind, data in (("png", _encoded(0)), ("cls", b"1"))}
+        members = {f"{key}.{kind}": data for key in "xy" for kind, data in (("png", encoded(0)), ("cls", b"1"))}
         _tar(tmp_path / name, members)
     with pytest.raises(SourceError, match="'x' occurs more than once"):
         open_source(f"wds:{tmp_path}/*.tar")
