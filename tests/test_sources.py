@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from on_disk import cifar, encoded, image
 from PIL import Image
-from torchvision.datasets import CIFAR100
+from torchvision.datasets import CIFAR10, CIFAR100
 
 from gdkd_cache import open_source
 from gdkd_cache.data.source import ArraySource, EncodedSource, Source
@@ -211,22 +211,29 @@ def test_wrong_val_annotations(tmp_path: Path, line: str, said: str) -> None:
         open_source(f"tiny-imagenet:{tmp_path}", split="test")
 
 
-def test_cifar100(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = f"cifar100:{cifar(CIFAR100, tmp_path, monkeypatch)}"
+@pytest.mark.parametrize(("kind", "number"), [(CIFAR10, 10), (CIFAR100, 100)])
+def test_cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[CIFAR10], number: int) -> None:
+    spec = f"cifar{number}:{cifar(kind, tmp_path, monkeypatch)}"
     source, test = open_source(spec), open_source(spec, split="test")
     assert isinstance(source, ArraySource)
-    assert (len(source), len(test), len(source.classes)) == (4, 2, 100)
-    assert np.array_equal(source[2][0], image(2))
-    assert source[2][1] == 2
+    assert (source.name, len(source), len(test), len(source.classes)) == (f"cifar{number}/train", 4, 2, number)
+    assert list(source.keys) == [f"train/{row:05d}" for row in range(4)]
+    for row in range(4):
+        assert np.array_equal(source[row][0], image(row))
+    assert source.labels.tolist() == [0, 1, 2, 3]
 
 
-def test_damaged_cifar100_is_not_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cifar(CIFAR100, tmp_path, monkeypatch)
+@pytest.mark.parametrize(("kind", "file"), [(CIFAR10, "data_batch_2"), (CIFAR10, "batches.meta"), (CIFAR100, "train")])
+def test_damaged_cifar_is_not_unpickled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[CIFAR10], file: str
+) -> None:
+    number = "100" if kind is CIFAR100 else "10"
+    cifar(kind, tmp_path, monkeypatch)
     canary = tmp_path / "canary"
     payload = b"cos\nsystem\n(S'touch %s'\ntR." % str(canary).encode()
-    (tmp_path / "cifar-100-python" / "train").write_bytes(payload)
-    with pytest.raises(SourceError, match="does not hold CIFAR-100"):
-        open_source(f"cifar100:{tmp_path}")
+    (tmp_path / kind.base_folder / file).write_bytes(payload)
+    with pytest.raises(SourceError, match=f"does not hold CIFAR-{number}"):
+        open_source(f"cifar{number}:{tmp_path}")
     assert not canary.exists()
 
 
@@ -248,6 +255,7 @@ def test_wds(tmp_path: Path) -> None:
         ("digits:/data", UsageError, "takes no path"),
         ("imagefolder", UsageError, "needs a path"),
         ("cifar100:", UsageError, "needs a path"),
+        ("cifar10:{tmp}", SourceError, "does not hold CIFAR-10 (cifar-10-batches-py/"),
         ("wds:pipe:touch canary", UsageError, "local files"),
         ("wds:ftp://example.org/a.tar", UsageError, "local files"),
         ("wds:{{s3://b/0,1}}.tar", UsageError, "local files"),
@@ -262,7 +270,7 @@ def test_wds(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_specs(tmp_path: Path, spec: str, error: type[Exception], said: str) -> None:
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=re.escape(said)):
         open_source(spec.format(tmp=tmp_path))
 
 

@@ -17,7 +17,8 @@ SOURCES: Registry[Callable[..., Any]] = Registry(
     "data",
     {
         "digits": Entry(f"{_HERE}.digits:open_digits", "scikit-learn's handwritten digits, no download", "digits"),
-        "cifar100": Entry(f"{_HERE}.cifar100:open_cifar100", "CIFAR-100 in its python format", "cifar100:PATH"),
+        "cifar10": Entry(f"{_HERE}.cifar:open_cifar10", "CIFAR-10 in its python format", "cifar10:PATH"),
+        "cifar100": Entry(f"{_HERE}.cifar:open_cifar100", "CIFAR-100 in its python format", "cifar100:PATH"),
         "tiny-imagenet": Entry(
             f"{_HERE}.tiny_imagenet:open_tiny_imagenet", "the folder tiny-imagenet-200", "tiny-imagenet:PATH"
         ),
