@@ -307,9 +307,15 @@ def match_rows(cache: CacheReader, source: FullSource) -> np.ndarray:
     rows = np.array([positions.get(key, -1) for key in source.keys], np.int64)
     unknown = np.flatnonzero(rows < 0)
     if len(unknown):
+        number = len(cache.keys)
+        is_part = len(rows) - len(unknown) == number
+        part = (
+            f"the cache is of {number} of these: add the --subset that it was built with ({number}, or a file of keys)"
+        )
         raise MismatchError(
             f"key {source.keys[int(unknown[0])]!r} of source {source.name} is not in {cache.path} "
-            f"({len(unknown)} of {len(rows)} are not); use data that the cache was built from, or build a cache of this"
+            f"({len(unknown)} of {len(rows)} are not); "
+            f"{part if is_part else 'use data that the cache was built from'}, or build a cache of this"
         )
     labels = cache.labels[rows]
     if labels.shape != source.labels.shape:

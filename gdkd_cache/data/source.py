@@ -4,7 +4,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -110,6 +110,19 @@ class FullSource(ABC):
     def __getitem__(self, row: int) -> tuple[np.ndarray, int]:
         return self.decode(row, None), int(self.labels[row])
 
+    def take(self, rows: np.ndarray) -> "FullSource":
+        """The given rows of it, int64 [row], rising: a source of its own, with the same classes."""
+        return replace(self, **self._taken(rows))
+
+    def _taken(self, rows: np.ndarray) -> dict[str, Any]:
+        """What it has for each row, of the given ones."""
+        taken: dict[str, Any] = {"keys": [self.keys[row] for row in rows.tolist()], "labels": self.labels[rows]}
+        if self.images is not None:
+            taken["images"] = self.images[rows]
+        if self.shard_starts is not None:  # a shard may be left with no row
+            taken["shard_starts"] = np.searchsorted(rows, self.shard_starts)
+        return taken
+
     @abstractmethod
     def decode(self, row: int, side: int | None) -> np.ndarray:
         """The row's image, uint8 [height, width, 3]; with a side, perhaps smaller, as `decode_image` does it."""
@@ -143,27 +156,39 @@ class EncodedSource(FullSource):
     def decode(self, row: int, side: int | None) -> np.ndarray:
         return decode_image(self.keys[row], self.files[row], side)
 
+    def _taken(self, rows: np.ndarray) -> dict[str, Any]:
+        return super()._taken(rows) | {"files": [self.files[row] for row in rows.tolist()]}
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Own(FullSource):
-    """A user's own source with what it offers."""
+    """A user's own source with what it offers.
+
+    Attributes:
+        rows: int64 [row], which of its rows they are; None for all.
+    """
 
     source: Source
     scaled: Callable[[int, int], np.ndarray] | None
+    rows: np.ndarray | None = None
 
     @property
     def digest(self) -> str:
-        return self.source.digest
+        return self.source.digest if self.rows is None else super().digest
 
     @property
     def scales(self) -> bool:
         return self.scaled is not None
 
     def decode(self, row: int, side: int | None) -> np.ndarray:
+        row = row if self.rows is None else int(self.rows[row])
         if side is None:
             return self.source[row][0]
         assert self.scaled is not None
         return self.scaled(row, side)
+
+    def _taken(self, rows: np.ndarray) -> dict[str, Any]:
+        return super()._taken(rows) | {"rows": rows if self.rows is None else self.rows[rows]}
 
 
 def settle(source: object) -> FullSource:

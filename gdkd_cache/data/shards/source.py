@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -47,3 +48,6 @@ class ShardSource(FullSource):
                 return decode_image(self.keys[row], file.read(int(self.sizes[row])), side)
         except OSError as error:
             raise SourceError(f"wds: {shard} cannot be read: {error.strerror}") from None
+
+    def _taken(self, rows: np.ndarray) -> dict[str, Any]:
+        return super()._taken(rows) | {"offsets": self.offsets[rows], "sizes": self.sizes[rows]}

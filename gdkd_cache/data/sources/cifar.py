@@ -1,4 +1,4 @@
-"""`cifar10:PATH`, `cifar100:PATH`: CIFAR in its python format, read by torchvision, which checks the files' MD5 first."""
+"""`cifar10:PATH`, `cifar100:PATH`: CIFAR's python format, read by torchvision, which checks the files' MD5 first."""
 
 import numpy as np
 from torchvision.datasets import CIFAR10, CIFAR100
@@ -37,8 +37,8 @@ def _open(
         dataset = kind(path, train=split == "train", download=download)
     except RuntimeError:
         raise SourceError(
-            f"{path} does not hold CIFAR-{number} ({kind.base_folder}/ with its train, test and meta files, unchanged); "
-            "add --download to fetch it there"
+            f"{path} does not hold CIFAR-{number} ({kind.base_folder}/ with its train, test and meta files, unchanged)"
+            "; add --download to fetch it there"
         ) from None
     except OSError as error:
         raise SourceError(f"CIFAR-{number} cannot be read or fetched to {path}: {error}") from None

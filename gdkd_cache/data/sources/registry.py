@@ -48,6 +48,7 @@ def open_source(
     download: bool = False,
     stream: bool = False,
     local_copy: str | Path | None = None,
+    subset: str | int | None = None,
 ) -> "gdkd_cache.data.source.FullSource":
     """Open the dataset that a spec names; the same strings as `--data` on the command line.
 
@@ -60,6 +61,7 @@ def open_source(
             shards. Remote shards come over as they are needed, to a temporary folder that holds few of them.
         local_copy: a folder that keeps the shards of a `wds` pattern of URLs, to be read there the next time, unless
             they changed in the store. It only grows, may serve several sources, and may be deleted.
+        subset: only some rows: so many, those of the smallest key hash, or those of the keys in a text file.
 
     Returns:
         The source; its keys are unique and its order is fixed.
@@ -70,7 +72,8 @@ def open_source(
         SourceError: the data is missing, damaged or laid out otherwise, or what was opened is no source.
         StoreError: an object store cannot be reached, or refuses.
     """
-    from gdkd_cache.data.source import settle  # here, as names alone cost nothing
+    from gdkd_cache.data import subset as taken  # here, as names alone cost nothing
+    from gdkd_cache.data.source import settle
 
     name, text = SOURCES.split(spec)
     opener = SOURCES.load(name)
@@ -93,7 +96,8 @@ def open_source(
         signature(opener).bind(*arguments, **given)
     except TypeError as error:
         raise UsageError(f"data is {spec!r}; {name} opens no source: {error}") from None
-    return settle(opener(*arguments, **given))
+    source = settle(opener(*arguments, **given))
+    return source if subset is None else taken.subset(source, subset)
 
 
 def takes(spec: str, option: str) -> bool:
