@@ -2,6 +2,7 @@
 
 import io
 import re
+import shutil
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -102,9 +103,46 @@ def test_imagefolder(tmp_path: Path) -> None:
     assert open_source(f"imagefolder:{tmp_path}", split="test").keys == ["val/cat/0.png", "val/dog/0.png"]
 
 
-def test_imagefolder_with_test_folder(tmp_path: Path) -> None:
-    _imagefolder(tmp_path, "test")
-    assert open_source(f"imagefolder:{tmp_path}", split="test").keys == ["test/cat/0.png", "test/dog/0.png"]
+@pytest.mark.parametrize("name", ["val", "valid", "validation", "test"])
+def test_imagefolder_with_other_test_folders(tmp_path: Path, name: str) -> None:
+    _imagefolder(tmp_path, name)
+    assert open_source(f"imagefolder:{tmp_path}", split="test").keys == [f"{name}/cat/0.png", f"{name}/dog/0.png"]
+
+
+def test_imagefolder_with_named_folders(tmp_path: Path) -> None:
+    """What is asked for wins over what is there; keys stay paths under PATH, which may have colons."""
+    root = _imagefolder(tmp_path / "a:b", "val")
+    (root / "train").rename(root / "some train")
+    (root / "parts").mkdir()
+    shutil.copytree(root / "val", root / "parts" / "one")
+    spec = f"imagefolder:{root}:train=some train,test=parts/one"
+    train, test = open_source(spec), open_source(spec, split="test")
+    assert (train.keys[0], test.keys[0]) == ("some train/cat/0.png", "parts/one/cat/0.png")
+    assert open_source(f"imagefolder:{root}:train=some train", split="test").keys[0] == "val/cat/0.png"
+
+
+@pytest.mark.parametrize(
+    ("split", "folders", "error", "said"),
+    [
+        ("train", "train=gone", SourceError, "has no gone folder; name another as in imagefolder:PATH:train=FOLDER"),
+        ("test", "test=gone", SourceError, "has no gone folder; name another as in imagefolder:PATH:test=FOLDER"),
+        ("test", "train=gone", SourceError, "holds no class folders"),
+        (
+            "train",
+            "validation=val",
+            UsageError,
+            "imagefolder: cannot read 'validation=val'; allowed: train=train, test=",
+        ),
+        ("train", "train=../x", UsageError, "folder '../x' must lie in PATH"),
+        ("test", "test=/x", UsageError, "folder '/x' must lie in PATH"),
+    ],
+)
+def test_imagefolder_with_wrong_folders(
+    tmp_path: Path, split: str, folders: str, error: type[Exception], said: str
+) -> None:
+    _imagefolder(tmp_path)
+    with pytest.raises(error, match=re.escape(said)):
+        open_source(f"imagefolder:{tmp_path}:{folders}", split=split)
 
 
 def test_imagenet_is_an_imagefolder(tmp_path: Path) -> None:
@@ -127,6 +165,51 @@ def test_imagenet_is_an_imagefolder(tmp_path: Path) -> None:
     assert source.decode(0, 40).shape == (40, 40, 3)  # CMYK too is decoded at a half
     assert np.array_equal(source.decode(3, 40), image(2, 80))  # a PNG never is
     assert len(open_source(f"imagefolder:{tmp_path}", split="test")) == 2
+
+
+_INDEX = '{"0": ["cat", "tabby, tabby cat"], "1": ["cow", "ox"]}'
+
+
+@pytest.mark.parametrize(
+    ("lists", "names"),
+    [
+        ({}, ["cat", "dog"]),
+        ({"LOC_synset_mapping.txt": "cat tabby, tabby cat\r\ndog  pug\n\ncow ox\n"}, ["tabby, tabby cat", "pug"]),
+        ({"words.txt": "cow\tox\ndog\tpug, pug-dog\n"}, ["cat", "pug, pug-dog"]),
+        ({"classes.txt": "tabby\npug\n", "words.txt": "dog\t\n"}, ["cat", "dog"]),
+        ({"imagenet_class_index.json": _INDEX, "classes.txt": "tabby\n"}, ["tabby, tabby cat", "dog"]),
+        ({"imagenet_class_index.json": _INDEX, "words.txt": "dog\tpug\n"}, ["cat", "pug"]),
+    ],
+)
+def test_names_of_classes(tmp_path: Path, lists: dict[str, str], names: list[str]) -> None:
+    """They are for people: classes, keys and digest are what they are without."""
+    spec = f"imagefolder:{_imagefolder(tmp_path)}"
+    plain = open_source(spec)
+    for name, text in lists.items():
+        (tmp_path / name).write_text(text)
+    source = open_source(spec)
+    assert list(source.shown_names) == names
+    assert list(source.classes) == list(plain.classes) == list(plain.shown_names)
+    assert source.digest == plain.digest
+    assert list(source.take(np.array([1])).shown_names) == names
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("imagenet_class_index.json", b"{"),
+        ("imagenet_class_index.json", b"[" * 100_000),
+        ("imagenet_class_index.json", b'{"0": ["cat"]}'),
+        ("imagenet_class_index.json", b'{"0": ["cat", 1]}'),
+        ("words.txt", b"cat\t\xff"),
+    ],
+)
+def test_wrong_names_of_classes(tmp_path: Path, name: str, data: bytes) -> None:
+    _imagefolder(tmp_path)
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(SourceError, match=f"^list {tmp_path / name} is no ") as caught:
+        open_source(f"imagefolder:{tmp_path}")
+    assert "\n" not in str(caught.value)
 
 
 def test_imagenets_flat_val_is_refused(tmp_path: Path) -> None:
@@ -322,5 +405,7 @@ def test_a_users_source_is_checked(digits: ArraySource) -> None:
         replace(digits, keys=["a\nb", *digits.keys[1:]])
     with pytest.raises(SourceError, match="has label 10"):
         replace(digits, labels=np.full(256, 10))
+    with pytest.raises(SourceError, match="has 10 classes and 3 names"):
+        replace(digits, names=["a", "b", "c"])
     with pytest.raises(SourceError, match="256 rows and 0 keys"):
         replace(digits, keys=[])

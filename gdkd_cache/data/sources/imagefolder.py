@@ -1,38 +1,71 @@
-"""`imagefolder:PATH`: PATH/train and PATH/val or PATH/test, one folder of images a class; as ImageNet is kept."""
+"""`imagefolder:PATH`: PATH/train and PATH/val, valid, validation or test, one folder of images a class, as ImageNet.
 
-from pathlib import Path
+`imagefolder:PATH:train=FOLDER,test=FOLDER` names other folders in PATH.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
 
 from gdkd_cache.data.source import EncodedSource
-from gdkd_cache.errors import SourceError
+from gdkd_cache.data.sources.names import class_names
+from gdkd_cache.errors import SourceError, UsageError
+from gdkd_cache.fields import check_fields, option, parse_fields
+
+_TEST_FOLDERS = ("val", "valid", "validation", "test")
+_SETTINGS = re.compile(r"(?P<path>.+?):(?P<folders>\w+=[^:]*)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Folders:
+    """Which folders of PATH the splits are."""
+
+    train: str = option("train", "Of the train split; its folders are the classes.")
+    test: str | None = option(None, "Of the test split.", unset=f"the first there of {', '.join(_TEST_FOLDERS)}")
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        for name in (self.train, self.test or ""):
+            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+                raise UsageError(f"imagefolder: folder {name!r} must lie in PATH")
 
 
 def open_imagefolder(path: str, *, split: str) -> EncodedSource:
     """Open a split; classes are the train folders' names in sorted order, keys are paths under PATH.
 
+    Class names are those of a list in PATH, where there is one; see `class_names`.
+
     Raises:
+        UsageError: other settings after PATH than `train` and `test`, or a folder out of PATH.
         SourceError: a folder is missing or empty, or the test split has a class that train has not.
     """
-    root = Path(path)
+    stated = _SETTINGS.fullmatch(path)
+    root = Path(stated["path"] if stated else path)
+    named = parse_fields(_Folders, "imagefolder", stated["folders"] if stated else None)
     if not root.is_dir():
         raise SourceError(f"imagefolder: {root} is no folder")
-    folders = ["train"] if split == "train" else ["val", "test"]
+    train = root / named.train
+    folders = [named.train] if split == "train" else [named.test] if named.test else list(_TEST_FOLDERS)
     folder = next((root / name for name in folders if (root / name).is_dir()), None)
     if folder is None:
-        raise SourceError(f"imagefolder: {root} has no {' or '.join(folders)} folder")
+        raise SourceError(
+            f"imagefolder: {root} has no {' or '.join(folders)} folder; name another as in "
+            f"imagefolder:PATH:{split}=FOLDER"
+        )
     try:
-        classes, ids = find_classes(root / "train")
+        classes, ids = find_classes(train)
         samples = make_dataset(folder, ids, extensions=IMG_EXTENSIONS, allow_empty=True)
         found = set(find_classes(folder)[0])
     except FileNotFoundError:
         raise SourceError(
-            f"imagefolder: {folder} or {root / 'train'} holds no class folders; put each image into a folder of its "
+            f"imagefolder: {folder} or {train} holds no class folders; put each image into a folder of its "
             "class's name (ImageNet's val images are distributed without: the customary valprep.sh sorts them)"
         ) from None
     if unknown := sorted(found - set(classes)):
-        raise SourceError(f"imagefolder: {folder / unknown[0]} is no class of {root / 'train'}")
+        raise SourceError(f"imagefolder: {folder / unknown[0]} is no class of {train}")
     if not samples:
         raise SourceError(f"imagefolder: {folder} holds no images ({', '.join(IMG_EXTENSIONS)})")
     files = [Path(file) for file, _ in samples]
@@ -42,4 +75,5 @@ def open_imagefolder(path: str, *, split: str) -> EncodedSource:
         labels=np.asarray([label for _, label in samples], np.int64),
         keys=[file.relative_to(root).as_posix() for file in files],
         classes=classes,
+        names=class_names(root, classes),
     )

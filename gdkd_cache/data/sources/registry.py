@@ -25,7 +25,8 @@ SOURCES: Registry[Callable[..., Any]] = Registry(
         "cub200": Entry(f"{_HERE}.cub200:open_cub200", "the folder CUB_200_2011", "cub200:PATH"),
         "imagefolder": Entry(
             f"{_HERE}.imagefolder:open_imagefolder",
-            "PATH/train and PATH/val or PATH/test, one folder a class, as for ImageNet",
+            "PATH/train and PATH/val, valid, validation or test, one folder a class, as for ImageNet; other folders as in "
+            "imagefolder:PATH:train=FOLDER,test=FOLDER",
             "imagefolder:PATH",
         ),
         "wds": Entry(
