@@ -133,8 +133,8 @@ def test_imagefolder_with_named_folders(tmp_path: Path) -> None:
             UsageError,
             "imagefolder: cannot read 'validation=val'; allowed: train=train, test=",
         ),
-        ("train", "train=../x", UsageError, "folder '../x' must lie in PATH"),
-        ("test", "test=/x", UsageError, "folder '/x' must lie in PATH"),
+        ("train", "train=../x", UsageError, "split '../x' must lie in PATH"),
+        ("test", "test=/x", UsageError, "split '/x' must lie in PATH"),
     ],
 )
 def test_imagefolder_with_wrong_folders(

@@ -3,34 +3,15 @@
 `imagefolder:PATH:train=FOLDER,test=FOLDER` names other folders in PATH.
 """
 
-import re
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
 
 from gdkd_cache.data.source import EncodedSource
 from gdkd_cache.data.sources.names import class_names
-from gdkd_cache.errors import SourceError, UsageError
-from gdkd_cache.fields import check_fields, option, parse_fields
-
-_TEST_FOLDERS = ("val", "valid", "validation", "test")
-_SETTINGS = re.compile(r"(?P<path>.+?):(?P<folders>\w+=[^:]*)")
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Folders:
-    """Which folders of PATH the splits are."""
-
-    train: str = option("train", "Of the train split; its folders are the classes.")
-    test: str | None = option(None, "Of the test split.", unset=f"the first there of {', '.join(_TEST_FOLDERS)}")
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        for name in (self.train, self.test or ""):
-            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-                raise UsageError(f"imagefolder: folder {name!r} must lie in PATH")
+from gdkd_cache.data.sources.splits import Splits, parted
+from gdkd_cache.errors import SourceError
 
 
 def open_imagefolder(path: str, *, split: str) -> EncodedSource:
@@ -42,13 +23,11 @@ def open_imagefolder(path: str, *, split: str) -> EncodedSource:
         UsageError: other settings after PATH than `train` and `test`, or a folder out of PATH.
         SourceError: a folder is missing or empty, or the test split has a class that train has not.
     """
-    stated = _SETTINGS.fullmatch(path)
-    root = Path(stated["path"] if stated else path)
-    named = parse_fields(_Folders, "imagefolder", stated["folders"] if stated else None)
+    root, splits = parted("imagefolder", path, Splits)
     if not root.is_dir():
         raise SourceError(f"imagefolder: {root} is no folder")
-    train = root / named.train
-    folders = [named.train] if split == "train" else [named.test] if named.test else list(_TEST_FOLDERS)
+    train = root / splits.train
+    folders = splits.candidates(split)
     folder = next((root / name for name in folders if (root / name).is_dir()), None)
     if folder is None:
         raise SourceError(

@@ -25,9 +25,12 @@ SOURCES: Registry[Callable[..., Any]] = Registry(
         "cub200": Entry(f"{_HERE}.cub200:open_cub200", "the folder CUB_200_2011", "cub200:PATH"),
         "imagefolder": Entry(
             f"{_HERE}.imagefolder:open_imagefolder",
-            "PATH/train and PATH/val, valid, validation or test, one folder a class, as for ImageNet; other folders as in "
+            "PATH/train and PATH/val, valid, validation or test, one folder a class, as for ImageNet; others as in "
             "imagefolder:PATH:train=FOLDER,test=FOLDER",
             "imagefolder:PATH",
+        ),
+        "hf": Entry(
+            f"{_HERE}.hf:open_hf", "a Hugging Face image dataset on disk: parquet files, or save_to_disk's", "hf:PATH"
         ),
         "wds": Entry(
             f"{_HERE}.wds:open_wds",
