@@ -178,6 +178,7 @@ _INDEX = '{"0": ["cat", "tabby, tabby cat"], "1": ["cow", "ox"]}'
         ({"words.txt": "cow\tox\ndog\tpug, pug-dog\n"}, ["cat", "pug, pug-dog"]),
         ({"classes.txt": "tabby\npug\n", "words.txt": "dog\t\n"}, ["cat", "dog"]),
         ({"imagenet_class_index.json": _INDEX, "classes.txt": "tabby\n"}, ["tabby, tabby cat", "dog"]),
+        ({"words.txt": "cow\tox\n", "imagenet_class_index.json": _INDEX}, ["tabby, tabby cat", "dog"]),
         ({"imagenet_class_index.json": _INDEX, "words.txt": "dog\tpug\n"}, ["cat", "pug"]),
     ],
 )
