@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from gdkd_cache.models.network import open_network as open_network
     from gdkd_cache.registry import use as use
     from gdkd_cache.training.options import TrainOptions as TrainOptions
+    from gdkd_cache.training.presets.preset import open_preset as open_preset
     from gdkd_cache.training.train import train as train
 
 __version__ = "0.1.0"
@@ -41,6 +42,7 @@ __getattr__ = lazy_names(
         "losses": "gdkd_cache.losses:",
         "open_cache": "gdkd_cache.cache.cache",
         "open_network": "gdkd_cache.models.network",
+        "open_preset": "gdkd_cache.training.presets.preset",
         "open_source": "gdkd_cache.data.sources.registry",
         "pack": "gdkd_cache.building.pack",
         "train": "gdkd_cache.training.train",

@@ -117,17 +117,39 @@ def check_fields(made: Any, what: str = "") -> None:
         UsageError: it names the field, the value and what is allowed.
     """
     for field in dataclasses.fields(made):
-        stated, kind = option_of(field), field_kind(field)
-        value: Any = getattr(made, field.name)
-        if stated is None or (value is None and kind.optional):
-            continue
-        if kind.plain is tuple and not (isinstance(value, tuple) and kind.length in (0, len(value))):
-            wanted = f"a list of {kind.length}" if kind.length else "a list"
-            raise UsageError(f"{what}{': ' if what else ''}{field.name} is {value!r}; it must be {wanted}")
-        expected = kind.items if kind.plain is tuple else kind.plain if kind.single else object
-        for one in typing.cast("tuple[Any, ...]", value) if kind.plain is tuple else (value,):
-            if fault := _fault(one, expected, stated):
-                raise UsageError(f"{what}{': ' if what else ''}{field.name} is {one!r}; it must be {fault}")
+        if option_of(field) is not None:
+            _check_value(field, what, getattr(made, field.name))
+
+
+def _check_value(field: "dataclasses.Field[Any]", what: str, value: Any) -> None:
+    stated, kind = option_of(field), field_kind(field)
+    assert stated is not None
+    if value is None and kind.optional:
+        return
+    if kind.plain is tuple and not (isinstance(value, tuple) and kind.length in (0, len(value))):
+        wanted = f"a list of {kind.length}" if kind.length else "a list"
+        raise UsageError(f"{what}{': ' if what else ''}{field.name} is {value!r}; it must be {wanted}")
+    expected = kind.items if kind.plain is tuple else kind.plain if kind.single else object
+    for one in typing.cast("tuple[Any, ...]", value) if kind.plain is tuple else (value,):
+        if fault := _fault(one, expected, stated):
+            raise UsageError(f"{what}{': ' if what else ''}{field.name} is {one!r}; it must be {fault}")
+
+
+def plain_value(field: "dataclasses.Field[Any]", what: str, value: Any) -> Any:
+    """A field's value from what a file holds: a list for a tuple, a text for a path or for what a text can stand for.
+
+    Raises:
+        UsageError: it is of another type or out of range; it names the field, the value and what is allowed.
+    """
+    kind = field_kind(field)
+    if kind.plain is tuple and isinstance(value, list):
+        value = tuple(value)
+    elif (kind.plain is Path or not kind.single) and not isinstance(value, str):
+        raise UsageError(f"{what}: {field.name} is {value!r}; it must be a text")
+    elif kind.plain is Path:
+        value = Path(value)
+    _check_value(field, what, value)
+    return value
 
 
 def _fault(value: Any, kind: type, stated: Option) -> str | None:

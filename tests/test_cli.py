@@ -147,6 +147,7 @@ _BUILD = "build --data digits --teacher cnn-s --weights {weights} --out out"
 @pytest.mark.parametrize(
     ("line", "code", "said"),
     [
+        ("train --data digits --epochs 1 --out out", 2, "Missing option '--student'"),
         (f"{_TRAIN} --loss ce --data nonsense", 2, "must be one of digits"),
         (f"{_TRAIN} --loss ce --data imagefolder:nowhere", 1, "nowhere is no folder"),
         (f"{_TRAIN} --loss ce --student vgg", 2, "model is 'vgg'"),

@@ -350,5 +350,5 @@ def test_names_cost_nothing() -> None:
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.startswith("digits, cifar100:PATH,")
+    assert ended.stdout.startswith("digits, cifar10:PATH, cifar100:PATH,")
     assert ended.stdout.rstrip().endswith("set()")

@@ -1,31 +1,21 @@
 """Every kind of source on small files in the real on-disk format."""
 
-import hashlib
 import io
-import pickle
 import re
+import shutil
 import tarfile
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from on_disk import cifar, encoded, image
 from PIL import Image
-from torchvision.datasets import CIFAR100
+from torchvision.datasets import CIFAR10, CIFAR100
 
 from gdkd_cache import open_source
 from gdkd_cache.data.source import ArraySource, EncodedSource, Source
 from gdkd_cache.errors import SourceError, UsageError
-
-
-def _image(seed: int, size: int = 32) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
-
-
-def _encoded(seed: int, size: int = 32, kind: str = "PNG") -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(_image(seed, size)).save(file, kind)
-    return file.getvalue()
 
 
 def _imagefolder(root: Path, test_name: str = "val") -> Path:
@@ -34,7 +24,7 @@ def _imagefolder(root: Path, test_name: str = "val") -> Path:
             folder = root / split / name
             folder.mkdir(parents=True)
             for number in range(count):
-                (folder / f"{number}.png").write_bytes(_encoded(10 * label + number, 12 + number))
+                (folder / f"{number}.png").write_bytes(encoded(10 * label + number, 12 + number))
     return root
 
 
@@ -51,31 +41,10 @@ def _wds(folder: Path, shards: int = 2, size: int = 32) -> str:
     for shard in range(shards):
         members: dict[str, bytes] = {}
         for row in range(3):
-            members[f"s{shard}-{row}.png"] = _encoded(10 * shard + row, size)
+            members[f"s{shard}-{row}.png"] = encoded(10 * shard + row, size)
             members[f"s{shard}-{row}.cls"] = str(row).encode()
         _tar(folder / f"train-{shard:06d}.tar", members)
     return f"wds:{folder}/train-{{000000..{shards - 1:06d}}}.tar"
-
-
-def _cifar100(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Four train and two test images in CIFAR-100's python format; torchvision's checksums are set to match."""
-    folder = root / "cifar-100-python"
-    folder.mkdir()
-    names = [f"class{i}" for i in range(100)]
-
-    def dump(name: str, value: dict[str, object]) -> list[str]:
-        (folder / name).write_bytes(pickle.dumps(value))
-        return [name, hashlib.md5((folder / name).read_bytes()).hexdigest()]
-
-    def batch(count: int) -> dict[str, object]:
-        pixels = np.stack([_image(seed).transpose(2, 0, 1).ravel() for seed in range(count)])
-        return {"data": pixels, "fine_labels": list(range(count)), "coarse_labels": [0] * count}
-
-    meta = dump("meta", {"fine_label_names": names})
-    monkeypatch.setattr(CIFAR100, "train_list", [dump("train", batch(4))])
-    monkeypatch.setattr(CIFAR100, "test_list", [dump("test", batch(2))])
-    monkeypatch.setattr(CIFAR100, "meta", CIFAR100.meta | {"filename": meta[0], "md5": meta[1]})
-    return root
 
 
 def _tiny_imagenet(root: Path) -> Path:
@@ -88,10 +57,10 @@ def _tiny_imagenet(root: Path) -> Path:
         folder.mkdir(parents=True)
         (folder.parent / f"{wnid}_boxes.txt").write_text("")
         for number in range(3):
-            (folder / f"{wnid}_{number}.JPEG").write_bytes(_encoded(10 * label + number, 64, "JPEG"))
-    Image.fromarray(_image(5, 64)[..., 0]).save(root / "train" / "n02124075" / "images" / "n02124075_1.JPEG")
+            (folder / f"{wnid}_{number}.JPEG").write_bytes(encoded(10 * label + number, 64, "JPEG"))
+    Image.fromarray(image(5, 64)[..., 0]).save(root / "train" / "n02124075" / "images" / "n02124075_1.JPEG")
     for number in range(2):
-        (root / "val" / "images" / f"val_{number}.JPEG").write_bytes(_encoded(20 + number, 64, "JPEG"))
+        (root / "val" / "images" / f"val_{number}.JPEG").write_bytes(encoded(20 + number, 64, "JPEG"))
     (root / "val" / "val_annotations.txt").write_text(
         "val_0.JPEG\tn02124075\t0\t32\t44\t62\nval_1.JPEG\tn01443537\t52\t55\t57\t59\n"
     )
@@ -108,7 +77,7 @@ def _cub200(root: Path) -> Path:
     for number, name in enumerate(names, 1):
         path = root / "images" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(_encoded(number, 40 + number, "JPEG"))
+        path.write_bytes(encoded(number, 40 + number, "JPEG"))
     return root
 
 
@@ -130,13 +99,50 @@ def test_imagefolder(tmp_path: Path) -> None:
     ]
     assert list(source.classes) == ["cat", "dog"]
     assert source.labels.tolist() == [0, 0, 0, 1, 1, 1]
-    assert np.array_equal(source[4][0], _image(11, 13))
+    assert np.array_equal(source[4][0], image(11, 13))
     assert open_source(f"imagefolder:{tmp_path}", split="test").keys == ["val/cat/0.png", "val/dog/0.png"]
 
 
-def test_imagefolder_with_test_folder(tmp_path: Path) -> None:
-    _imagefolder(tmp_path, "test")
-    assert open_source(f"imagefolder:{tmp_path}", split="test").keys == ["test/cat/0.png", "test/dog/0.png"]
+@pytest.mark.parametrize("name", ["val", "valid", "validation", "test"])
+def test_imagefolder_with_other_test_folders(tmp_path: Path, name: str) -> None:
+    _imagefolder(tmp_path, name)
+    assert open_source(f"imagefolder:{tmp_path}", split="test").keys == [f"{name}/cat/0.png", f"{name}/dog/0.png"]
+
+
+def test_imagefolder_with_named_folders(tmp_path: Path) -> None:
+    """What is asked for wins over what is there; keys stay paths under PATH, which may have colons."""
+    root = _imagefolder(tmp_path / "a:b", "val")
+    (root / "train").rename(root / "some train")
+    (root / "parts").mkdir()
+    shutil.copytree(root / "val", root / "parts" / "one")
+    spec = f"imagefolder:{root}:train=some train,test=parts/one"
+    train, test = open_source(spec), open_source(spec, split="test")
+    assert (train.keys[0], test.keys[0]) == ("some train/cat/0.png", "parts/one/cat/0.png")
+    assert open_source(f"imagefolder:{root}:train=some train", split="test").keys[0] == "val/cat/0.png"
+
+
+@pytest.mark.parametrize(
+    ("split", "folders", "error", "said"),
+    [
+        ("train", "train=gone", SourceError, "has no gone folder; name another as in imagefolder:PATH:train=FOLDER"),
+        ("test", "test=gone", SourceError, "has no gone folder; name another as in imagefolder:PATH:test=FOLDER"),
+        ("test", "train=gone", SourceError, "holds no class folders"),
+        (
+            "train",
+            "validation=val",
+            UsageError,
+            "imagefolder: cannot read 'validation=val'; allowed: train=train, test=",
+        ),
+        ("train", "train=../x", UsageError, "split '../x' must lie in PATH"),
+        ("test", "test=/x", UsageError, "split '/x' must lie in PATH"),
+    ],
+)
+def test_imagefolder_with_wrong_folders(
+    tmp_path: Path, split: str, folders: str, error: type[Exception], said: str
+) -> None:
+    _imagefolder(tmp_path)
+    with pytest.raises(error, match=re.escape(said)):
+        open_source(f"imagefolder:{tmp_path}:{folders}", split=split)
 
 
 def test_imagenet_is_an_imagefolder(tmp_path: Path) -> None:
@@ -145,11 +151,11 @@ def test_imagenet_is_an_imagefolder(tmp_path: Path) -> None:
         for wnid in ("n01440764", "n02105855"):
             folder = tmp_path / split / wnid
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / f"{name}.JPEG").write_bytes(_encoded(0, 80, "JPEG"))
+            (folder / f"{name}.JPEG").write_bytes(encoded(0, 80, "JPEG"))
     train = tmp_path / "train"
-    Image.fromarray(_image(1, 80)).convert("CMYK").save(train / "n01440764" / "n01440764_18.JPEG")
-    (train / "n02105855" / "n02105855_2933.JPEG").write_bytes(_encoded(2, 80, "PNG"))
-    Image.fromarray(_image(3, 80)[..., 0]).save(train / "n02105855" / "n01440764_18.JPEG")
+    Image.fromarray(image(1, 80)).convert("CMYK").save(train / "n01440764" / "n01440764_18.JPEG")
+    (train / "n02105855" / "n02105855_2933.JPEG").write_bytes(encoded(2, 80, "PNG"))
+    Image.fromarray(image(3, 80)[..., 0]).save(train / "n02105855" / "n01440764_18.JPEG")
     source = open_source(f"imagefolder:{tmp_path}")
     assert isinstance(source, EncodedSource)
     assert list(source.classes) == ["n01440764", "n02105855"]
@@ -157,14 +163,60 @@ def test_imagenet_is_an_imagefolder(tmp_path: Path) -> None:
     for row in range(4):
         assert source[row][0].shape == source.decode(row, 60).shape == (80, 80, 3)
     assert source.decode(0, 40).shape == (40, 40, 3)  # CMYK too is decoded at a half
-    assert np.array_equal(source.decode(3, 40), _image(2, 80))  # a PNG never is
+    assert np.array_equal(source.decode(3, 40), image(2, 80))  # a PNG never is
     assert len(open_source(f"imagefolder:{tmp_path}", split="test")) == 2
+
+
+_INDEX = '{"0": ["cat", "tabby, tabby cat"], "1": ["cow", "ox"]}'
+
+
+@pytest.mark.parametrize(
+    ("lists", "names"),
+    [
+        ({}, ["cat", "dog"]),
+        ({"LOC_synset_mapping.txt": "cat tabby, tabby cat\r\ndog  pug\n\ncow ox\n"}, ["tabby, tabby cat", "pug"]),
+        ({"words.txt": "cow\tox\ndog\tpug, pug-dog\n"}, ["cat", "pug, pug-dog"]),
+        ({"classes.txt": "tabby\npug\n", "words.txt": "dog\t\n"}, ["cat", "dog"]),
+        ({"imagenet_class_index.json": _INDEX, "classes.txt": "tabby\n"}, ["tabby, tabby cat", "dog"]),
+        ({"words.txt": "cow\tox\n", "imagenet_class_index.json": _INDEX}, ["tabby, tabby cat", "dog"]),
+        ({"imagenet_class_index.json": _INDEX, "words.txt": "dog\tpug\n"}, ["cat", "pug"]),
+    ],
+)
+def test_names_of_classes(tmp_path: Path, lists: dict[str, str], names: list[str]) -> None:
+    """They are for people: classes, keys and digest are what they are without."""
+    spec = f"imagefolder:{_imagefolder(tmp_path)}"
+    plain = open_source(spec)
+    for name, text in lists.items():
+        (tmp_path / name).write_text(text)
+    source = open_source(spec)
+    assert list(source.shown_names) == names
+    assert list(source.classes) == list(plain.classes) == list(plain.shown_names)
+    assert source.digest == plain.digest
+    assert list(source.take(np.array([1])).shown_names) == names
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("imagenet_class_index.json", b"{"),
+        ("imagenet_class_index.json", b"[" * 100_000),
+        ("imagenet_class_index.json", b'{"0": ["cat"]}'),
+        ("imagenet_class_index.json", b'{"0": ["cat", 1]}'),
+        ("words.txt", b"cat\t\xff"),
+    ],
+)
+def test_wrong_names_of_classes(tmp_path: Path, name: str, data: bytes) -> None:
+    _imagefolder(tmp_path)
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(SourceError, match=f"^list {tmp_path / name} is no ") as caught:
+        open_source(f"imagefolder:{tmp_path}")
+    assert "\n" not in str(caught.value)
 
 
 def test_imagenets_flat_val_is_refused(tmp_path: Path) -> None:
     (tmp_path / "train" / "n01440764").mkdir(parents=True)
     (tmp_path / "val").mkdir()
-    (tmp_path / "val" / "ILSVRC2012_val_00000001.JPEG").write_bytes(_encoded(0, 80, "JPEG"))
+    (tmp_path / "val" / "ILSVRC2012_val_00000001.JPEG").write_bytes(encoded(0, 80, "JPEG"))
     with pytest.raises(SourceError, match=r"val or .* holds no class folders; .* valprep\.sh"):
         open_source(f"imagefolder:{tmp_path}", split="test")
 
@@ -175,7 +227,7 @@ def test_tiny_imagenet(tmp_path: Path) -> None:
     assert list(source.classes) == list(test.classes) == ["goldfish, Carassius auratus", "cat"]
     assert source.keys[0] == "train/n01443537/images/n01443537_0.JPEG"
     assert source.labels.tolist() == [0, 0, 0, 1, 1, 1]
-    assert np.array_equal(source[2][0], np.array(Image.open(io.BytesIO(_encoded(2, 64, "JPEG")))))
+    assert np.array_equal(source[2][0], np.array(Image.open(io.BytesIO(encoded(2, 64, "JPEG")))))
     gray = source[4][0]
     assert (gray[..., 0] == gray[..., 2]).all()
     assert list(test.keys) == ["val/images/val_0.JPEG", "val/images/val_1.JPEG"]
@@ -243,22 +295,29 @@ def test_wrong_val_annotations(tmp_path: Path, line: str, said: str) -> None:
         open_source(f"tiny-imagenet:{tmp_path}", split="test")
 
 
-def test_cifar100(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = f"cifar100:{_cifar100(tmp_path, monkeypatch)}"
+@pytest.mark.parametrize(("kind", "number"), [(CIFAR10, 10), (CIFAR100, 100)])
+def test_cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[CIFAR10], number: int) -> None:
+    spec = f"cifar{number}:{cifar(kind, tmp_path, monkeypatch)}"
     source, test = open_source(spec), open_source(spec, split="test")
     assert isinstance(source, ArraySource)
-    assert (len(source), len(test), len(source.classes)) == (4, 2, 100)
-    assert np.array_equal(source[2][0], _image(2))
-    assert source[2][1] == 2
+    assert (source.name, len(source), len(test), len(source.classes)) == (f"cifar{number}/train", 4, 2, number)
+    assert list(source.keys) == [f"train/{row:05d}" for row in range(4)]
+    for row in range(4):
+        assert np.array_equal(source[row][0], image(row))
+    assert source.labels.tolist() == [0, 1, 2, 3]
 
 
-def test_damaged_cifar100_is_not_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _cifar100(tmp_path, monkeypatch)
+@pytest.mark.parametrize(("kind", "file"), [(CIFAR10, "data_batch_2"), (CIFAR10, "batches.meta"), (CIFAR100, "train")])
+def test_damaged_cifar_is_not_unpickled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[CIFAR10], file: str
+) -> None:
+    number = "100" if kind is CIFAR100 else "10"
+    cifar(kind, tmp_path, monkeypatch)
     canary = tmp_path / "canary"
     payload = b"cos\nsystem\n(S'touch %s'\ntR." % str(canary).encode()
-    (tmp_path / "cifar-100-python" / "train").write_bytes(payload)
-    with pytest.raises(SourceError, match="does not hold CIFAR-100"):
-        open_source(f"cifar100:{tmp_path}")
+    (tmp_path / kind.base_folder / file).write_bytes(payload)
+    with pytest.raises(SourceError, match=f"does not hold CIFAR-{number}"):
+        open_source(f"cifar{number}:{tmp_path}")
     assert not canary.exists()
 
 
@@ -267,7 +326,7 @@ def test_wds(tmp_path: Path) -> None:
     assert source.keys == ["s0-0", "s0-1", "s0-2", "s1-0", "s1-1", "s1-2"]
     assert source.labels.tolist() == [0, 1, 2, 0, 1, 2]
     assert list(source.classes) == ["0", "1", "2"]
-    assert np.array_equal(source[4][0], _image(11))
+    assert np.array_equal(source[4][0], image(11))
     (tmp_path / "classes.txt").write_text("ant\nbee\ncow\ndog\n")
     assert list(open_source(f"wds:{tmp_path}/train-*.tar").classes) == ["ant", "bee", "cow", "dog"]
 
@@ -280,6 +339,7 @@ def test_wds(tmp_path: Path) -> None:
         ("digits:/data", UsageError, "takes no path"),
         ("imagefolder", UsageError, "needs a path"),
         ("cifar100:", UsageError, "needs a path"),
+        ("cifar10:{tmp}", SourceError, "does not hold CIFAR-10 (cifar-10-batches-py/"),
         ("wds:pipe:touch canary", UsageError, "local files"),
         ("wds:ftp://example.org/a.tar", UsageError, "local files"),
         ("wds:{{s3://b/0,1}}.tar", UsageError, "local files"),
@@ -294,13 +354,13 @@ def test_wds(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_specs(tmp_path: Path, spec: str, error: type[Exception], said: str) -> None:
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=re.escape(said)):
         open_source(spec.format(tmp=tmp_path))
 
 
 def test_undecodable_images_name_their_key(tmp_path: Path) -> None:
     _imagefolder(tmp_path)
-    (tmp_path / "train" / "cat" / "1.png").write_bytes(_encoded(0)[:100])
+    (tmp_path / "train" / "cat" / "1.png").write_bytes(encoded(0)[:100])
     source = open_source(f"imagefolder:{tmp_path}")
     with pytest.raises(SourceError, match=r"'train/cat/1\.png' cannot be decoded"):
         source[1]
@@ -309,11 +369,11 @@ def test_undecodable_images_name_their_key(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("members", "said"),
     [
-        ({"a.png": _encoded(0)}, "'a' has the members png"),
+        ({"a.png": encoded(0)}, "'a' has the members png"),
         ({"a.cls": b"1"}, "'a' has the members cls"),
-        ({"a.png": _encoded(0), "a.cls": b"one"}, "a number in .cls"),
+        ({"a.png": encoded(0), "a.cls": b"one"}, "a number in .cls"),
         ({"a.png": b"no image", "a.cls": b"1"}, "'a' cannot be decoded"),
-        ({"a.png": _encoded(0), "a.cls": b"0", "b.png": _encoded(0), "b.cls": b"1", "c.png": b""}, "'c'"),
+        ({"a.png": encoded(0), "a.cls": b"0", "b.png": encoded(0), "b.cls": b"1", "c.png": b""}, "'c'"),
         ({}, "holds no samples"),
     ],
 )
@@ -333,7 +393,7 @@ def test_truncated_wds(tmp_path: Path) -> None:
 
 def test_repeated_keys_are_refused(tmp_path: Path) -> None:
     for name in ("a.tar", "b.tar"):
-        members = {f"{key}.{kind}": data for key in "xy" for kind, data in (("png", _encoded(0)), ("cls", b"1"))}
+        members = {f"{key}.{kind}": data for key in "xy" for kind, data in (("png", encoded(0)), ("cls", b"1"))}
         _tar(tmp_path / name, members)
     with pytest.raises(SourceError, match="'x' occurs more than once"):
         open_source(f"wds:{tmp_path}/*.tar")
@@ -346,5 +406,7 @@ def test_a_users_source_is_checked(digits: ArraySource) -> None:
         replace(digits, keys=["a\nb", *digits.keys[1:]])
     with pytest.raises(SourceError, match="has label 10"):
         replace(digits, labels=np.full(256, 10))
+    with pytest.raises(SourceError, match="has 10 classes and 3 names"):
+        replace(digits, names=["a", "b", "c"])
     with pytest.raises(SourceError, match="256 rows and 0 keys"):
         replace(digits, keys=[])

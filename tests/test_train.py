@@ -185,7 +185,11 @@ def _wrong_sources(digits: ArraySource) -> Iterator[tuple[str, ArraySource, str]
     )
     labels = digits.labels.copy()
     labels[9] = (labels[9] + 1) % 10
-    yield "label", replace(digits, labels=labels), f"key {digits.keys[9]!r} has label"
+    yield (
+        "label",
+        replace(digits, labels=labels),
+        rf"key {digits.keys[9]!r} has label {labels[9]} \('{labels[9]}'\) in source",
+    )
     yield "classes", replace(digits, classes=[*digits.classes, "ten"]), "10 classes, source digits/train has 11"
 
 

@@ -59,6 +59,8 @@ def build(
         raise click.UsageError(f"--sidecars is {sidecars}; they are written to a folder, which you can copy to a store")
     if sidecars is not None and not data.has_shards:
         raise click.UsageError("--sidecars lie beside the shards of --data wds:PATTERN; leave it out")
+    if sidecars is not None and data.subset is not None:
+        raise click.UsageError("--sidecars are of whole shards, which --subset takes apart; leave one of them out")
     source = data.open()
     result = run_build(options, source, teacher.open(source))
     if this_rank().rank:

@@ -33,6 +33,7 @@ _COMMANDS = (
     "listing:codecs",
     "listing:recipes",
     "listing:steps",
+    "presets:presets",
     "demo:demo",
 )
 """The commands, by module of this package and name there: to add one, write its module and name it here."""

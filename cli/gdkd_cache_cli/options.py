@@ -49,6 +49,12 @@ class DataOptions:
         "time. Without it, --stream fetches shards in every pass, and few of them lie on disk at a time.",
         metavar="DIR",
     )
+    subset: str | None = option(
+        None,
+        "Take some of the images only: a number takes so many, those of the smallest key hash, always the same; a "
+        "file those of its keys, one a line (./100 for a file whose name is a number).",
+        metavar="N|KEYS.txt",
+    )
 
     @property
     def is_remote(self) -> bool:
@@ -77,6 +83,7 @@ class DataOptions:
             self,
             data=evaluated,
             download=self.download and data is None,
+            subset=None,
             stream=self.stream and sources.takes(evaluated, "stream"),
         )
 
@@ -95,6 +102,7 @@ class DataOptions:
             download=self.download,
             stream=self.stream,
             local_copy=self._copy,
+            subset=self.subset,
         )
 
 
@@ -116,7 +124,13 @@ class KnownDataOptions(CachedDataOptions):
     )
 
     def opened(self) -> "FullSource | None":
-        """The source, where one was named."""
+        """The source, where one was named.
+
+        Raises:
+            click.UsageError: a part is asked for of none.
+        """
+        if self.data is None and self.subset is not None:
+            raise click.UsageError("--subset goes with --data")
         return None if self.data is None else self.open()
 
 

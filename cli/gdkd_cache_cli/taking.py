@@ -46,7 +46,9 @@ def _click_option(field: "dataclasses.Field[Any]", stated: Option) -> Callable[.
     kind, required = field_kind(field), field.default is dataclasses.MISSING
     default = None if required else field.default
     said = " ".join(filter(None, (stated.help, f"({stated.range})" if stated.range else "")))
-    facts: dict[str, Any] = {"default": default, "required": required, "metavar": stated.metavar}
+    facts: dict[str, Any] = {"required": required, "metavar": stated.metavar}
+    if not required:  # click takes even None for a value
+        facts["default"] = default
     if kind.plain is bool:
         return click.option(flag, field.name, is_flag=True, default=False, help=said)
     if kind.plain is tuple and stated.joined:

@@ -10,11 +10,13 @@ from gdkd_cache.limits import LARGEST_SEED
 from gdkd_cache.terminal import say
 from gdkd_cache.training.options import CROSS_ENTROPY, TrainOptions
 from gdkd_cache_cli.options import CachedDataOptions, UseOptions
+from gdkd_cache_cli.presets import preset_option
 from gdkd_cache_cli.taking import takes
 
 if TYPE_CHECKING:
     from gdkd_cache.cache.cache import Cache
     from gdkd_cache.cache.ensemble import Ensemble
+    from gdkd_cache.training.presets.preset import Preset
     from gdkd_cache.training.train import Views
 
 
@@ -46,7 +48,7 @@ class _TeachersOptions(UseOptions):
         None,
         "What ce's views are made with, as for build; with a cache it must be the cache's, and is needed only where "
         "that has code of your own.",
-        unset="crop-flip",
+        unset="the preset's, else crop-flip",
         metavar="SPEC",
     )
     view_seed: int | None = option(
@@ -104,18 +106,26 @@ class _TeachersOptions(UseOptions):
                 raise MismatchError(f"view seed {self.view_seed} is not the cache's {made.seed}; leave --view-seed out")
         return ensemble(opened, self.cache_weights or None) if len(opened) > 1 else next(iter(opened), None)
 
-    def views(self) -> "Views":
+    def views(self, preset: "Preset | None") -> "Views":
         """The views that are rendered where no cache says which."""
         from gdkd_cache.training.train import Views
 
-        return Views(recipe=self.recipe or "crop-flip", seed=self.view_seed or 0)
+        stated = None if preset is None else preset.recipe
+        return Views(recipe=self.recipe or stated or "crop-flip", seed=self.view_seed or 0)
 
 
 @click.command(short_help="Train a student from a cache, or a teacher with cross-entropy.")
 @takes(data=CachedDataOptions)
 @click.option("--eval-data", default=None, metavar="SPEC", help="Evaluate on this. [default: the test split of --data]")
+@preset_option
 @takes(teachers=_TeachersOptions, options=TrainOptions)
-def train(data: CachedDataOptions, eval_data: str | None, teachers: _TeachersOptions, options: TrainOptions) -> None:
+def train(
+    data: CachedDataOptions,
+    eval_data: str | None,
+    preset: "Preset | None",
+    teachers: _TeachersOptions,
+    options: TrainOptions,
+) -> None:
     """Train a network: with cross-entropy alone, or also from a cache's teacher logits, with no teacher.
 
     Ranks that torchrun starts train one network together, each on its part of every step's images; the first writes.
@@ -126,6 +136,7 @@ def train(data: CachedDataOptions, eval_data: str | None, teachers: _TeachersOpt
     Examples:
       gdkd-cache train --loss ce --data digits --student cnn-l --epochs 8 --out teacher
       gdkd-cache train --loss gdkd --data digits --cache digits.zarr --student cnn-s --epochs 8 --out student
+      gdkd-cache train --preset cifar100/resnet32x4-resnet8x4 --data cifar100:data --cache c100.zarr --out student
       gdkd-cache train --loss gdkd:k=5,w2=8,temperature=4 --data digits --cache s3://bucket/digits.zarr \\
           --local-copy kept --student cnn-s --epochs 8 --out student
       gdkd-cache train --loss gdkd --data digits --cache one.zarr --cache two.zarr \\
@@ -152,7 +163,7 @@ def train(data: CachedDataOptions, eval_data: str | None, teachers: _TeachersOpt
     cache = teachers.open(data)
     source, eval_source = data.open(), evaluated.open("test")
     if cache is None:
-        result = run_train(options, source, eval_source, views=teachers.views())
+        result = run_train(options, source, eval_source, views=teachers.views(preset))
     else:
         recipe = None if teachers.recipe is None else open_recipe(teachers.recipe, *image_size(source))
         result = run_train(

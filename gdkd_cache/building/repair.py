@@ -103,7 +103,11 @@ def repair(
     if source is not None:
         source = settle(source)
         if source.digest != identity.data.digest:
-            raise MismatchError(f"{path} was not built from this data: keys, labels or classes differ")
+            counts = (
+                "" if len(source) == identity.num_rows else f"; it has {identity.num_rows} rows, {source.name} has "
+            )
+            counts += f"{len(source)}: give the --subset that it was built with" if counts else ""
+            raise MismatchError(f"{path} was not built from this data: keys, labels or classes differ{counts}")
     if source is not None and teacher is not None:
         builder = _Rebuilder(cache, source, teacher, recipe, num_workers)
     tables = {name for name in damaged if name.startswith("tables/c/")}

@@ -24,6 +24,7 @@ from gdkd_cache.data.views import ViewRenderer, ViewRequest
 from gdkd_cache.errors import MismatchError, UsageError
 from gdkd_cache.losses.partition import top_classes
 from gdkd_cache.models.normalization import normalize_pixels
+from gdkd_cache.schema import short
 from gdkd_cache.store.reader import CacheReader
 from gdkd_cache.threads import one_worker
 
@@ -307,9 +308,15 @@ def match_rows(cache: CacheReader, source: FullSource) -> np.ndarray:
     rows = np.array([positions.get(key, -1) for key in source.keys], np.int64)
     unknown = np.flatnonzero(rows < 0)
     if len(unknown):
+        number = len(cache.keys)
+        is_part = len(rows) - len(unknown) == number
+        part = (
+            f"the cache is of {number} of these: add the --subset that it was built with ({number}, or a file of keys)"
+        )
         raise MismatchError(
             f"key {source.keys[int(unknown[0])]!r} of source {source.name} is not in {cache.path} "
-            f"({len(unknown)} of {len(rows)} are not); use data that the cache was built from, or build a cache of this"
+            f"({len(unknown)} of {len(rows)} are not); "
+            f"{part if is_part else 'use data that the cache was built from'}, or build a cache of this"
         )
     labels = cache.labels[rows]
     if labels.shape != source.labels.shape:
@@ -321,7 +328,13 @@ def match_rows(cache: CacheReader, source: FullSource) -> np.ndarray:
     if len(wrong):
         row = int(wrong[0])
         raise MismatchError(
-            f"key {source.keys[row]!r} has label {source.labels[row]} in source {source.name} and "
-            f"{labels[row]} in {cache.path} ({len(wrong)} labels differ); use the data it was built from"
+            f"key {source.keys[row]!r} has label {_named(source.labels[row], source)} in source {source.name} and "
+            f"{_named(labels[row], source)} in {cache.path} ({len(wrong)} labels differ); use its own data"
         )
     return rows
+
+
+def _named(label: np.ndarray | np.int64, source: FullSource) -> str:
+    """A class id, and what people call it; several of them as they are."""
+    is_class = label.ndim == 0 and 0 <= label < len(source.classes)
+    return f"{label} ({short(source.shown_names[int(label)])})" if is_class else str(label)

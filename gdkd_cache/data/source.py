@@ -4,7 +4,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -26,7 +26,7 @@ class Source(Protocol):
         digest: a string that changes when keys, labels or classes do.
 
     Whatever else it has of `FullSource`, under the same name, is used: `labels` (else every row is read once for its
-    label), `images`, `decode`, `shard_starts`, `remote`, `mean`, `std` and `name`.
+    label), `names`, `images`, `decode`, `shard_starts`, `remote`, `mean`, `std` and `name`.
     """
 
     @property
@@ -66,6 +66,7 @@ class FullSource(ABC):
         name: what it is, for manifests and messages.
         labels: int64 [row].
         keys, classes: see `Source`.
+        names: what people call the classes, in the same order; empty where they have no other names.
         mean, std: statistics of the channels, of pixels in [0, 1]; ImageNet's where a source does not know better.
         images: uint8 [row, 3, height, width], all pixels in memory, for the batched path.
         shard_starts: int64 [shard + 1], the first row of each run of rows that are read fast together, then the
@@ -74,14 +75,15 @@ class FullSource(ABC):
 
     Raises:
         SourceError: no rows, a key count that is not the number of labels, repeated keys, keys that are empty, have
-            line breaks or are no text, fewer than 2 classes or more than 131,072, a class name that is no text, or a
-            label that is no class id.
+            line breaks or are no text, fewer than 2 classes or more than 131,072, a class name that is no text, another
+            number of names, or a label that is no class id.
     """
 
     name: str
     labels: np.ndarray
     keys: Sequence[str]
     classes: Sequence[str]
+    names: Sequence[str] = ()
     mean: tuple[float, ...] = IMAGENET.mean
     std: tuple[float, ...] = IMAGENET.std
     images: np.ndarray | None = None
@@ -100,6 +102,11 @@ class FullSource(ABC):
         return source_digest(self.keys, self.labels, self.classes)
 
     @property
+    def shown_names(self) -> Sequence[str]:
+        """The names of the classes for people."""
+        return self.names if len(self.names) else self.classes
+
+    @property
     def scales(self) -> bool:
         """Whether `decode` takes a side."""
         return False
@@ -109,6 +116,19 @@ class FullSource(ABC):
 
     def __getitem__(self, row: int) -> tuple[np.ndarray, int]:
         return self.decode(row, None), int(self.labels[row])
+
+    def take(self, rows: np.ndarray) -> "FullSource":
+        """The given rows of it, int64 [row], rising: a source of its own, with the same classes."""
+        return replace(self, **self._taken(rows))
+
+    def _taken(self, rows: np.ndarray) -> dict[str, Any]:
+        """What it has for each row, of the given ones."""
+        taken: dict[str, Any] = {"keys": [self.keys[row] for row in rows.tolist()], "labels": self.labels[rows]}
+        if self.images is not None:
+            taken["images"] = self.images[rows]
+        if self.shard_starts is not None:  # a shard may be left with no row
+            taken["shard_starts"] = np.searchsorted(rows, self.shard_starts)
+        return taken
 
     @abstractmethod
     def decode(self, row: int, side: int | None) -> np.ndarray:
@@ -143,27 +163,39 @@ class EncodedSource(FullSource):
     def decode(self, row: int, side: int | None) -> np.ndarray:
         return decode_image(self.keys[row], self.files[row], side)
 
+    def _taken(self, rows: np.ndarray) -> dict[str, Any]:
+        return super()._taken(rows) | {"files": [self.files[row] for row in rows.tolist()]}
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Own(FullSource):
-    """A user's own source with what it offers."""
+    """A user's own source with what it offers.
+
+    Attributes:
+        rows: int64 [row], which of its rows they are; None for all.
+    """
 
     source: Source
     scaled: Callable[[int, int], np.ndarray] | None
+    rows: np.ndarray | None = None
 
     @property
     def digest(self) -> str:
-        return self.source.digest
+        return self.source.digest if self.rows is None else super().digest
 
     @property
     def scales(self) -> bool:
         return self.scaled is not None
 
     def decode(self, row: int, side: int | None) -> np.ndarray:
+        row = row if self.rows is None else int(self.rows[row])
         if side is None:
             return self.source[row][0]
         assert self.scaled is not None
         return self.scaled(row, side)
+
+    def _taken(self, rows: np.ndarray) -> dict[str, Any]:
+        return super()._taken(rows) | {"rows": rows if self.rows is None else self.rows[rows]}
 
 
 def settle(source: object) -> FullSource:
@@ -183,6 +215,7 @@ def settle(source: object) -> FullSource:
         labels=np.asarray([source[row][1] for row in range(len(source))] if labels is None else labels),
         keys=source.keys,
         classes=source.classes,
+        names=getattr(source, "names", ()),
         mean=tuple(getattr(source, "mean", IMAGENET.mean)),
         std=tuple(getattr(source, "std", IMAGENET.std)),
         images=getattr(source, "images", None),
@@ -234,7 +267,9 @@ def _check(source: FullSource) -> None:
         raise SourceError(
             f"source {source.name} has {len(source.labels)} rows and {len(keys)} keys; both must be equal, above 0"
         )
-    if (unreadable := next((name for name in (*keys, *source.classes) if not is_text(name)), None)) is not None:
+    if (
+        unreadable := next((name for name in (*keys, *source.classes, *source.names) if not is_text(name)), None)
+    ) is not None:
         raise SourceError(
             f"source {source.name}: {unreadable!r} is no text in UTF-8; rename that file, member or class"
         )
@@ -247,6 +282,10 @@ def _check(source: FullSource) -> None:
         raise SourceError(f"source {source.name}: key {broken!r} is empty or holds a line break")
     if not 2 <= num_classes <= MOST_CLASSES:
         raise SourceError(f"source {source.name} has {num_classes} classes; it must have 2 to {MOST_CLASSES}")
+    if len(source.names) not in (0, num_classes):
+        raise SourceError(
+            f"source {source.name} has {num_classes} classes and {len(source.names)} names; give each one"
+        )
     outside = np.flatnonzero((source.labels < 0) | (source.labels >= num_classes))
     if len(outside):
         row = int(outside[0])

@@ -47,7 +47,7 @@ def show(options: ShowOptions, cache: Cache, source: Source, *, recipe: Recipe |
     ]
     if rows[0].views[0].mixed:
         title[-1] += ", the mixed-in image's in orange"
-    return draw_sheet(rows, list(source.classes), title)
+    return draw_sheet(rows, list(source.shown_names), title)
 
 
 def shown_rows(options: ShowOptions, cache: Cache, source: Source, *, recipe: Recipe | None = None) -> list[ShownRow]:

@@ -1,8 +1,9 @@
-"""A source whose images stay in tar shards on disk."""
+"""A source whose images stay in larger files on disk, such as tar shards."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,10 +14,10 @@ from gdkd_cache.errors import SourceError
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ShardSource(FullSource):
-    """Images in tar shards: memory holds where each of them lies, and no pixels.
+    """Images in shards: memory holds where each of them lies, and no pixels.
 
     Attributes:
-        shards: the tar files.
+        shards: the files, in which each image lies in one piece.
         shard_starts: int64 [shard + 1], the first row of each shard, then the number of rows.
         offsets, sizes: int64 [row], where the image's bytes lie in its shard.
     """
@@ -46,4 +47,7 @@ class ShardSource(FullSource):
                 file.seek(int(self.offsets[row]))
                 return decode_image(self.keys[row], file.read(int(self.sizes[row])), side)
         except OSError as error:
-            raise SourceError(f"wds: {shard} cannot be read: {error.strerror}") from None
+            raise SourceError(f"{self.name}: {shard} cannot be read: {error.strerror}") from None
+
+    def _taken(self, rows: np.ndarray) -> dict[str, Any]:
+        return super()._taken(rows) | {"offsets": self.offsets[rows], "sizes": self.sizes[rows]}

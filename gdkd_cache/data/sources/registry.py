@@ -17,15 +17,20 @@ SOURCES: Registry[Callable[..., Any]] = Registry(
     "data",
     {
         "digits": Entry(f"{_HERE}.digits:open_digits", "scikit-learn's handwritten digits, no download", "digits"),
-        "cifar100": Entry(f"{_HERE}.cifar100:open_cifar100", "CIFAR-100 in its python format", "cifar100:PATH"),
+        "cifar10": Entry(f"{_HERE}.cifar:open_cifar10", "CIFAR-10 in its python format", "cifar10:PATH"),
+        "cifar100": Entry(f"{_HERE}.cifar:open_cifar100", "CIFAR-100 in its python format", "cifar100:PATH"),
         "tiny-imagenet": Entry(
             f"{_HERE}.tiny_imagenet:open_tiny_imagenet", "the folder tiny-imagenet-200", "tiny-imagenet:PATH"
         ),
         "cub200": Entry(f"{_HERE}.cub200:open_cub200", "the folder CUB_200_2011", "cub200:PATH"),
         "imagefolder": Entry(
             f"{_HERE}.imagefolder:open_imagefolder",
-            "PATH/train and PATH/val or PATH/test, one folder a class, as for ImageNet",
+            "PATH/train and PATH/val, valid, validation or test, one folder a class, as for ImageNet; others as in "
+            "imagefolder:PATH:train=FOLDER,test=FOLDER",
             "imagefolder:PATH",
+        ),
+        "hf": Entry(
+            f"{_HERE}.hf:open_hf", "a Hugging Face image dataset on disk: parquet files, or save_to_disk's", "hf:PATH"
         ),
         "wds": Entry(
             f"{_HERE}.wds:open_wds",
@@ -47,6 +52,7 @@ def open_source(
     download: bool = False,
     stream: bool = False,
     local_copy: str | Path | None = None,
+    subset: str | int | None = None,
 ) -> "gdkd_cache.data.source.FullSource":
     """Open the dataset that a spec names; the same strings as `--data` on the command line.
 
@@ -59,6 +65,7 @@ def open_source(
             shards. Remote shards come over as they are needed, to a temporary folder that holds few of them.
         local_copy: a folder that keeps the shards of a `wds` pattern of URLs, to be read there the next time, unless
             they changed in the store. It only grows, may serve several sources, and may be deleted.
+        subset: only some rows: so many, those of the smallest key hash, or those of the keys in a text file.
 
     Returns:
         The source; its keys are unique and its order is fixed.
@@ -69,7 +76,8 @@ def open_source(
         SourceError: the data is missing, damaged or laid out otherwise, or what was opened is no source.
         StoreError: an object store cannot be reached, or refuses.
     """
-    from gdkd_cache.data.source import settle  # here, as names alone cost nothing
+    from gdkd_cache.data import subset as taken  # here, as names alone cost nothing
+    from gdkd_cache.data.source import settle
 
     name, text = SOURCES.split(spec)
     opener = SOURCES.load(name)
@@ -92,7 +100,8 @@ def open_source(
         signature(opener).bind(*arguments, **given)
     except TypeError as error:
         raise UsageError(f"data is {spec!r}; {name} opens no source: {error}") from None
-    return settle(opener(*arguments, **given))
+    source = settle(opener(*arguments, **given))
+    return source if subset is None else taken.subset(source, subset)
 
 
 def takes(spec: str, option: str) -> bool:

@@ -1,0 +1,47 @@
+"""What people call classes whose folders have other names, such as WordNet ids: in a list beside the data."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from gdkd_cache.data.sources.lists import read_list
+from gdkd_cache.errors import SourceError
+
+_LISTS = ("LOC_synset_mapping.txt", "words.txt", "classes.txt", "imagenet_class_index.json")
+_LIST_BYTES = 2**23
+"""Three times WordNet's words.txt."""
+
+
+def class_names(folder: Path, classes: Sequence[str]) -> list[str]:
+    """A name for each class, from the first of the lists in the folder that has any, or nothing; a class that a list
+    lacks is its own name.
+
+    Lines of LOC_synset_mapping.txt, words.txt and classes.txt are a class, white space and its name;
+    imagenet_class_index.json is {number: [class, name]}. Other lines and other classes are passed over.
+
+    Raises:
+        SourceError: a list is too large, or no text, or no such JSON.
+    """
+    known = set(classes)
+    for path in (folder / name for name in _LISTS):
+        if path.exists():
+            names = {one: name for one, name in _pairs(path) if one in known and name}
+            if names:
+                return [names.get(one, one) for one in classes]
+    return []
+
+
+def _pairs(path: Path) -> Iterator[tuple[str, str]]:
+    text = read_list(path, _LIST_BYTES)
+    if path.suffix != ".json":
+        for line in text.split("\n"):
+            one, _, name = line.strip().replace("\t", " ", 1).partition(" ")
+            yield one, name.strip()
+        return
+    try:
+        found = [(one, name) for one, name in json.loads(text).values()]
+    except Exception:  # of parsing, or of another form: RecursionError too
+        found = None
+    if found is None or not all(isinstance(part, str) for pair in found for part in pair):
+        raise SourceError(f"list {path} is no {{number: [class, name]}}; copy it again, or remove it")
+    yield from found

@@ -1,0 +1,1 @@
+"""Published settings of trainings as TOML files, and what reads them."""
