@@ -137,6 +137,19 @@ def test_logits_and_features(name: str) -> None:
     assert sides == sorted(sides, reverse=True)
 
 
+def test_the_public_mobilenet_of_imagenet() -> None:
+    """mdistiller's student of ResNet50, of 1000 classes and images of 224 pixels."""
+    model = _load_filled(build_model("MobileNetV1", 1000))
+    assert sum(parameter.numel() for parameter in model.parameters()) == 4_231_976
+    assert _listed(_shapes(model)) == "ee294b71f5bb"
+    with torch.inference_mode():
+        images = _images(224)
+        stages, pooled = model.features(images)
+        assert [stage.shape[1] for stage in stages] == [32, 128, 256, 512, 1024]
+        assert _is_near(model.classify(pooled)[1, :3], [-0.0862014, -0.0246108, 0.5915675])
+        assert torch.equal(model(images), model.classify(pooled))
+
+
 @pytest.mark.parametrize("name", _ONE_OF_EACH_KIND)
 def test_a_step_of_training(name: str) -> None:
     """Of a last batch of one image, in bfloat16 with the channels last: each parameter has a gradient and moves."""

@@ -31,6 +31,7 @@ MODELS: "Registry[Callable[..., nn.Module]]" = Registry(
         **_family("resnet", "ResNet18 ResNet50", "a ResNet as for ImageNet, with a stem for 32x32"),
         **_family("wrn", "wrn_16_1 wrn_16_2 wrn_40_1 wrn_40_2", "a wide ResNet for 32x32: depth, widening"),
         **_family("vgg", "vgg8 vgg11 vgg13 vgg16 vgg19", "a VGG network with batch normalisation for 32x32"),
+        **_family("mobilenet", "MobileNetV1", "a MobileNetV1 for ImageNet"),
         **_family("mobilenet", "MobileNetV2", "a MobileNetV2 of half width for 32x32"),
         **_family("shufflenet", "ShuffleV1 ShuffleV2", "a ShuffleNet for 32x32"),
         "torchvision": Entry(f"{_ZOO}.torchvision_models:TORCHVISION", "torchvision's classifiers", "torchvision:NAME"),
