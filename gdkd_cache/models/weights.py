@@ -101,7 +101,7 @@ def load_model(
         is_outline = any(one.is_meta for one in outline.parameters())
         model = build_model(name, num_classes, output) if is_outline else outline
         with _reading(path):
-            tensors = stored.read(today[there] for there in names.values())
+            tensors = stored.read([today[there] for there in names.values()])
             state = {own: tensors[today[there]] for own, there in names.items()}
             model.load_state_dict(model.state_dict() | state)
             return model.eval(), stored.checksum()
@@ -123,9 +123,11 @@ def load_body(name: str, model: nn.Module, num_classes: int, path: Path, *, key:
         ModelError, OSError: as `load_model`.
     """
     with _opened(path) as stored:
-        expected = _described(model)
+        expected, today = _described(model), _named_today(model, stored.described)
+        described = {own: stored.described[there] for own, there in today.items()}
         with _about(path):
-            names = find_weights(name, expected, stored.described, key, num_classes=num_classes)
+            found = find_weights(name, expected, described, key, num_classes=num_classes)
+        names = {own: today[there] for own, there in found.items()}
         other = {own for own, there in names.items() if stored.described[there].shape != expected[own].shape}
         if len({stored.described[names[own]].shape[0] for own in other}) > 1:
             raise ModelError(f"weights {path} do not fit {name}: {', '.join(sorted(other))} have other shapes")

@@ -1,8 +1,9 @@
 """MobileNetV1 for ImageNet, and MobileNetV2 of half width for images of about 32x32.
 
 MobileNetV1: Efficient Convolutional Neural Networks for Mobile Vision Applications (arXiv 1704.04861), the student of
-ResNet50 on ImageNet. MobileNetV2: Inverted Residuals and Linear Bottlenecks (CVPR 2018), as CRD (ICLR 2020) and its successors use it: half
-of the channels but for the last 1280, ReLU in place of ReLU6, and four of the five halvings of the resolution.
+ResNet50 on ImageNet. MobileNetV2: Inverted Residuals and Linear Bottlenecks (CVPR 2018), as CRD (ICLR 2020) and its
+successors use it: half of the channels but for the last 1280, ReLU in place of ReLU6, and four of the five halvings of
+the resolution.
 """
 
 from collections.abc import Iterator
