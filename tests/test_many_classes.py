@@ -1,5 +1,7 @@
 """Codecs at any number of classes, with few rows of each, and whatever a teacher is like."""
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor
@@ -70,7 +72,7 @@ def test_the_curve_has_no_cliff() -> None:
         assert choice.worst_error <= fidelity
         sizes.append(calibration.total_bytes(choice))
     assert sizes == sorted(sizes)
-    assert all(finer < 2.5 * coarser for coarser, finer in zip(sizes, sizes[1:], strict=False))
+    assert all(finer < 2.5 * coarser for coarser, finer in itertools.pairwise(sizes))
 
 
 def test_tables_are_counted() -> None:
