@@ -101,7 +101,7 @@ def load_model(
         is_outline = any(one.is_meta for one in outline.parameters())
         model = build_model(name, num_classes, output) if is_outline else outline
         with _reading(path):
-            tensors = stored.read(today[there] for there in names.values())
+            tensors = stored.read([today[there] for there in names.values()])
             state = {own: tensors[today[there]] for own, there in names.items()}
             model.load_state_dict(model.state_dict() | state)
             return model.eval(), stored.checksum()
