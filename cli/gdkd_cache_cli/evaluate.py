@@ -43,7 +43,7 @@ def evaluate(data: DataOptions, options: _EvalOptions, own: UseOptions, as_json:
     from gdkd_cache.training.evaluate import Evaluator, stated_recipe
 
     source = data.open(options.split)
-    network = options.load(options.model, len(source.classes), "float32")
+    network = options.load(options.model, source, "float32")
     recipe = options.recipe
     if recipe is None:
         recipe = stated_recipe(network)

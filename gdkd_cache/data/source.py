@@ -26,7 +26,7 @@ class Source(Protocol):
         digest: a string that changes when keys, labels or classes do.
 
     Whatever else it has of `FullSource`, under the same name, is used: `labels` (else every row is read once for its
-    label), `images`, `decode`, `shard_starts`, `remote`, `mean`, `std` and `name`.
+    label), `wnids`, `images`, `decode`, `shard_starts`, `remote`, `mean`, `std` and `name`.
     """
 
     @property
@@ -66,6 +66,7 @@ class FullSource(ABC):
         name: what it is, for manifests and messages.
         labels: int64 [row].
         keys, classes: see `Source`.
+        wnids: the WordNet ids of the classes, in the same order; empty where they have none.
         mean, std: statistics of the channels, of pixels in [0, 1]; ImageNet's where a source does not know better.
         images: uint8 [row, 3, height, width], all pixels in memory, for the batched path.
         shard_starts: int64 [shard + 1], the first row of each run of rows that are read fast together, then the
@@ -74,14 +75,15 @@ class FullSource(ABC):
 
     Raises:
         SourceError: no rows, a key count that is not the number of labels, repeated keys, keys that are empty, have
-            line breaks or are no text, fewer than 2 classes or more than 131,072, a class name that is no text, or a
-            label that is no class id.
+            line breaks or are no text, fewer than 2 classes or more than 131,072, a class name that is no text, another
+            number of WordNet ids, or a label that is no class id.
     """
 
     name: str
     labels: np.ndarray
     keys: Sequence[str]
     classes: Sequence[str]
+    wnids: Sequence[str] = ()
     mean: tuple[float, ...] = IMAGENET.mean
     std: tuple[float, ...] = IMAGENET.std
     images: np.ndarray | None = None
@@ -98,6 +100,11 @@ class FullSource(ABC):
     @property
     def digest(self) -> str:
         return source_digest(self.keys, self.labels, self.classes)
+
+    @property
+    def class_names(self) -> tuple[Sequence[str], ...]:
+        """All that the classes are called: lists with one text a class."""
+        return tuple(names for names in (self.classes, self.wnids) if len(names))
 
     @property
     def scales(self) -> bool:
@@ -183,6 +190,7 @@ def settle(source: object) -> FullSource:
         labels=np.asarray([source[row][1] for row in range(len(source))] if labels is None else labels),
         keys=source.keys,
         classes=source.classes,
+        wnids=getattr(source, "wnids", ()),
         mean=tuple(getattr(source, "mean", IMAGENET.mean)),
         std=tuple(getattr(source, "std", IMAGENET.std)),
         images=getattr(source, "images", None),
@@ -247,6 +255,8 @@ def _check(source: FullSource) -> None:
         raise SourceError(f"source {source.name}: key {broken!r} is empty or holds a line break")
     if not 2 <= num_classes <= MOST_CLASSES:
         raise SourceError(f"source {source.name} has {num_classes} classes; it must have 2 to {MOST_CLASSES}")
+    if len(source.wnids) not in (0, num_classes):
+        raise SourceError(f"source {source.name} has {num_classes} classes and {len(source.wnids)} WordNet ids")
     outside = np.flatnonzero((source.labels < 0) | (source.labels >= num_classes))
     if len(outside):
         row = int(outside[0])

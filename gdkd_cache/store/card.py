@@ -73,6 +73,9 @@ def card_facts(identity: Identity) -> dict[str, str]:
     said = [teacher.name]
     if isinstance(teacher.accuracy, int | float):
         said.append(f"{teacher.accuracy:.2%} accuracy on held-out images")
+    if teacher.classes is not None:
+        unused = teacher.classes.count(-1)
+        said.append(f"{len(teacher.classes)} outputs mapped to the classes" + (f" ({unused} dropped)" * bool(unused)))
     if teacher.weights is not None:
         said.append(f"weights {teacher.weights}")
     shown = {name: value for name, value in sorted(to_json(identity.codec).items()) if name in _CODEC_FACTS}

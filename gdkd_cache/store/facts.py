@@ -65,6 +65,7 @@ class TeacherFacts:
         size, interpolation: of the images that its library says it was made for; None where no library says so.
         stated_by: who said how it sees images, where that was its library and no card or option.
         output: which of its outputs are the logits, where that had to be said.
+        classes: for each number of these logits the class that it is, -1 for none; None where they are the classes.
     """
 
     name: str
@@ -77,6 +78,7 @@ class TeacherFacts:
     interpolation: str | None = None
     stated_by: str | None = None
     output: str | None = None
+    classes: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

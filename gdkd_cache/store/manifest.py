@@ -210,6 +210,9 @@ def _check(identity: Identity) -> None:
     for what, (value, least, most) in ranges.items():
         if not least <= value <= most:
             raise CacheError(f"{MANIFEST_NAME}: {what} is {value}; it must be {least} to {most}")
+    outputs, most = identity.teacher.classes or (), len(identity.classes) - 1
+    if len(outputs) > MOST_CLASSES or any(not -1 <= number <= most for number in outputs):
+        raise CacheError(f"{MANIFEST_NAME}: teacher.classes has {len(outputs)} numbers, not all of them -1 to {most}")
     if identity.codec.references and identity.cells != ONE_CELL:
         raise CacheError(f"{MANIFEST_NAME}: rows of several cells, whose views predict no others, have references")
     if identity.codec.num_classes != len(identity.classes):
