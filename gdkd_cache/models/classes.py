@@ -1,4 +1,4 @@
-"""Which class of the data each output of a teacher is: read from the lists that people have, and applied to its logits."""
+"""Which class of the data each output of a teacher is: read from lists as people have them, applied to its logits."""
 
 import json
 import re
@@ -123,7 +123,7 @@ def _known(name: str) -> Names:
 
 def _read(path: Path) -> Names:
     try:
-        text = read_bounded(path, _LIMIT, "classes", ModelError).decode().strip("\ufeff\r\n")
+        text = read_bounded(path, _LIMIT, "classes", ModelError).decode().removeprefix("\ufeff").rstrip()
     except UnicodeDecodeError:
         raise ModelError(f"classes {path} is no text in UTF-8") from None
     try:
