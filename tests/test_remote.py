@@ -552,7 +552,7 @@ def test_commands_on_a_bucket(tmp_path: Path, weights: Path, bucket: str, proxy:
     put_files(bucket, "images", {path.name: path.read_bytes() for path in (tmp_path / "images").iterdir()})
     images = "--data wds:{bucket}/images/Train-{{0..1}}.tar --stream --local-copy {tmp}/kept"
     teacher = "--teacher cnn-s --weights {weights}"
-    run(f"build {images} {teacher} --views 1 --codec dense --workers 0 --out {{bucket}}/c.zarr")
+    run(f"build {images} {teacher} --accept-teacher --views 1 --codec dense --workers 0 --out {{bucket}}/c.zarr")
     out = run(f"show {{bucket}}/c.zarr {images} --rows 2 --views 0 --out {{tmp}}/views.png")
     assert "views.png" in out
     with Image.open(tmp_path / "views.png") as picture:

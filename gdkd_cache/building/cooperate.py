@@ -16,6 +16,7 @@ from gdkd_cache.codec.base import Codec
 from gdkd_cache.codec.fidelity import Fidelity
 from gdkd_cache.ranks import this_rank
 from gdkd_cache.store.claims import Claims
+from gdkd_cache.store.facts import Examination
 from gdkd_cache.store.layout import PROBE
 from gdkd_cache.store.place import Complete, Empty, Found, Place
 from gdkd_cache.store.writer import CacheWriter
@@ -26,7 +27,7 @@ _LOOK_SECONDS = 5.0
 
 
 def begin_together(
-    place: Place, found: Found, claims: Claims, fit: Callable[[], tuple[Codec, Fidelity]]
+    place: Place, found: Found, claims: Claims, fit: Callable[[], tuple[Codec, Fidelity, Examination | None]]
 ) -> CacheWriter | Complete:
     """Begin with the codec that the build began with; where there is none, one process fits it.
 
@@ -34,7 +35,7 @@ def begin_together(
         place: where to.
         found: what it held before.
         claims: of this process.
-        fit: gives a codec, and what it is measured to lose.
+        fit: gives a codec, what it is measured to lose, and how right the teacher is.
 
     Returns:
         What commits shards, or the cache that others have finished meanwhile.
@@ -46,7 +47,7 @@ def begin_together(
         found = place.look()  # also with the claim in hand: whoever had claimed it before may have begun
         if claimed and isinstance(found, Empty):
             return place.begin(*fit())
-    return found if isinstance(found, Complete) else place.begin(found.codec, found.fidelity)
+    return found if isinstance(found, Complete) else place.begin(found.codec, found.fidelity, found.examination)
 
 
 class Share:

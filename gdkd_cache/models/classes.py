@@ -191,6 +191,9 @@ class ClassLogits(nn.Module):
     Args:
         model: gives float outputs [batch, output].
         classes: for each output its class id, -1 for none; each of the data's classes is one at least.
+
+    Attributes:
+        drops: whether some outputs are none.
     """
 
     def __init__(self, model: nn.Module, classes: Sequence[int]) -> None:
@@ -200,7 +203,7 @@ class ClassLogits(nn.Module):
         for output, number in enumerate(classes):
             if number != NO_CLASS:
                 outputs[number].append(output)
-        self._num_classes = len(outputs)
+        self._num_classes, self.drops = len(outputs), NO_CLASS in classes
         by_size = sorted(outputs.items(), key=lambda one: (len(one[1]), one[0]))
         # Classes of equally many outputs at once: their ids, and the outputs of each.
         self._groups = [

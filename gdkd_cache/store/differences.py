@@ -10,6 +10,8 @@ from gdkd_cache.store.facts import NO_CARD, Build
 from gdkd_cache.store.manifest import Identity
 
 _FITTED = ("codec", "fidelity")
+FITTED = (*_FITTED, "examination", "card")
+"""What of an identity does not say what is built: it comes of the build, or may change until its end."""
 
 
 def differences_between(found: Identity, asked: Identity, *, but: Sequence[str]) -> list[str]:

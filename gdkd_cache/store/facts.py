@@ -82,6 +82,43 @@ class TeacherFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Examined:
+    """How right a teacher is about rows with labels.
+
+    Attributes:
+        rows: how many.
+        top1, top5: how often the label is its first class, or among its first five, in [0, 1].
+        calibration_error: how far the first class's probability is from how often it is the label: the mean over rows
+            of what the means of 15 bins of probability differ by, in [0, 1].
+        entropy: mean, in nats.
+    """
+
+    rows: int
+    top1: Number
+    top5: Number
+    calibration_error: Number
+    entropy: Number
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examination:
+    """What was found when a teacher was examined, before a cache was built with it.
+
+    Attributes:
+        views: on the calibration rows, in their first view.
+        dropped: the mean share of its probability that outputs have which are none of the classes; None where all are.
+        data, recipe: other images that it was evaluated on, and what its inputs were made with; None for none.
+        evaluated: on these.
+    """
+
+    views: Examined
+    dropped: Number | None = None
+    data: str | None = None
+    recipe: str | None = None
+    evaluated: Examined | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class RequestFacts:
     """What was asked of the codec; `to_json` of it is what `CodecRequest.from_json` reads."""
 

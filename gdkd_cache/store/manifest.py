@@ -21,6 +21,7 @@ from gdkd_cache.store.facts import (
     Card,
     CodecFacts,
     Data,
+    Examination,
     PartFacts,
     RequestFacts,
     TeacherFacts,
@@ -57,6 +58,7 @@ class Identity:
         shard_rows: rows a shard.
         cells: how many distributions a row holds.
         card: what its maker says of it.
+        examination: how right the teacher is; None where nobody looked.
     """
 
     num_rows: int
@@ -72,6 +74,7 @@ class Identity:
     shard_rows: int
     cells: Cells = ONE_CELL
     card: Card = NO_CARD
+    examination: Examination | None = None
 
     @property
     def view_numbers(self) -> range:
