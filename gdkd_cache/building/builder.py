@@ -17,7 +17,6 @@ from gdkd_cache.cache.cache import open_cache
 from gdkd_cache.cache.references import ReferenceRows
 from gdkd_cache.codec.base import Codec
 from gdkd_cache.codec.calibration import Calibration, calibration_rows, sampled_rows, sampled_views
-from gdkd_cache.codec.fidelity import Fidelity
 from gdkd_cache.codec.views import SampledViews
 from gdkd_cache.data.images.memory import decoded_once
 from gdkd_cache.data.images.unrendered import DecodedImages
@@ -40,6 +39,7 @@ from gdkd_cache.store.differences import check_parts
 from gdkd_cache.store.facts import UNFITTED, UNMEASURED, Build, Data, Examination, RecipeFacts, RequestFacts, Views
 from gdkd_cache.store.layout import PROBE_BYTES, encode_keys, reference_layouts
 from gdkd_cache.store.manifest import Identity
+from gdkd_cache.store.place import Begun
 
 _LOG = logging.getLogger(__name__)
 _ROWS_AT_ONCE = 64  # a request of images that are decoded: 8 views of 224x224 are 77 MB
@@ -174,15 +174,15 @@ class Builder:
         check_parts(self._given.path, theirs, "this build", identity)
         return identity
 
-    def fit(self) -> tuple[Codec, Fidelity, Examination | None]:
-        """The codec, what it was measured to lose, and how right the teacher is: another cache's, or of a calibration.
+    def fit(self) -> Begun:
+        """What a build begins with: what another cache gives, or a calibration.
 
         Raises:
             SourceError, ModelError: as `calibrate` and `examine`.
         """
         if self._given is not None:
             theirs = self._given.manifest.identity
-            return self._given.codec, theirs.fidelity, theirs.examination
+            return Begun(self._given.codec, theirs.fidelity, theirs.examination)
         calibration = self.calibrate()
         examination = self.examine(calibration)
         choice, asked = calibration.choose(), self._options.request.fidelity
@@ -191,7 +191,7 @@ class Builder:
                 "codec %s loses more than --fidelity %g: gradient error %.3g, the worst of the declared losses",
                 *(choice.codec.name, asked, choice.worst_error),
             )
-        return choice.codec, choice.fidelity, examination
+        return Begun(choice.codec, choice.fidelity, examination)
 
     def examine(self, calibration: Calibration) -> Examination:
         """How right the teacher is, of calibration rows.

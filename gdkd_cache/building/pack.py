@@ -130,7 +130,7 @@ def pack(
         choice = calibration.choose()
         examination = _examined(sample, labels[torch.from_numpy(chosen)]) if true_labels else None
         found = Begun(choice.codec, choice.fidelity, examination)
-    writer, fitted = place.begin(found.codec, found.fidelity, found.examination), found.codec
+    writer, fitted = place.begin(found), found.codec
     references: dict[int, ReferenceRows] = {}
 
     def predicting(shard: int, rows: range) -> ReferenceRows | None:

@@ -47,7 +47,7 @@ class Complete:
 
 @dataclass(frozen=True)
 class Begun:
-    """The very build has begun: its codec, what that was measured to lose, and how right the teacher was found."""
+    """What a build begins with: its codec, what that was measured to lose, and how right the teacher was found."""
 
     codec: Codec
     fidelity: Fidelity
@@ -95,8 +95,9 @@ class Place:
     @cached_property
     def build(self) -> str:
         """What all processes of this build call it, and no other build is called."""
-        open_yet = {"codec": UNFITTED, "fidelity": UNMEASURED} if self._identity.codec == UNFITTED else {}
-        identity = dataclasses.replace(self._identity, card=NO_CARD, **open_yet)
+        identity = dataclasses.replace(self._identity, card=NO_CARD)
+        if identity.codec == UNFITTED:
+            identity = dataclasses.replace(identity, fidelity=UNMEASURED, examination=None)
         with _writable():
             return hashlib.sha256(canonical_json(to_json(identity))).hexdigest()[:16]
 
@@ -183,7 +184,7 @@ class Place:
                 continue
         return None
 
-    def begin(self, codec: Codec, fidelity: Fidelity, examination: Examination | None = None) -> CacheWriter:
+    def begin(self, begun: Begun) -> CacheWriter:
         """Make the place this build's, and write the codec's tables, before any shard; what it gives commits those.
 
         Raises:
@@ -192,21 +193,22 @@ class Place:
                 such as a number that is not finite.
             OSError, StoreError: the place cannot be written.
         """
-        facts = from_json(CodecFacts, codec.to_json())
-        identity = dataclasses.replace(self._identity, codec=facts, fidelity=fidelity, examination=examination)
+        codec, facts = begun.codec, from_json(CodecFacts, begun.codec.to_json())
+        identity = dataclasses.replace(
+            self._identity, codec=facts, fidelity=begun.fidelity, examination=begun.examination
+        )
         layout = row_layouts(identity).get(TABLES)
         tables = {} if layout is None else layout.encode(codec.tables_bytes())
         whole = Manifest(identity, {name: ObjectRecord.of(data) for name, data in tables.items()})
         _check_readable(whole)
-        begun = whole.begun
-        generation = Generation.of_build(self.objects, begun)
+        generation = Generation.of_build(self.objects, whole.begun)
         with self.objects.alone():
-            self._take(begun)
+            self._take(whole.begun)
         for name, data in tables.items():
             # Others may be about to tidy up what they finished: nothing is written twice.
             if self.objects.size(name) != len(data) or self.objects.read(name, len(data)) != data:
                 self.objects.write(name, data, allowed=generation.check)
-        return CacheWriter(self.objects, identity, codec, begun, generation)
+        return CacheWriter(self.objects, identity, codec, whole.begun, generation)
 
     def _take(self, begun: Manifest) -> None:
         """Make the place this build's, and remove what it replaces."""
