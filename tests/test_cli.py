@@ -234,20 +234,7 @@ def test_what_nobody_says_of_a_teacher_is_not_guessed(tmp_path: Path, weights: P
     """Weights without a card: a build and an evaluation want to be told how inputs are normalised."""
     bare = tmp_path / "bare.safetensors"
     save_file(load_file(weights), bare)
-    build = [
-        "build",
-        "--accept-teacher",
-        "--data",
-        "digits",
-        "--teacher",
-        "cnn-s",
-        "--weights",
-        bare,
-        "--views",
-        "1",
-        "--codec",
-        "dense",
-    ]
+    build = f"build --data digits --teacher cnn-s --weights {bare} --views 1 --codec dense --accept-teacher".split()
     evaluate = ["eval", "--data", "digits", "--model", "cnn-s", "--weights", bare]
     for command in ([*build, "--out", tmp_path / "a.zarr"], evaluate):
         refused = _run(*command)

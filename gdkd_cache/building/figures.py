@@ -84,4 +84,4 @@ def much_better(before: np.ndarray, after: np.ndarray) -> bool:
     """Whether the same rows, bool [row], are right so much more often that it is neither chance nor a trifle."""
     won, lost = int((after & ~before).sum()), int((before & ~after).sum())
     gain = (won - lost) / max(len(before), 1)
-    return gain >= max(0.04, 0.1 * before.mean()) and at_least(won, won + lost, 0.5) < P_VALUE
+    return bool(gain >= max(0.04, 0.1 * before.mean())) and at_least(won, won + lost, 0.5) < P_VALUE
