@@ -7,7 +7,7 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from gdkd_cache.building.figures import much_better
+from gdkd_cache.building.figures import Fault, much_better
 from gdkd_cache.data.views import ViewBatch
 from gdkd_cache.errors import ModelError
 from gdkd_cache.models.network import Network
@@ -81,8 +81,8 @@ def find_feeding(
     views: Callable[[np.ndarray], Iterable[ViewBatch]],
     rows: np.ndarray,
     advance: Callable[[int], None],
-) -> str | None:
-    """Which way of showing images does much better than the first, in words; None where none does.
+) -> Fault | None:
+    """What is wrong with the first way of showing images, where another does much better; None where none does.
 
     The best is chosen on some rows, and judged on others.
 
@@ -112,7 +112,7 @@ def find_feeding(
         return None
     figures = f"{after.mean():.1%} of {len(after)} views are right so, and {before.mean():.1%} as it is"
     cause, cure = _told(used, best)
-    return f"{cause} is at fault: {figures}; {cure}"
+    return Fault(float(after.mean()), f"{cause} is at fault: {figures}; {cure}")
 
 
 def _right(network: Network, way: Feeding, batches: list[ViewBatch]) -> np.ndarray | None:

@@ -1,6 +1,7 @@
 """How right a teacher is: its figures against labels, and what chance allows."""
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -12,6 +13,18 @@ P_VALUE = 1e-3
 _BINS = 15
 _TOP = 5
 _ROWS_AT_ONCE = 2048
+
+
+class Fault(NamedTuple):
+    """What is wrong with how a teacher is used.
+
+    Attributes:
+        share: of rows that it is right about without the fault, in [0, 1].
+        said: the fault, what shows it, and what to do, in words.
+    """
+
+    share: float
+    said: str
 
 
 class Tally:

@@ -4,13 +4,13 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from gdkd_cache.building.figures import chance, much_better
+from gdkd_cache.building.figures import Fault, chance, much_better
 
 
 def find_order(
     predicted: np.ndarray, labels: np.ndarray, unseen: np.ndarray, names: Sequence[Sequence[str]]
-) -> str | None:
-    """What is wrong with the order of a teacher's outputs, in words; None where nothing is.
+) -> Fault | None:
+    """What is wrong with the order of a teacher's outputs; None where nothing is.
 
     Args:
         predicted: int64 [row], its top classes.
@@ -28,10 +28,11 @@ def find_order(
         return None
     known = next((said for said, order in _orders(names) if (order[predicted] == labels).mean() > least), None)
     order = f"they are in the order of {known}" if known else "they are in none of the usual orders"
-    return (
+    return Fault(
+        float(relabelled.mean()),
         f"the order of its classes is at fault: with its outputs relabelled one to one, {relabelled.mean():.1%} of "
         f"{len(labels)} rows that the relabelling did not see are right, and {right.mean():.1%} without; {order}: type "
-        "--classes FILE, of one class a line in the order of its outputs, as in a wnids.txt"
+        "--classes FILE, of one class a line in the order of its outputs, as in a wnids.txt",
     )
 
 
