@@ -54,7 +54,7 @@ def build(
       gdkd-cache build --data digits --teacher cnn-l --weights teacher/best.safetensors \\
           --first-view 4 --views 4 --codec-from digits.zarr --out more.zarr
       gdkd-cache build --data wds:data/train-{000..127}.tar --stream --teacher torchvision:resnet152 \\
-          --weights teacher.pth --normalize imagenet --views 300 --recipe imagenet --out imagenet.zarr --sidecars data
+          --weights IMAGENET1K_V2 --views 300 --recipe imagenet --out imagenet.zarr --sidecars data
       torchrun --nproc-per-node 4 --no-python gdkd-cache build --data imagefolder:imagenet \\
           --teacher torchvision:resnet152 --weights teacher.pth --normalize imagenet --views 300 --recipe imagenet \\
           --out imagenet.zarr

@@ -47,7 +47,7 @@ def evaluate(data: DataOptions, options: _EvalOptions, own: UseOptions, as_json:
     network = options.load(options.model, source, "float32")
     recipe = options.recipe
     if recipe is None:
-        recipe = stated_recipe(network)
+        recipe = stated_recipe(network.eval_recipe, network.description.name)
     evaluator = Evaluator(
         source,
         mean=network.mean,

@@ -67,7 +67,7 @@ def examine(
         return found
     if list(eval_source.classes) != list(data.classes):
         raise MismatchError(f"{eval_source.name} has other classes than {data.name}, or in another order")
-    recipe, tally = stated_recipe(teacher), Tally()
+    recipe, tally = stated_recipe(teacher.eval_recipe, teacher.description.name), Tally()
     renderer = ViewRenderer(eval_source, open_recipe(recipe, *image_size(eval_source)), seed=0, device=teacher.device)
     workers = default_num_workers(eval_source) if num_workers is None else num_workers
     requests = requests_for(0, np.arange(len(eval_source)), 256)

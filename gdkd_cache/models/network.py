@@ -1,10 +1,9 @@
 """A network at work: uint8 views in, logits out, with what it needs to see images rightly."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,17 +13,18 @@ from gdkd_cache.errors import ModelError, UsageError
 from gdkd_cache.models.build import build_model
 from gdkd_cache.models.card import ModelCard
 from gdkd_cache.models.classes import ClassLogits, check_order
-from gdkd_cache.models.library import Library, Stated
+from gdkd_cache.models.library import Stated
 from gdkd_cache.models.normalization import NAMED, Normalization, normalize_pixels
 from gdkd_cache.models.outputs import give_logits
 from gdkd_cache.models.registry import MODELS
+from gdkd_cache.models.statements import first_said, library_of, locate, located, public_name, said_by
 from gdkd_cache.models.trial import check_logits, first_taken, running, try_logits
 from gdkd_cache.models.weights import load_card, load_model, own_checksum
 from gdkd_cache.schema import short
 from gdkd_cache.store.facts import BuildFacts, TeacherFacts
 
 _LOG = logging.getLogger(__name__)
-_OPTION, _CARD, _MODULE = "an option", "its card", "the model itself"
+_OPTION, _MODULE = "an option", "the model itself"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,8 +158,8 @@ def open_network(
         UsageError: an unknown model, device or precision, or no weights where they are needed.
     """
     where = choose_device(device)
-    library, argument = (None, "") if name is None else _library(name)
-    path = _located(library, argument, weights)
+    library, argument = (None, "") if name is None else library_of(name)
+    path = located(library, argument, weights)
     card = None if path is None else load_card(path)
     if name is None:
         if path is None:
@@ -169,7 +169,7 @@ def open_network(
         raise ModelError(f"weights {weights} are of {card.name}, not of {name}, as their card says")
     stated = [
         normalization and Stated(by=_OPTION, normalization=normalization),
-        card and _said_by(card),
+        card and said_by(card),
         library and library.stated(argument, None if weights is None else str(weights)),
     ]
     published = next((one for one in stated[2:] if one and one.classes), None)
@@ -191,7 +191,7 @@ def open_network(
         model, checksum = _brought(name, num_outputs, output)
     else:
         model, checksum = load_model(name, num_outputs, path, key=weights_key, output=output)
-    seen, origins = _first_said([*stated, _stated(model)])
+    seen, origins = first_said([*stated, _stated(model)])
     if (found := seen.get("normalization")) is None:
         what = name if weights is None else f"weights {weights} have no card, and {name}"
         raise ModelError(
@@ -254,7 +254,7 @@ def open_teacher(
         ModelError, UsageError: as `open_network`.
     """
     if normalization is None and stated.mean is not None and stated.std is not None:
-        path = _located(*_library(name), weights)
+        path = None if weights is None else locate(name, weights)
         if path is None or load_card(path) is None:
             normalization = Normalization(stated.mean, stated.std)
     return open_network(
@@ -271,30 +271,9 @@ def open_teacher(
 
 def published_classes(name: str, weights: Path | str | None) -> tuple[str, ...] | None:
     """The names that a model's library has for its outputs with some weights; None where it says nothing of them."""
-    library, argument = _library(name)
+    library, argument = library_of(name)
     said = library.stated(argument, None if weights is None else str(weights)) if library else None
     return said.classes if said else None
-
-
-def _library(name: str) -> tuple[Library | None, str]:
-    """The library that a name is of, and the name in it; none for other networks."""
-    head, argument = MODELS.split(name)
-    made: object = MODELS.load(head)
-    return (made if isinstance(made, Library) and argument else None), argument or ""
-
-
-def public_name(name: str) -> str:
-    """A network's name for manifests and cards, without places on this machine."""
-    library, argument = _library(name)
-    return name if library is None else f"{MODELS.split(name)[0]}:{library.public_name(argument)}"
-
-
-def _located(library: Library | None, argument: str, weights: Path | str | None) -> Path | None:
-    """The file of some weights: a library's, by their name there, or one by its place; None where none are named."""
-    if weights is None:
-        return None
-    published = library.published(argument, weights) if library and isinstance(weights, str) else None
-    return Path(weights) if published is None else published
 
 
 def _brought(name: str, num_classes: int, output: str | None) -> tuple[nn.Module, str]:
@@ -303,7 +282,7 @@ def _brought(name: str, num_classes: int, output: str | None) -> tuple[nn.Module
     Raises:
         UsageError: it brings none: ours are made with fresh ones.
     """
-    library, argument = _library(name)
+    library, argument = library_of(name)
     found = library.trained(argument) if library else None
     if found is not None:
         give_logits(found[0], f"model {name}", num_classes, output)
@@ -312,22 +291,6 @@ def _brought(name: str, num_classes: int, output: str | None) -> tuple[nn.Module
         raise UsageError(f"model {name} has no weights of its own: name a file of them with --weights")
     model = build_model(name, num_classes, output).eval()
     return model, own_checksum(model)
-
-
-def _said_by(card: ModelCard) -> Stated:
-    normalization = Normalization(card.mean, card.std)
-    return Stated(by=_CARD, normalization=normalization, size=card.size, eval_recipe=card.eval_recipe)
-
-
-def _first_said(stated: Iterable[Stated | None]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Each thing as the first says it who says it, by name, and who that is."""
-    seen: dict[str, Any] = {}
-    origins: dict[str, str] = {}
-    for one in filter(None, stated):
-        for name in (it.name for it in fields(one) if it.name != "by"):
-            if name not in seen and getattr(one, name) is not None:
-                seen[name], origins[name] = getattr(one, name), one.by
-    return seen, origins
 
 
 def _named(card: ModelCard | None, weights: Path) -> str:
@@ -343,7 +306,7 @@ def _named(card: ModelCard | None, weights: Path) -> str:
             f"weights {weights} are of model {short(name)}, code that no file may load: if you have it and trust it, "
             f"name it yourself, with --model {short(card.name)}"
         )
-    if (library := _library(card.name)[0]) and library.names_places:
+    if (library := library_of(card.name)[0]) and library.names_places:
         raise ModelError(
             f"weights {weights} are of model {short(card.name)}, a place that no file may name: name it yourself, with "
             f"--model {name}:PLACE"

@@ -1,6 +1,7 @@
 """Which of a network's outputs are its logits: many give features, further heads or an object beside them."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -21,10 +22,12 @@ def give_logits(model: nn.Module, what: str, num_classes: int, output: str | Non
         num_classes, output: as for `pick_logits`.
     """
 
-    def pick(module: nn.Module, inputs: Any, outputs: Any) -> Any:
-        return pick_logits(outputs, what, num_classes, output)
+    # No function in a function: networks are pickled.
+    model.register_forward_hook(partial(_pick, what=what, num_classes=num_classes, output=output))
 
-    model.register_forward_hook(pick)
+
+def _pick(module: nn.Module, inputs: Any, outputs: Any, *, what: str, num_classes: int, output: str | None) -> Any:
+    return pick_logits(outputs, what, num_classes, output)
 
 
 def pick_logits(outputs: Any, what: str, num_classes: int, output: str | None = None) -> Any:

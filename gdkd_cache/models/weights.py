@@ -107,6 +107,36 @@ def load_model(
             return model.eval(), stored.checksum()
 
 
+def load_body(name: str, model: nn.Module, num_classes: int, path: Path, *, key: str | None = None) -> list[str]:
+    """Load weights into a network, but those of a head for another number of classes.
+
+    Args:
+        name: of the network, for messages.
+        model: gets them.
+        num_classes: of the network.
+        path, key: as for `load_model`.
+
+    Returns:
+        The names of what was left as it was.
+
+    Raises:
+        ModelError, OSError: as `load_model`.
+    """
+    with _opened(path) as stored:
+        expected = _described(model)
+        with _about(path):
+            names = find_weights(name, expected, stored.described, key, num_classes=num_classes)
+        other = {own for own, there in names.items() if stored.described[there].shape != expected[own].shape}
+        if len({stored.described[names[own]].shape[0] for own in other}) > 1:
+            raise ModelError(f"weights {path} do not fit {name}: {', '.join(sorted(other))} have other shapes")
+        _check_size(name, model, stored, path)
+        names = {own: there for own, there in names.items() if own not in other}
+        with _reading(path):
+            tensors = stored.read(names.values())
+            model.load_state_dict(model.state_dict() | {own: tensors[there] for own, there in names.items()})
+    return sorted(other)
+
+
 def own_checksum(model: nn.Module) -> str:
     """`sha256:...` of the weights that a network brings itself: of the file that `save_weights` would make of them."""
     return f"sha256:{hashlib.sha256(_saved(model)).hexdigest()}"

@@ -33,6 +33,14 @@ class TrainOptions(RenderOptions, MemoryOptions):
         metavar="LOSS",
     )
     student: str = option(help=f"The network: {MODEL_HELP}", metavar="MODEL")
+    init: str | None = option(
+        None,
+        "Weights to begin from: a file, or what the network's library calls them (IMAGENET1K_V2, DEFAULT, pretrained). "
+        "A head for other classes begins fresh; inputs are normalised as the weights' card or the library says.",
+        unset="fresh weights",
+        metavar="FILE|NAME",
+    )
+    init_key: str | None = option(None, "Which of several weights in the file of --init.", metavar="KEY")
     epochs: int = option(
         help="Passes over the images; epoch e uses view e of the cache, in turn.", least=1, most=MOST_EPOCHS
     )

@@ -4,7 +4,7 @@ import copy
 import itertools
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypedDict
 
 import numpy as np
@@ -24,9 +24,10 @@ from gdkd_cache.device import choose_device, laid_out
 from gdkd_cache.errors import MismatchError, UsageError
 from gdkd_cache.losses.base import Loss, loss_from_json
 from gdkd_cache.losses.registry import LOSSES
+from gdkd_cache.models.beginning import Beginning
 from gdkd_cache.models.build import build_model
 from gdkd_cache.models.card import ModelCard
-from gdkd_cache.models.network import public_name
+from gdkd_cache.models.statements import public_name
 from gdkd_cache.models.trial import try_student
 from gdkd_cache.schema import short
 from gdkd_cache.threads import in_threads
@@ -69,7 +70,7 @@ def train(
     views: Views | None = None,
     teacher: Callable[[Tensor], Tensor] | None = None,
 ) -> TrainResult:
-    """Train a fresh network; writes checkpoints and one JSON line of metrics an epoch as it goes.
+    """Train a network, fresh or from `init`; writes checkpoints and one JSON line of metrics an epoch as it goes.
 
     With a cache, views and teacher are the cache's. Without one, `views` are rendered, and a distillation loss
     needs a live `teacher`: uint8 [batch, 3, height, width] -> logits [batch, class].
@@ -101,6 +102,9 @@ def train(
     source, eval_source = settle(source), settle(eval_source)
     _require_same_classes(source, eval_source)
     folder = RunFolder(options.out, force=options.force)
+    beginning = None if options.init is None else Beginning.of(options.student, options.init, options.init_key)
+    if beginning is not None and beginning.normalization is not None:
+        source = replace(source, mean=beginning.normalization.mean, std=beginning.normalization.std)
     device = choose_device(options.device)
     with process_group(device):
         rank, world_size = rank_and_size()
@@ -139,7 +143,10 @@ def train(
             recipe=card.eval_recipe,
         )
         torch.manual_seed(options.seed)
-        model = build_model(options.student, card.num_classes).to(device)
+        model = build_model(options.student, card.num_classes)
+        if beginning is not None:
+            beginning.load(model, card.num_classes)
+        model = model.to(device)
         batch_size = min(loading["batch_size"], 2)
         memory_format = try_student(
             options.student, model, card.num_classes, size, num_images=batch_size, device=device

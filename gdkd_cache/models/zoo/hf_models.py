@@ -1,18 +1,23 @@
 """Folders of image classifiers that transformers saved, where transformers is installed; no code of theirs runs."""
 
 import hashlib
+import itertools
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from gdkd_cache.errors import ModelError, UsageError, first_line
-from gdkd_cache.files import read_bounded
+from gdkd_cache.files import open_plain, read_bounded
 from gdkd_cache.models.library import Library, Stated
 from gdkd_cache.models.normalization import Normalization
+from gdkd_cache.models.safetensors_file import SafetensorsFile
 from gdkd_cache.schema import short
 
 _CONFIG, _PREPROCESSOR = "config.json", "preprocessor_config.json"
@@ -20,6 +25,7 @@ _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _LIMIT = 2**22
 _LARGEST = 2**17  # of a number in a config: no network has as many layers, channels or classes
 _SPARE = 2**26
+_MOST_PARAMETERS = 20_000
 _RESAMPLING = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # Pillow's numbers
 _OWN_WAYS = ("include_top", "rescale_offset")  # of a few processors, which are no mean and deviation
 
@@ -30,7 +36,8 @@ class _Folders(Library):
     names_places = True
 
     def __call__(self, name: str, num_classes: int) -> nn.Module:
-        return _made(name, _config(name, num_classes))
+        with _at_most(_MOST_PARAMETERS):
+            return _made(name, _config(name, num_classes))
 
     def trained(self, name: str) -> tuple[nn.Module, str]:
         """The network with the weights of its folder; transformers knows how older files named them.
@@ -40,12 +47,15 @@ class _Folders(Library):
         """
         folder, config = Path(name), _config(name, None)
         files = _weight_files(folder)
-        with torch.device("meta"):
+        with torch.device("meta"), _at_most(_count(files)):
             outline = _made(name, config)
         wanted = sum(value.nbytes for value in outline.state_dict().values())
         found = sum(file.stat().st_size for file in files)
         if wanted > 2 * found + _SPARE:  # before transformers takes the memory: half precision takes half the bytes
             raise ModelError(f"{folder} has {found} bytes of weights; its {_CONFIG} is of a network of {wanted}")
+        logging = _transformers().utils.logging
+        was_on = logging.is_progress_bar_enabled()
+        logging.disable_progress_bar()
         try:
             model, report = _transformers().AutoModelForImageClassification.from_pretrained(
                 folder,
@@ -58,6 +68,9 @@ class _Folders(Library):
             )
         except Exception as error:  # whatever its files do to the library
             raise ModelError(f"{folder} cannot be read: {first_line(error)}") from None
+        finally:
+            if was_on:
+                logging.enable_progress_bar()
         for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
             if left := sorted(map(str, report[what])):
                 raise ModelError(f"the weights in {folder} do not fit its {_CONFIG}: {what} {short(left[0])}")
@@ -121,6 +134,34 @@ def _made(name: str, config: Any) -> nn.Module:
         return _transformers().AutoModelForImageClassification.from_config(config, trust_remote_code=False)
     except Exception as error:  # of other kinds of networks, or settings that do not go together
         raise ModelError(f"{Path(name) / _CONFIG} is of no image classifier: {first_line(error)}") from None
+
+
+@contextmanager
+def _at_most(number: int) -> Iterator[None]:
+    """Refuse to make a network of more parameters: a config may ask for layers without end."""
+    made = itertools.count(1)
+
+    def counted(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        if next(made) > number:
+            raise ModelError(f"it has more than {number} parameters")
+
+    hook = register_module_parameter_registration_hook(counted)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _count(files: list[Path]) -> int:
+    """How many parameters the network of these files may have: some are not stored, as others are the same."""
+    count = 0
+    for path in files:
+        with open_plain(path, "weights", ModelError) as file:
+            try:
+                count += len(SafetensorsFile(file).described)
+            except ValueError as error:
+                raise ModelError(f"weights {path} cannot be read: {error}") from None
+    return 2 * count + 100
 
 
 def _largest(value: Any) -> float:

@@ -55,9 +55,7 @@ class _Torchvision(Library):
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
         if re.fullmatch("[0-9a-f]{8,}", expected) and not found.startswith(expected):
-            raise ModelError(
-                f"weights {path} are not torchvision's: their SHA-256 begins with {found[:8]}; remove them"
-            )
+            raise ModelError(f"weights {path} are no longer torchvision's (SHA-256 {found[:8]}...): remove that file")
         return path
 
     def stated(self, name: str, weights: str | None) -> Stated | None:
