@@ -195,7 +195,11 @@ def main() -> None:
             weights = Path(folder) / f"{seed}.safetensors"
             save_teacher(weights, source, seed)
             teacher = open_network("cnn-s", weights, len(source.classes), device="cpu")
-            build(BuildOptions(out=cache, num_views=2, codec="transform:step=0.5", shard_rows=64), source, teacher)
+            build(
+                BuildOptions(out=cache, num_views=2, codec="transform:step=0.5", shard_rows=64, accept_teacher=True),
+                source,
+                teacher,
+            )
         if is_found(caches[0]) or steps_taken(caches[0], source, Path(folder) / "out") != 2 * STEPS_PER_EPOCH:
             raise SystemExit("the undamaged cache does not train")
         damaged = Path(folder) / "damaged.zarr"

@@ -43,7 +43,15 @@ def build_one(out: Path, weights: Path, codec: str, seed: int, force: bool) -> N
     source = first_rows("digits", ROWS)
     teacher = open_network("cnn-s", weights, len(source.classes), device="cpu")
     options = BuildOptions(
-        out=out, num_views=2, codec=codec, batch_size=32, num_workers=0, shard_rows=ROWS // 8, seed=seed, force=force
+        out=out,
+        num_views=2,
+        codec=codec,
+        batch_size=32,
+        num_workers=0,
+        shard_rows=ROWS // 8,
+        seed=seed,
+        force=force,
+        accept_teacher=True,
     )
     try:
         build(options, source, teacher)

@@ -62,7 +62,9 @@ def build_some(spec: str, out: Path, weights: Path, codec: str) -> None:
     """Build, or go on building, a cache of two views."""
     source = first_rows(spec, ROWS)
     teacher = open_network("cnn-s", weights, len(source.classes), device="cpu")
-    options = BuildOptions(out=out, num_views=2, codec=codec, batch_size=32, num_workers=0, shard_rows=ROWS // 8)
+    options = BuildOptions(
+        out=out, num_views=2, codec=codec, batch_size=32, num_workers=0, shard_rows=ROWS // 8, accept_teacher=True
+    )
     build(options, source, teacher)
 
 

@@ -46,8 +46,9 @@ def take(source: Source, rows: np.ndarray) -> ArraySource:
 def build_small(
     out: str | Path, source: Source, teacher: Network, *, codec: str = "topk", **options: Any
 ) -> BuildResult:
-    """Build a cache of two views in batches of 64, unless the options say otherwise."""
+    """Build a cache of two views in batches of 64, with whatever teacher, unless the options say otherwise."""
     defaults: dict[str, Any] = {"num_views": 2, "batch_size": 64, "num_workers": 0, "codec": codec}
+    defaults |= {"accept_teacher": True}
     return build(BuildOptions(out=out, **(defaults | options)), source, teacher)
 
 

@@ -51,7 +51,7 @@ def test_commands_keep_memory(tmp_path: Path, weights: Path, monkeypatch: pytest
     monkeypatch.chdir(tmp_path)
     teacher = f"--data digits --teacher cnn-s --weights {weights} --device cpu"
     commands = [
-        f"build {teacher} --views 1 --codec dense --out a.zarr",
+        f"build {teacher} --accept-teacher --views 1 --codec dense --out a.zarr",
         f"verify a.zarr {teacher}",
         "train --loss gdkd --data digits --cache a.zarr --student cnn-s --epochs 1 --device cpu --out run",
     ]

@@ -173,7 +173,15 @@ def test_what_was_damaged_before_a_resume_is_built_again(
 def test_a_terminated_build_says_how_to_go_on(tmp_path: Path, weights: Path) -> None:
     """SIGTERM: one line, exit code 143, and the same command finishes the cache."""
     out = tmp_path / "a.zarr"
-    command = [sys.executable, "-c", "from gdkd_cache_cli.main import main; main()", "build", "--data", "digits"]
+    command = [
+        sys.executable,
+        "-c",
+        "from gdkd_cache_cli.main import main; main()",
+        "build",
+        "--data",
+        "digits",
+        "--accept-teacher",
+    ]
     command += ["--teacher", "cnn-s", "--weights", str(weights), "--views", "8", "--codec", "dense", "--out", str(out)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     while not list(out.glob("ledger/*/*.json")):

@@ -449,7 +449,19 @@ def test_the_commands(tmp_path: Path, weights: Path) -> None:
         return CliRunner().invoke(main, [str(arg) for arg in args])
 
     common = ["--data", data, "--teacher", "cnn-s", "--weights", weights, "--recipe", "none"]
-    built = run("build", *common, "--codec", "dense", "--views", 1, "--workers", 0, "--out", tmp_path / "a.zarr")
+    built = run(
+        "build",
+        *common,
+        "--accept-teacher",
+        "--codec",
+        "dense",
+        "--views",
+        1,
+        "--workers",
+        0,
+        "--out",
+        tmp_path / "a.zarr",
+    )
     assert built.exit_code == 0, built.output
     key = source.keys[int(np.flatnonzero(~probed(hash_keys(source.keys)))[7])]
     Image.fromarray(digits[1700 % len(digits)][0][:, ::-1].copy()).save(folder.parent / key)

@@ -102,10 +102,10 @@ def test_the_fixed_forms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_plan_says_what_build_takes(tmp_path: Path, weights: Path) -> None:
     common = ["--data", "digits", "--teacher", "cnn-s", "--weights", weights, "--views", "2", "--recipe", "none"]
-    planned = json.loads(_run("plan", *common, "--json").stdout)
+    planned = json.loads(_run("plan", *common, "--accept-teacher", "--json").stdout)
     assert (planned["num_rows"], planned["num_views"], planned["distinct_views"]) == (1438, 2, 1)
     (chosen,) = (row for row in planned["rows"] if row["chosen"])
-    assert _run("build", *common, "--out", tmp_path / "c.zarr").exit_code == 0
+    assert _run("build", *common, "--accept-teacher", "--out", tmp_path / "c.zarr").exit_code == 0
     facts = json.loads(_run("inspect", tmp_path / "c.zarr", "--json").stdout)
     assert facts["codec"] in chosen["setting"]
     assert facts["fidelity"]["gradient_error"] == chosen["gradient_error"]
@@ -115,7 +115,7 @@ def test_plan_says_what_build_takes(tmp_path: Path, weights: Path) -> None:
 def test_build_for_several_losses(tmp_path: Path, weights: Path) -> None:
     common = ["--data", "digits", "--teacher", "cnn-s", "--weights", weights, "--views", "1"]
     losses = ["--for", "gdkd:w2=2", "--for", "gdkd:w2=2,temperature=1", "--for", "kd:temperature=2"]
-    result = _run("build", *common, *losses, "--fidelity", "0.2", "--out", tmp_path / "c.zarr")
+    result = _run("build", *common, "--accept-teacher", *losses, "--fidelity", "0.2", "--out", tmp_path / "c.zarr")
     assert result.exit_code == 0, result.output
     facts = json.loads(_run("inspect", tmp_path / "c.zarr", "--json").stdout)
     errors = facts["fidelity"]["gradient_error"]
@@ -141,7 +141,7 @@ def test_pack(tmp_path: Path) -> None:
 
 
 _TRAIN = "train --data digits --student cnn-s --epochs 1 --out out"
-_BUILD = "build --data digits --teacher cnn-s --weights {weights} --out out"
+_BUILD = "build --accept-teacher --data digits --teacher cnn-s --weights {weights} --out out"
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ def test_what_nobody_says_of_a_teacher_is_not_guessed(tmp_path: Path, weights: P
     """Weights without a card: a build and an evaluation want to be told how inputs are normalised."""
     bare = tmp_path / "bare.safetensors"
     save_file(load_file(weights), bare)
-    build = ["build", "--data", "digits", "--teacher", "cnn-s", "--weights", bare, "--views", "1", "--codec", "dense"]
+    build = f"build --data digits --teacher cnn-s --weights {bare} --views 1 --codec dense --accept-teacher".split()
     evaluate = ["eval", "--data", "digits", "--model", "cnn-s", "--weights", bare]
     for command in ([*build, "--out", tmp_path / "a.zarr"], evaluate):
         refused = _run(*command)

@@ -371,7 +371,7 @@ def test_shards_damaged_by_others_are_built_again(
 def _arguments(weights: Path, views: int, out: Path) -> list[str | Path]:
     teacher = ["--teacher", "cnn-s", "--weights", weights, "--device", "cpu"]
     options = ["--codec", "transform", "--batch-size", "16", "--views", str(views), "--out", out]
-    return ["build", "--data", "digits", *teacher, *options]
+    return ["build", "--accept-teacher", "--data", "digits", *teacher, *options]
 
 
 def _alone(weights: Path, views: int, out: Path) -> str:

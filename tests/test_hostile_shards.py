@@ -39,7 +39,7 @@ def test_the_commands_refuse_a_cut_shard(tmp_path: Path, weights: Path) -> None:
     path.write_bytes(whole[: whole.index(b"b.png")])
     for line in (
         f"train --loss ce --data wds:{path} --eval-data digits --student cnn-s --epochs 1 --out {tmp_path}/o",
-        f"build --data wds:{path} --teacher cnn-s --weights {weights} --views 1 --out {tmp_path}/c",
+        f"build --data wds:{path} --teacher cnn-s --weights {weights} --accept-teacher --views 1 --out {tmp_path}/c",
     ):
         result = CliRunner().invoke(main, line.split())
         assert result.exit_code == 1

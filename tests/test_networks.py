@@ -60,8 +60,8 @@ def _all_commands(name: str, weights: object, recipe: str) -> dict[str, Any]:
     teacher = ("--teacher", name, "--weights", weights, *_CPU)
     here = ("--workers", 0)
     views = ("--recipe", recipe, "--views", 1, "--for", "kd:temperature=1", *here)
-    assert "<- build takes this" in _run("plan", *data, *teacher, *views).stdout
-    _run("build", *data, *teacher, *views, "--codec", "dense", "--out", "a.zarr")
+    assert "<- build takes this" in _run("plan", "--accept-teacher", *data, *teacher, *views).stdout
+    _run("build", "--accept-teacher", *data, *teacher, *views, "--codec", "dense", "--out", "a.zarr")
     _run("verify", "a.zarr", *data, *teacher, "--rows", 16)
     train = ("train", *data, "--student", name, *_CPU, "--epochs", 1, "--batch-size", 32, "--threads", 1, *here)
     _run(*train, "--loss", "kd:temperature=1", "--cache", "a.zarr", "--out", "student")
@@ -180,7 +180,20 @@ def test_a_folder_of_transformers(folder: Path) -> None:
     with pytest.raises(ModelError, match="hf:vit know 3 classes; the data has 10"):
         open_network("hf:vit", None, 10, device="cpu")
     data = ("--data", "imagefolder:data", "--recipe", "imagenet:size=32")
-    _run("build", *data, "--teacher", f"hf:{folder}/vit", "--views", 1, *_CPU, "--out", "a.zarr", "--for", "kd")
+    _run(
+        "build",
+        "--accept-teacher",
+        *data,
+        "--teacher",
+        f"hf:{folder}/vit",
+        "--views",
+        1,
+        *_CPU,
+        "--out",
+        "a.zarr",
+        "--for",
+        "kd",
+    )
     assert open_cache("a.zarr").manifest.identity.teacher.stated_by == "vit/preprocessor_config.json"
     assert str(folder) not in Path("a.zarr/manifest.json").read_text()
     _run("train", *data, "--student", "hf:vit", "--epochs", 1, *_CPU, "--threads", 1, "--out", "student")

@@ -162,7 +162,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.syspath_prepend(folder / "code")
         _run(f"train --loss ce {_DATA} --student own_model:Net --epochs 1 --out teacher")
         _run(
-            f"build {_DATA} {_TEACHER} --views 2 --codec own_codec:Steps:step=0.005,k=2 "
+            f"build {_DATA} {_TEACHER} --accept-teacher --views 2 --codec own_codec:Steps:step=0.005,k=2 "
             "--for own_loss:Huber:delta=0.5 --for kd:temperature=2 --out c.zarr"
         )
     return folder
@@ -239,7 +239,7 @@ def test_refusals_come_from_their_fields(inside: Path, line: str, said: str) -> 
 
 
 def test_refused_codecs_and_steps(inside: Path) -> None:
-    build = f"build --data own_source:noise {_TEACHER} --views 1 --for kd --out none.zarr"
+    build = f"build --data own_source:noise {_TEACHER} --accept-teacher --views 1 --for kd --out none.zarr"
     assert "step is 2.0; it must be above 0 and at most 1" in _run(f"{build} --codec own_codec:Steps:step=2", 2)
     (inside / "wrong.toml").write_text(_RECIPE.replace("0.3", "1.5"))
     assert "probability is 1.5; it must be float in 0..1" in _run(f"{build} --recipe wrong.toml", 2)

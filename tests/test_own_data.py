@@ -322,7 +322,7 @@ def test_the_command_line(folder: Path, weights: Path, monkeypatch: pytest.Monke
 
     data = "--data own_source:Noise:60"
     run(
-        f"build {data} --teacher cnn-s --weights {{weights}} --views 2 --out {{folder}}/c "
+        f"build {data} --accept-teacher --teacher cnn-s --weights {{weights}} --views 2 --out {{folder}}/c "
         "--recipe {folder}/mine.toml --use own_step:Brighter"
     )
     assert '"own_step:Brighter"' in run("inspect {folder}/c --json").replace("\n", "")

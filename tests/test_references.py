@@ -396,7 +396,7 @@ def test_plan_says_what_references_take(
     # So few rows pay for no table; taking the fewest bytes is tested above.
     monkeypatch.setattr(Calibration, "bytes_over_views", lambda self, codec: 1.0 - codec.num_references / 10)
     monkeypatch.setattr(Calibration, "table_bytes", lambda self, codec: 0.0)
-    said = plan(PlanOptions(num_views=40, batch_size=64, num_workers=0), digits, teacher)
+    said = plan(PlanOptions(num_views=40, batch_size=64, num_workers=0, accept_teacher=True), digits, teacher)
     assert any(row.references for row in said.rows)
     for row in said.rows:
         assert row.reference_bytes % (256 * max(row.references, 1)) == 0

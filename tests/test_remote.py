@@ -41,7 +41,7 @@ from gdkd_cache.objects.remote import WebServer
 from gdkd_cache.sharing.copy import copy
 from gdkd_cache.store.layout import SOURCE_CHECK
 from gdkd_cache.store.manifest import BUILD_NAME, MANIFEST_NAME
-from gdkd_cache.store.place import Complete, Empty, Place
+from gdkd_cache.store.place import Begun, Complete, Empty, Place
 from gdkd_cache.training.train import TrainOptions, train
 
 _SLOW_DOWN = refuse(503, "SlowDown")
@@ -324,9 +324,9 @@ def test_two_builds_in_one_place(tmp_path: Path, digits_cache: Path, bucket: str
     other = replace(identity, views=replace(identity.views, seed=1))
     places = [Place(place, each) for each in (identity, identity, other)]
     assert [each.look() for each in places] == [Empty()] * 3
-    first, same = (each.begin(cache.codec, identity.fidelity) for each in places[:2])
+    first, same = (each.begin(Begun(cache.codec, identity.fidelity, identity.examination)) for each in places[:2])
     with pytest.raises(MismatchError, match="another build began here meanwhile"):
-        places[2].begin(cache.codec, identity.fidelity)
+        places[2].begin(Begun(cache.codec, identity.fidelity, identity.examination))
     checks = cache.source_checks()
     assert checks is not None
     for view in (0, 1):
@@ -552,7 +552,7 @@ def test_commands_on_a_bucket(tmp_path: Path, weights: Path, bucket: str, proxy:
     put_files(bucket, "images", {path.name: path.read_bytes() for path in (tmp_path / "images").iterdir()})
     images = "--data wds:{bucket}/images/Train-{{0..1}}.tar --stream --local-copy {tmp}/kept"
     teacher = "--teacher cnn-s --weights {weights}"
-    run(f"build {images} {teacher} --views 1 --codec dense --workers 0 --out {{bucket}}/c.zarr")
+    run(f"build {images} {teacher} --accept-teacher --views 1 --codec dense --workers 0 --out {{bucket}}/c.zarr")
     out = run(f"show {{bucket}}/c.zarr {images} --rows 2 --views 0 --out {{tmp}}/views.png")
     assert "views.png" in out
     with Image.open(tmp_path / "views.png") as picture:

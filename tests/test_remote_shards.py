@@ -421,7 +421,8 @@ def test_the_command_line(
         assert result.exit_code == 0, result.output
         return result.output
 
-    build = f"build --teacher cnn-s --weights {weights} --views 2 --codec topk --device cpu --workers 0 --out {{tmp}}"
+    teacher = f"--teacher cnn-s --weights {weights} --accept-teacher"
+    build = f"build {teacher} --views 2 --codec topk --device cpu --workers 0 --out {{tmp}}"
     run(f"{build}/local.zarr --data {{local}}")
     run(f"{build}/memory.zarr --data {{url}}")
     run(f"{build}/streamed.zarr --data {{url}} --stream")

@@ -201,7 +201,12 @@ def test_the_command(tmp_path: Path, weights: Path) -> None:
         return CliRunner().invoke(main, [str(arg) for arg in args])
 
     common = ["--data", "digits", "--teacher", "cnn-s", "--weights", weights]
-    assert run("build", *common, "--views", 2, "--codec", "dense", "--out", tmp_path / "a.zarr").exit_code == 0
+    assert (
+        run(
+            "build", *common, "--accept-teacher", "--views", 2, "--codec", "dense", "--out", tmp_path / "a.zarr"
+        ).exit_code
+        == 0
+    )
     digest = open_cache(tmp_path / "a.zarr").manifest.digest
     victim = tmp_path / "a.zarr/logits/c/1/0/0"
     victim.write_bytes(b"")

@@ -24,7 +24,7 @@ from gdkd_cache.objects.objects import WritableObjects, open_writable
 from gdkd_cache.sharing.copy import copy
 from gdkd_cache.store.facts import UNFITTED, UNMEASURED
 from gdkd_cache.store.manifest import REPLACED_NAME, canonical_json
-from gdkd_cache.store.place import Empty, Place
+from gdkd_cache.store.place import Begun, Empty, Place
 from gdkd_cache.store.writer import CacheWriter
 
 _SMALL: dict[str, Any] = {"codec": "transform", "shard_rows": 70}
@@ -242,5 +242,5 @@ def test_only_what_stood_at_the_start_is_replaced(
     with pytest.raises(MismatchError, match=r"views.seed is 1 there, 3 asked"):
         late.look(force=True)
     with pytest.raises(MismatchError, match=r"another build began here meanwhile: views.seed is 1 there, 3 asked"):
-        late.begin(open_cache(out).codec, manifest.identity.fidelity)
+        late.begin(Begun(open_cache(out).codec, manifest.identity.fidelity))
     _whole(out, digest)

@@ -444,7 +444,18 @@ def test_every_cache_is_replayed(tmp_path: Path, digits: ArraySource, pair: tupl
 def test_training_from_several_teachers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: Path) -> None:
     """The command, on all the digits: the same cache twice is that teacher, and weights are told."""
     monkeypatch.chdir(tmp_path)
-    build = ["build", "--data", "digits", "--teacher", "cnn-s", "--weights", weights, "--views", "1"]
+    build = [
+        "build",
+        "--accept-teacher",
+        "--data",
+        "digits",
+        "--teacher",
+        "cnn-s",
+        "--weights",
+        weights,
+        "--views",
+        "1",
+    ]
     assert _run(*build, "--codec", "dense", "--out", "a.zarr").exit_code == 0
     train = ["train", "--loss", "kd", "--data", "digits", "--student", "cnn-s", "--epochs", "1", "--cache", "a.zarr"]
     for out, more in (("one", []), ("two", ["--cache", "a.zarr", "--cache-weight", "0.7", "--cache-weight", "0.3"])):

@@ -191,12 +191,12 @@ def test_what_a_place_holds(tmp_path: Path, digits: ArraySource, teacher: Networ
     before = (tmp_path / "a.zarr" / BUILD_NAME).read_bytes()
     shutil.rmtree(tmp_path / "a.zarr" / "tables")
     assert place.look() == Empty()
-    writer = place.begin(begun.codec, begun.fidelity)  # what stands there is this very build
+    writer = place.begin(begun)  # what stands there is this very build
     assert (tmp_path / "a.zarr" / BUILD_NAME).read_bytes() == before
     assert all(writer.committed(*unit) for unit in writer.recorded())
     assert isinstance(place.look(), Begun)
     build_small(tmp_path / "a.zarr", digits, teacher, codec="transform")  # another process finishes and tidies up
-    assert place.begin(begun.codec, begun.fidelity).published()
+    assert place.begin(begun).published()
     assert not (tmp_path / "a.zarr" / BUILD_NAME).exists()
     assert Place(tmp_path / "whole.zarr", identity).look() == Complete(whole)
     assert Place(tmp_path / "whole.zarr", replace(identity, num_views=3)).look(force=True) == Empty()

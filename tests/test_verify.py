@@ -97,7 +97,12 @@ def test_the_command(tmp_path: Path, weights: Path, digits_cache: Path) -> None:
         return CliRunner().invoke(main, [str(arg) for arg in args])
 
     common = ["--data", "digits", "--teacher", "cnn-s", "--weights", weights]
-    assert run("build", *common, "--views", 2, "--codec", "dense", "--out", tmp_path / "a.zarr").exit_code == 0
+    assert (
+        run(
+            "build", *common, "--accept-teacher", "--views", 2, "--codec", "dense", "--out", tmp_path / "a.zarr"
+        ).exit_code
+        == 0
+    )
     result = run("verify", tmp_path / "a.zarr", "--deep", *common, "--rows", 32, "--json")
     assert result.exit_code == 0, result.output
     facts = json.loads(result.stdout)

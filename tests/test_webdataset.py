@@ -506,7 +506,17 @@ def test_the_command_line(tmp_path: Path, digits_cache: Path, images: Path, weig
     run("verify", tmp_path / "sidecars", "--data", spec)
     assert open_cache(digits_cache).manifest.digest in run("convert", tmp_path / "sidecars", tmp_path / "back.zarr")
     teacher = f"--teacher cnn-s --weights {weights} --views 2 --device cpu --workers 0".split()
-    said = run("build", "--data", spec, *teacher, "--out", tmp_path / "c.zarr", "--sidecars", tmp_path / "more")
+    said = run(
+        "build",
+        "--accept-teacher",
+        "--data",
+        spec,
+        *teacher,
+        "--out",
+        tmp_path / "c.zarr",
+        "--sidecars",
+        tmp_path / "more",
+    )
     assert open_cache(tmp_path / "c.zarr").manifest == open_cache(tmp_path / "more").manifest
     assert open_cache(tmp_path / "more").digest in said
     wrong = CliRunner().invoke(main, ["build", "--data", spec, *teacher, "--out", "x", "--sidecars", "s3://bucket/x"])

@@ -18,8 +18,19 @@ from gdkd_cache_cli.taking import takes
     metavar="DIR",
     help="Also write the cache as sidecars of the wds shards of --data, as convert does; DIR may be their folder.",
 )
+@click.option(
+    "--eval-data",
+    default=None,
+    metavar="SPEC",
+    help="Also tell how right the teacher is on these images, the test split where they have one.",
+)
 def build(
-    data: DataOptions, teacher: TeacherOptions, options: BuildOptions, own: UseOptions, sidecars: str | None
+    data: DataOptions,
+    teacher: TeacherOptions,
+    options: BuildOptions,
+    own: UseOptions,
+    sidecars: str | None,
+    eval_data: str | None,
 ) -> None:
     """Run a teacher once over seeded views of a dataset and keep its logits in a cache.
 
@@ -28,6 +39,9 @@ def build(
 
     Processes that build the same cache share its work: the ranks of torchrun, or the same command run again,
     on this machine or on another one that sees the place. Any of them may be killed: the others take over.
+
+    Before anything is built, the teacher is examined on some views: one that is right no more often than chance,
+    or far more often with its classes in another order or its images shown otherwise, is refused by name of the fault.
 
     Two teams may build different views of the same data, which `gdkd-cache merge` joins.
 
@@ -62,7 +76,8 @@ def build(
     if sidecars is not None and data.subset is not None:
         raise click.UsageError("--sidecars are of whole shards, which --subset takes apart; leave one of them out")
     source = data.open()
-    result = run_build(options, source, teacher.open(source))
+    evaluated = None if eval_data is None else data.for_evaluation(eval_data).open("test")
+    result = run_build(options, source, teacher.open(source), evaluated)
     if this_rank().rank:
         return
     if result.rows_computed:

@@ -40,10 +40,11 @@ def evaluate(data: DataOptions, options: _EvalOptions, own: UseOptions, as_json:
     Example:
       gdkd-cache eval --data digits --weights student/best.safetensors
     """
-    from gdkd_cache.training.evaluate import Evaluator, stated_recipe
+    from gdkd_cache.data.recipes.stated import stated_recipe
+    from gdkd_cache.training.evaluate import Evaluator
 
     source = data.open(options.split)
-    network = options.load(options.model, len(source.classes), "float32")
+    network = options.load(options.model, source, "float32")
     recipe = options.recipe
     if recipe is None:
         recipe = stated_recipe(network.eval_recipe, network.description.name)

@@ -228,24 +228,45 @@ class NetworkOptions:
         None, "The same in numbers, for pixels in 0..1; with --std.", metavar="R G B"
     )
     std: tuple[float, float, float] | None = option(None, "Deviations to --mean.", metavar="R G B")
+    classes: str | None = option(
+        None,
+        "Which class of the data each of its outputs is: a file of one class a line (its id, WordNet id or name; "
+        "imagenet_class_index.json, LOC_synset_mapping.txt and synset_words.txt are such), imagenet-1k (of timm), or "
+        "published (the names that its library has). Outputs of one class are joined, those of none dropped.",
+        unset="the classes in their order",
+        metavar="FILE|NAME",
+    )
     device: str = option("auto", "Where it runs: auto, cpu, cuda or cuda:N.")
 
     def __post_init__(self) -> None:
         check_fields(self)
         named_normalization(self.normalize, self.mean, self.std)
 
-    def load(self, name: str | None, num_classes: int, precision: str) -> "Network":
-        """The network of that name with its weights."""
+    def output_classes(self, name: str | None, source: "FullSource") -> "list[int] | None":
+        """The class of each output of the network of that name; None where they are the classes in their order."""
+        from gdkd_cache.models.classes import output_classes
+        from gdkd_cache.models.network import published_classes
+
+        if self.classes is None:
+            return None
+        return output_classes(
+            self.classes, source.class_names, lambda: None if name is None else published_classes(name, self.weights)
+        )
+
+    def load(self, name: str | None, source: "FullSource", precision: str) -> "Network":
+        """The network of that name with its weights, for a source's classes."""
         from gdkd_cache.models.network import open_network
 
         normalization = named_normalization(self.normalize, self.mean, self.std)
         network = open_network(
             name,
             self.weights,
-            num_classes,
+            len(source.classes),
             normalization=normalization,
             weights_key=self.weights_key,
             output=self.output,
+            classes=self.output_classes(name, source),
+            class_names=source.class_names,
             device=self.device,
             precision=precision,
         )
@@ -261,7 +282,7 @@ class TeacherOptions(NetworkOptions):
 
     def open(self, source: "FullSource") -> "Network":
         """The teacher, for a source's classes."""
-        return self.load(self.teacher, len(source.classes), self.precision)
+        return self.load(self.teacher, source, self.precision)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -293,6 +314,7 @@ class KnownTeacherOptions(NetworkOptions):
             normalization=named_normalization(self.normalize, self.mean, self.std),
             weights_key=self.weights_key,
             output=self.output,
+            classes=self.output_classes(self.teacher, source),
             device=self.device,
         )
         return _keeping_memory(teacher)

@@ -54,5 +54,6 @@ def pack(logits: Path, out: str, files: _PackOptions, choice: CodecChoice, card:
         license=card.license,
         contact=card.contact,
         force=files.force,
+        true_labels=not arrays.guessed_labels,
     )
     say(*cache_lines(manifest))

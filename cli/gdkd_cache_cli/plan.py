@@ -11,7 +11,20 @@ from gdkd_cache_cli.taking import takes
 @click.command(short_help="Before a build: what each codec would cost and lose.")
 @takes(data=DataOptions, teacher=TeacherOptions, options=PlanOptions, own=UseOptions)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for machines.")
-def plan(data: DataOptions, teacher: TeacherOptions, options: PlanOptions, own: UseOptions, as_json: bool) -> None:
+@click.option(
+    "--eval-data",
+    default=None,
+    metavar="SPEC",
+    help="Also tell how right the teacher is on these images, the test split where they have one.",
+)
+def plan(
+    data: DataOptions,
+    teacher: TeacherOptions,
+    options: PlanOptions,
+    own: UseOptions,
+    as_json: bool,
+    eval_data: str | None,
+) -> None:
     """Run the teacher on a sample and print, before any build, what each codec would cost and lose.
 
     \b
@@ -19,9 +32,11 @@ def plan(data: DataOptions, teacher: TeacherOptions, options: PlanOptions, own: 
       gdkd-cache plan --data digits --teacher cnn-l --weights teacher/best.safetensors --views 40
     """
     from gdkd_cache.building.plan import plan as run_plan
+    from gdkd_cache.store.card import examination_text
 
     source = data.open()
-    planned = run_plan(options, source, teacher.open(source))
+    evaluated = None if eval_data is None else data.for_evaluation(eval_data).open("test")
+    planned = run_plan(options, source, teacher.open(source), evaluated)
     if as_json:
         say_json(planned.to_json())
         return
@@ -39,6 +54,7 @@ def plan(data: DataOptions, teacher: TeacherOptions, options: PlanOptions, own: 
         for row in planned.rows
     ]
     say_table(("codec", "bytes a view", f"{views} views", "gradient error", "encode rows/s", "objects", ""), rows)
+    say(f"The teacher: {examination_text(planned.examination, 'augmented views')}.")
     for row in planned.rows:
         if row.chosen and row.references:
             say(

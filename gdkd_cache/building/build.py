@@ -15,7 +15,7 @@ from gdkd_cache.data.source import Source
 from gdkd_cache.models.network import Network
 from gdkd_cache.progress import progress
 from gdkd_cache.store.claims import Claims
-from gdkd_cache.store.differences import differences_between
+from gdkd_cache.store.differences import FITTED, differences_between
 from gdkd_cache.store.manifest import Manifest
 from gdkd_cache.store.place import Complete, Place
 from gdkd_cache.store.writer import CacheWriter
@@ -38,18 +38,25 @@ class BuildResult:
     seconds: float
 
 
-def build(options: BuildOptions, source: Source, teacher: Network) -> BuildResult:
+def build(options: BuildOptions, source: Source, teacher: Network, eval_source: Source | None = None) -> BuildResult:
     """Build a cache, or go on with one that was interrupted; the same options give the same bytes.
+
+    Args:
+        options: what to build, and where.
+        source: the images.
+        teacher: the teacher.
+        eval_source: images to evaluate it on, besides the views; the cache says how right it is on both.
 
     Raises:
         SourceError: the data cannot be read.
-        ModelError: the teacher does not fit the data, or gives NaN or infinity; it names the key.
+        ModelError: the teacher does not fit the data, gives NaN or infinity (it names the key), or is wrong and not
+            accepted (it names what is at fault, as far as that was found).
         MismatchError: the folder holds another build, or was given to another one meanwhile, or `codec_from` is of
             another teacher, data, recipe or seed; it says what differs.
         CacheError: the folder holds something else, if only beside what `force` would replace.
         OSError: it cannot be written; what is committed stays, and the same build resumes.
     """
-    builder, place = _begin(options, source, teacher)
+    builder, place = _begin(options, source, teacher, eval_source)
     start, computed = time.monotonic(), 0
     found = place.look(force=options.force)
     if isinstance(found, Complete):
@@ -67,15 +74,17 @@ def build(options: BuildOptions, source: Source, teacher: Network) -> BuildResul
     return BuildResult(manifest=done.manifest, rows_computed=computed, seconds=time.monotonic() - start)
 
 
-def _begin(options: BuildOptions, source: Source, teacher: Network) -> tuple[Builder, Place]:
+def _begin(
+    options: BuildOptions, source: Source, teacher: Network, eval_source: Source | None
+) -> tuple[Builder, Place]:
     """The builder and its place; a build that stands there goes on with the memory format that it began with."""
-    builder = Builder(options, source, teacher)
+    builder = Builder(options, source, teacher, eval_source=eval_source)
     place = Place(options.out, builder.identity())
     there = place.stated()
     if there is not None:
-        differing = differences_between(there, builder.identity(), but=("codec", "fidelity", "card"))
+        differing = differences_between(there, builder.identity(), but=FITTED)
         if differing and all(text.startswith("build.memory_format") for text in differing):
-            builder = Builder(options, source, teacher.as_in(there.build))
+            builder = Builder(options, source, teacher.as_in(there.build), eval_source=eval_source)
             place = Place(options.out, builder.identity())
     return builder, place
 

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from gdkd_cache.building.compute import Commit, Encoder, Load, Said, Work, gathered
+from gdkd_cache.building.examine import Sample, check_teacher, examine
 from gdkd_cache.building.options import BuildOptions
 from gdkd_cache.cache.cache import open_cache
 from gdkd_cache.cache.references import ReferenceRows
 from gdkd_cache.codec.base import Codec
 from gdkd_cache.codec.calibration import Calibration, calibration_rows, calibration_views, sampled_rows, sampled_views
-from gdkd_cache.codec.fidelity import Fidelity
 from gdkd_cache.codec.views import SampledViews
 from gdkd_cache.data.images.memory import decoded_once
 from gdkd_cache.data.images.unrendered import DecodedImages
@@ -36,9 +36,10 @@ from gdkd_cache.schema import from_json
 from gdkd_cache.seeding import hash_keys
 from gdkd_cache.store.card import make_card
 from gdkd_cache.store.differences import check_parts
-from gdkd_cache.store.facts import UNFITTED, UNMEASURED, Build, Data, RecipeFacts, RequestFacts, Views
+from gdkd_cache.store.facts import UNFITTED, UNMEASURED, Build, Data, Examination, RecipeFacts, RequestFacts, Views
 from gdkd_cache.store.layout import PROBE_BYTES, encode_keys, reference_layouts
 from gdkd_cache.store.manifest import Identity
+from gdkd_cache.store.place import Begun
 
 _LOG = logging.getLogger(__name__)
 _ROWS_AT_ONCE = 64  # a request of images that are decoded: 8 views of 224x224 are 77 MB
@@ -56,11 +57,20 @@ class Builder:
         renderer: makes them, with the probes of some rows.
     """
 
-    def __init__(self, options: BuildOptions, source: Source, teacher: Network, *, source_checks: bool = True) -> None:
+    def __init__(
+        self,
+        options: BuildOptions,
+        source: Source,
+        teacher: Network,
+        *,
+        eval_source: Source | None = None,
+        source_checks: bool = True,
+    ) -> None:
         """Check that the three belong together: the teacher is run once, on blank images.
 
         Args:
             options, source, teacher: what is built.
+            eval_source: what the teacher is evaluated on, besides.
             source_checks: whether the cache gets the checks of the decoded images; `codec_from` decides where given.
 
         Raises:
@@ -79,6 +89,7 @@ class Builder:
             theirs = self._given.manifest.identity.views
             source_checks = theirs is not None and theirs.source_checks  # which all parts of one cache have, or none
         self._source_checks = source_checks
+        self._eval_source = None if eval_source is None else settle(eval_source)
         self._said: dict[tuple[int, bytes], Tensor] = {}  # by view and rows of a batch
         self._probed = probed(hash_keys(self.keys))
         self.renderer = self._renderer()
@@ -153,25 +164,56 @@ class Builder:
         if self._given is None:
             return identity
         theirs = self._given.manifest.identity
-        identity = replace(identity, request=theirs.request, codec=theirs.codec, fidelity=theirs.fidelity)
+        identity = replace(
+            identity,
+            request=theirs.request,
+            codec=theirs.codec,
+            fidelity=theirs.fidelity,
+            examination=theirs.examination,
+        )
         check_parts(self._given.path, theirs, "this build", identity)
         return identity
 
-    def fit(self) -> tuple[Codec, Fidelity]:
-        """The codec, another cache's or the one that calibration chooses, and what it was measured to lose.
+    def fit(self) -> Begun:
+        """What a build begins with: what another cache gives, or a calibration.
 
         Raises:
-            SourceError, ModelError: as `calibrate`.
+            SourceError, ModelError: as `calibrate` and `examine`.
         """
         if self._given is not None:
-            return self._given.codec, self._given.manifest.identity.fidelity
-        choice, asked = self.calibrate().choose(), self._options.request.fidelity
+            theirs = self._given.manifest.identity
+            return Begun(self._given.codec, theirs.fidelity, theirs.examination)
+        calibration = self.calibrate()
+        examination = self.examine(calibration)
+        choice, asked = calibration.choose(), self._options.request.fidelity
         if choice.worst_error > asked:
             _LOG.info(
                 "codec %s loses more than --fidelity %g: gradient error %.3g, the worst of the declared losses",
                 *(choice.codec.name, asked, choice.worst_error),
             )
-        return choice.codec, choice.fidelity
+        return Begun(choice.codec, choice.fidelity, examination)
+
+    def examine(self, calibration: Calibration) -> Examination:
+        """How right the teacher is, of calibration rows.
+
+        Raises:
+            ModelError: it is wrong, and nobody has accepted that.
+            MismatchError: what it is evaluated on has other classes.
+        """
+        logits, labels = calibration.labelled
+        sample = Sample(
+            logits=logits,
+            labels=labels,
+            unseen=np.arange(len(labels)) >= len(calibration.fitted[1]),
+            rows=np.argsort(hash_keys(self.keys), kind="stable")[: calibration.num_rows],
+            views=lambda rows: self._stream(requests_for(0, np.sort(rows), self._options.batch_size)),
+            is_mixed=self.recipe.mix is not None,
+        )
+        workers = self._options.num_workers
+        found = examine(self._teacher, self._source, sample, eval_source=self._eval_source, num_workers=workers)
+        if not self._options.accept_teacher:
+            check_teacher(self._teacher, self._source, sample, found)
+        return found
 
     def calibrate(self) -> Calibration:
         """Run the teacher on view 0 of the rows that calibration needs: those of the smallest key hashes.

@@ -12,12 +12,10 @@ from dataclasses import replace
 import numpy as np
 
 from gdkd_cache.building.compute import Unit, Work, grouped
-from gdkd_cache.codec.base import Codec
-from gdkd_cache.codec.fidelity import Fidelity
 from gdkd_cache.ranks import this_rank
 from gdkd_cache.store.claims import Claims
 from gdkd_cache.store.layout import PROBE
-from gdkd_cache.store.place import Complete, Empty, Found, Place
+from gdkd_cache.store.place import Begun, Complete, Empty, Found, Place
 from gdkd_cache.store.writer import CacheWriter
 
 _LOG = logging.getLogger(__name__)
@@ -25,16 +23,14 @@ POLL_SECONDS = 1.0
 _LOOK_SECONDS = 5.0
 
 
-def begin_together(
-    place: Place, found: Found, claims: Claims, fit: Callable[[], tuple[Codec, Fidelity]]
-) -> CacheWriter | Complete:
+def begin_together(place: Place, found: Found, claims: Claims, fit: Callable[[], Begun]) -> CacheWriter | Complete:
     """Begin with the codec that the build began with; where there is none, one process fits it.
 
     Args:
         place: where to.
         found: what it held before.
         claims: of this process.
-        fit: gives a codec, and what it is measured to lose.
+        fit: gives what a build begins with.
 
     Returns:
         What commits shards, or the cache that others have finished meanwhile.
@@ -45,8 +41,8 @@ def begin_together(
             time.sleep(POLL_SECONDS)
         found = place.look()  # also with the claim in hand: whoever had claimed it before may have begun
         if claimed and isinstance(found, Empty):
-            return place.begin(*fit())
-    return found if isinstance(found, Complete) else place.begin(found.codec, found.fidelity)
+            return place.begin(fit())
+    return found if isinstance(found, Complete) else place.begin(found)
 
 
 class Share:

@@ -100,6 +100,9 @@ class PlanOptions(CodecChoice, RenderOptions):
     )
     seed: int = option(0, "Seed of the views.", least=-LARGEST_SEED, most=LARGEST_SEED)
     batch_size: int = option(256, "Images the teacher sees at once; part of the digest.", least=1, most=LARGEST_BATCH)
+    accept_teacher: bool = option(
+        False, "Take a teacher that is right no more often than chance, or would be far more often in another way."
+    )
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gdkd_cache.building.figures import Tally
 from gdkd_cache.cache.references import ReferenceRows
 from gdkd_cache.codec.calibration import Calibration, calibration_rows, calibration_views, sampled_rows, sampled_views
 from gdkd_cache.codec.fidelity import ENCODE_ROWS
@@ -25,7 +26,7 @@ from gdkd_cache.progress import progress
 from gdkd_cache.schema import from_json
 from gdkd_cache.seeding import hash_keys
 from gdkd_cache.store.card import make_card
-from gdkd_cache.store.facts import UNFITTED, UNMEASURED, Build, Data, RequestFacts, TeacherFacts
+from gdkd_cache.store.facts import UNFITTED, UNMEASURED, Build, Data, Examination, RequestFacts, TeacherFacts
 from gdkd_cache.store.layout import encode_keys
 from gdkd_cache.store.manifest import Identity, Manifest
 from gdkd_cache.store.place import Begun, Complete, Empty, Place
@@ -47,6 +48,7 @@ def pack(
     license: str | None = None,
     contact: str | None = None,
     force: bool = False,
+    true_labels: bool = True,
 ) -> Manifest:
     """Write a cache of given logits: the same codecs, checks and digest as a build.
 
@@ -64,6 +66,7 @@ def pack(
         classes: class names; numbers where none are given.
         license, contact: what you say of the cache, one line each: part of its identity and shown by `inspect`.
         force: replace another cache there.
+        true_labels: whether the labels come from elsewhere than the logits: the cache then tells how often they agree.
 
     Returns:
         The finished cache's manifest.
@@ -125,8 +128,9 @@ def pack(
             views=_sampled(request, views, chosen, keys, labels),
         )
         choice = calibration.choose()
-        found = Begun(choice.codec, choice.fidelity)
-    writer, fitted = place.begin(found.codec, found.fidelity), found.codec
+        examination = _examined(*calibration.labelled) if true_labels else None
+        found = Begun(choice.codec, choice.fidelity, examination)
+    writer, fitted = place.begin(found), found.codec
     references: dict[int, ReferenceRows] = {}
 
     def predicting(shard: int, rows: range) -> ReferenceRows | None:
@@ -153,6 +157,12 @@ def pack(
     manifest = writer.finish(keys, labels.numpy())
     place.clean(Complete(manifest))
     return manifest
+
+
+def _examined(logits: Tensor, labels: Tensor) -> Examination:
+    tally = Tally()
+    tally.add(logits, labels)
+    return Examination(views=tally.examined())
 
 
 def _sampled(

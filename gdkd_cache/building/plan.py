@@ -15,6 +15,8 @@ from gdkd_cache.data.views import image_size
 from gdkd_cache.errors import UsageError
 from gdkd_cache.limits import SHARD_ROWS
 from gdkd_cache.models.network import Network
+from gdkd_cache.schema import to_json
+from gdkd_cache.store.facts import Examination
 from gdkd_cache.store.layout import encode_keys
 
 _COARSER = (0.5, 1.7, 2.7)  # times the asked fidelity: what more or fewer bytes would buy
@@ -57,6 +59,7 @@ class Plan:
         teacher_rate: images a second of rendering and teacher on this machine.
         build_seconds: estimated for all views, encoding included.
         rows: one a codec setting.
+        examination: how right the teacher is.
     """
 
     num_rows: int
@@ -65,18 +68,20 @@ class Plan:
     teacher_rate: float
     build_seconds: float
     rows: tuple[PlanRow, ...]
+    examination: Examination
 
     def to_json(self) -> dict[str, Any]:
-        return vars(self) | {"rows": [vars(row) for row in self.rows]}
+        return vars(self) | {"rows": [vars(row) for row in self.rows], "examination": to_json(self.examination)}
 
 
-def plan(options: PlanOptions, source: Source, teacher: Network) -> Plan:
+def plan(options: PlanOptions, source: Source, teacher: Network, eval_source: Source | None = None) -> Plan:
     """Calibrate on a sample as `build` would, and measure codecs around the asked fidelity.
 
     Args:
         options: as for `build`; nothing is written.
         source: the images.
         teacher: the teacher.
+        eval_source: as for `build`.
 
     Raises:
         UsageError: a codec that names its own step, which has nothing to plan.
@@ -87,10 +92,11 @@ def plan(options: PlanOptions, source: Source, teacher: Network) -> Plan:
     if named is not None and not (named[0].searches and named[1] == named[0].Options()):
         raise UsageError(f"plan compares codecs around a fidelity; codec {request.spec!r} leaves nothing to compare")
     source = settle(source)
-    builder = Builder(BuildOptions(out="", **vars(options)), source, teacher)
+    builder = Builder(BuildOptions(out="", **vars(options)), source, teacher, eval_source=eval_source)
     start = time.monotonic()
     calibration = builder.calibrate()
     teacher_rate = calibration.num_rows / (time.monotonic() - start)
+    examination = builder.examine(calibration)
     fidelities = sorted({request.fidelity, *(round(request.fidelity * factor, 4) for factor in _COARSER)})
     settings: dict[str, Choice] = {}
     for name in CODECS:
@@ -125,6 +131,7 @@ def plan(options: PlanOptions, source: Source, teacher: Network) -> Plan:
         teacher_rate=teacher_rate,
         build_seconds=total_rows * (1 / teacher_rate + 1 / encode_rate),
         rows=tuple(rows),
+        examination=examination,
     )
 
 

@@ -23,7 +23,7 @@ from gdkd_cache.models.network import Network
 from gdkd_cache.progress import progress
 from gdkd_cache.schema import from_json, to_json
 from gdkd_cache.seeding import hash_keys
-from gdkd_cache.store.differences import differences_between
+from gdkd_cache.store.differences import FITTED, differences_between
 from gdkd_cache.store.facts import CodecFacts
 from gdkd_cache.store.layout import (
     IMAGE_SIZE,
@@ -213,7 +213,7 @@ class _Rebuilder:
             )
             builder = Builder(options, source, teacher.as_in(part), source_checks=own.views.source_checks)
             self._builders.append((part.view_numbers, builder))
-            differing += differences_between(own, builder.identity(), but=("codec", "fidelity", "card"))
+            differing += differences_between(own, builder.identity(), but=FITTED)
         differing = list(dict.fromkeys(differing))
         self.other = "; ".join(text for text in differing if text.startswith("build."))
         wrong = [text for text in differing if not text.startswith(("build.", "teacher.accuracy"))]

@@ -92,6 +92,8 @@ def rerun(
         for name in ("name", "weights", "mean", "std")
         if getattr(teacher.description, name) != getattr(identity.teacher, name)
     ]
+    if teacher.description.classes != identity.teacher.classes:
+        problems.append("the teacher's outputs are other classes here than in the manifest; leave --classes out")
     losses = [loss_from_json(stored) for stored in identity.request.losses]
     served = [settings for settings in losses if cache.codec.refusal(settings) is None]
     loader = ViewLoader(ViewRenderer(source, recipe_of(cache, recipe), identity.views.seed))

@@ -169,6 +169,14 @@ class Calibration:
             self.views, self._held_out_views = views.of(~apart), views.of(apart)
         self._shared: dict[Hashable, Any] = {}
 
+    @property
+    def labelled(self) -> tuple[Tensor, Tensor]:
+        """Logits [row, class] and labels [row] that codecs are fitted to, then those that are held out."""
+        if len(self.fitted[1]) == self.num_rows:  # both are all of them
+            return self.fitted
+        logits, labels = zip(self.fitted, self._held_out, strict=True)
+        return torch.cat(logits), torch.cat(labels)
+
     def sample(self) -> tuple[Tensor, Tensor]:
         """Held-out logits [row, class] and labels [row], at most as many as are encoded at once."""
         return self._held_out[0][:ENCODE_ROWS], self._held_out[1][:ENCODE_ROWS]

@@ -26,7 +26,7 @@ class Source(Protocol):
         digest: a string that changes when keys, labels or classes do.
 
     Whatever else it has of `FullSource`, under the same name, is used: `labels` (else every row is read once for its
-    label), `names`, `images`, `decode`, `shard_starts`, `remote`, `mean`, `std` and `name`.
+    label), `names`, `wnids`, `images`, `decode`, `shard_starts`, `remote`, `mean`, `std` and `name`.
     """
 
     @property
@@ -67,6 +67,7 @@ class FullSource(ABC):
         labels: int64 [row].
         keys, classes: see `Source`.
         names: what people call the classes, in the same order; empty where they have no other names.
+        wnids: the WordNet ids of the classes, in the same order; empty where they have none.
         mean, std: statistics of the channels, of pixels in [0, 1]; ImageNet's where a source does not know better.
         images: uint8 [row, 3, height, width], all pixels in memory, for the batched path.
         shard_starts: int64 [shard + 1], the first row of each run of rows that are read fast together, then the
@@ -76,7 +77,7 @@ class FullSource(ABC):
     Raises:
         SourceError: no rows, a key count that is not the number of labels, repeated keys, keys that are empty, have
             line breaks or are no text, fewer than 2 classes or more than 131,072, a class name that is no text, another
-            number of names, or a label that is no class id.
+            number of names or WordNet ids, or a label that is no class id.
     """
 
     name: str
@@ -84,6 +85,7 @@ class FullSource(ABC):
     keys: Sequence[str]
     classes: Sequence[str]
     names: Sequence[str] = ()
+    wnids: Sequence[str] = ()
     mean: tuple[float, ...] = IMAGENET.mean
     std: tuple[float, ...] = IMAGENET.std
     images: np.ndarray | None = None
@@ -105,6 +107,11 @@ class FullSource(ABC):
     def shown_names(self) -> Sequence[str]:
         """The names of the classes for people."""
         return self.names if len(self.names) else self.classes
+
+    @property
+    def class_names(self) -> tuple[Sequence[str], ...]:
+        """All that the classes are called: lists with one text a class."""
+        return tuple(names for names in (self.classes, self.names, self.wnids) if len(names))
 
     @property
     def scales(self) -> bool:
@@ -216,6 +223,7 @@ def settle(source: object) -> FullSource:
         keys=source.keys,
         classes=source.classes,
         names=getattr(source, "names", ()),
+        wnids=getattr(source, "wnids", ()),
         mean=tuple(getattr(source, "mean", IMAGENET.mean)),
         std=tuple(getattr(source, "std", IMAGENET.std)),
         images=getattr(source, "images", None),
@@ -286,6 +294,8 @@ def _check(source: FullSource) -> None:
         raise SourceError(
             f"source {source.name} has {num_classes} classes and {len(source.names)} names; give each one"
         )
+    if len(source.wnids) not in (0, num_classes):
+        raise SourceError(f"source {source.name} has {num_classes} classes and {len(source.wnids)} WordNet ids")
     outside = np.flatnonzero((source.labels < 0) | (source.labels >= num_classes))
     if len(outside):
         row = int(outside[0])

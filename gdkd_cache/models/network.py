@@ -1,7 +1,7 @@
 """A network at work: uint8 views in, logits out, with what it needs to see images rightly."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from gdkd_cache.device import autocast, choose_device, choose_precision, laid_ou
 from gdkd_cache.errors import ModelError, UsageError
 from gdkd_cache.models.build import build_model
 from gdkd_cache.models.card import ModelCard
+from gdkd_cache.models.classes import ClassLogits, check_order
 from gdkd_cache.models.library import Stated
 from gdkd_cache.models.normalization import NAMED, Normalization, normalize_pixels
 from gdkd_cache.models.outputs import give_logits
@@ -126,6 +127,8 @@ def open_network(
     normalization: Normalization | None = None,
     weights_key: str | None = None,
     output: str | None = None,
+    classes: Sequence[int] | None = None,
+    class_names: Sequence[Sequence[str]] = (),
     device: str = "auto",
     precision: str = "auto",
 ) -> Network:
@@ -139,10 +142,14 @@ def open_network(
         name: as for `build_model`; None takes the card's, which loads no code that nobody has named.
         weights: a file as for `load_model`, or what the model's library calls its weights (`IMAGENET1K_V2`, `DEFAULT`,
             `pretrained`); None for a model that brings its own: an `hf:FOLDER`, or a user's callable.
-        num_classes: of the data; the network must know as many.
+        num_classes: of the data; the network must know as many, or `classes` says which of them its outputs are.
         normalization: of its inputs.
         weights_key: what the weights lie under, where a file holds several.
         output: which of several outputs are the logits: a name or a number.
+        classes: for each of its logits the class of the data that it is, -1 for none, as `output_classes` finds them;
+            None where they are the classes in their order.
+        class_names: what the classes of the data are called, as for `output_classes`; where the model's library says
+            what its outputs are, the two are compared.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         precision: `auto`, `float32`, `float16` or `bfloat16`.
 
@@ -166,16 +173,24 @@ def open_network(
         library and library.stated(argument, None if weights is None else str(weights)),
     ]
     published = next((one for one in stated[2:] if one and one.classes), None)
-    known = card.num_classes if card else len(published.classes or ()) if published else num_classes
-    if known != num_classes:
+    if classes is not None and [*classes] == [*range(num_classes)]:
+        classes = None
+    num_outputs = num_classes if classes is None else len(classes)
+    known = card.num_classes if card else len(published.classes or ()) if published else num_outputs
+    if known != num_outputs:
         what = name if weights is None else f"weights {weights}"
+        if classes is not None:
+            raise ModelError(f"{what} know {known} classes; --classes says what {num_outputs} outputs are")
         raise ModelError(
-            f"{what} know {known} classes; the data has {num_classes}: the teacher must know the same classes"
+            f"{what} know {known} classes; the data has {num_classes}: the teacher must know the same classes, or "
+            "--classes must say which its outputs are"
         )
+    if classes is None and published and published.classes and class_names:
+        check_order(name, published.classes, class_names)
     if path is None:
-        model, checksum = _brought(name, num_classes, output)
+        model, checksum = _brought(name, num_outputs, output)
     else:
-        model, checksum = load_model(name, num_classes, path, key=weights_key, output=output)
+        model, checksum = load_model(name, num_outputs, path, key=weights_key, output=output)
     seen, origins = first_said([*stated, _stated(model)])
     if (found := seen.get("normalization")) is None:
         what = name if weights is None else f"weights {weights} have no card, and {name}"
@@ -183,6 +198,8 @@ def open_network(
             f"{what} does not say how its inputs are normalised: type --normalize {'|'.join(NAMED)}, or --mean R G B "
             "--std R G B"
         )
+    if classes is not None:
+        model = ClassLogits(model, classes)
     model = model.to(where)
     if where.type == "cuda":
         model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  (torch's stub lacks it)
@@ -198,6 +215,7 @@ def open_network(
         interpolation=seen.get("interpolation") if by_library else None,
         stated_by=stated[2].by if by_library and stated[2] and origins["normalization"] == stated[2].by else None,
         output=output,
+        classes=None if classes is None else tuple(classes),
     )
     network = Network(
         model=model,
@@ -222,14 +240,15 @@ def open_teacher(
     normalization: Normalization | None = None,
     weights_key: str | None = None,
     output: str | None = None,
+    classes: Sequence[int] | None = None,
     device: str = "auto",
 ) -> Network:
     """Load the teacher of a cache, whose inputs are normalised as the manifest states where nobody says otherwise.
 
     Args:
         stated: what the manifest says of it.
-        name, weights, num_classes, normalization, weights_key, output, device: as for `open_network`; the manifest's
-            output where none is given.
+        name, weights, num_classes, normalization, weights_key, output, classes, device: as for `open_network`; the
+            manifest's output and classes where none are given.
 
     Raises:
         ModelError, UsageError: as `open_network`.
@@ -245,8 +264,16 @@ def open_teacher(
         normalization=normalization,
         weights_key=weights_key,
         output=stated.output if output is None else output,
+        classes=stated.classes if classes is None else classes,
         device=device,
     )
+
+
+def published_classes(name: str, weights: Path | str | None) -> tuple[str, ...] | None:
+    """The names that a model's library has for its outputs with some weights; None where it says nothing of them."""
+    library, argument = library_of(name)
+    said = library.stated(argument, None if weights is None else str(weights)) if library else None
+    return said.classes if said else None
 
 
 def _brought(name: str, num_classes: int, output: str | None) -> tuple[nn.Module, str]:

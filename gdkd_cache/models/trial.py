@@ -34,7 +34,7 @@ def try_logits(what: str, run: Callable[[], object], shape: tuple[int, int], siz
     if found != list(shape):
         raise ModelError(
             f"{what} gives logits {found} for {shape[0]} images, expected {list(shape)}: the data has {shape[1]} "
-            "classes, and it must know the same ones"
+            "classes, and it must know the same ones, or (a teacher) --classes must say which its outputs are"
         )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from gdkd_cache.codec.fidelity import Fidelity
 from gdkd_cache.errors import UsageError
 from gdkd_cache.schema import from_json, to_json
-from gdkd_cache.store.facts import Card, RecipeFacts, TeacherFacts
+from gdkd_cache.store.facts import Card, Examination, Examined, RecipeFacts, TeacherFacts
 from gdkd_cache.store.manifest import Identity, canonical_json
 
 _LONGEST = 200
@@ -70,9 +70,13 @@ def card_facts(identity: Identity) -> dict[str, str]:
     """What a cache is, from its identity alone: one printable line a fact."""
     identity = _as_read(identity)
     data, teacher, classes, card = identity.data, identity.teacher, identity.classes, identity.card
+    of = "rows of view 0" if identity.views is None else "augmented views"
     said = [teacher.name]
     if isinstance(teacher.accuracy, int | float):
         said.append(f"{teacher.accuracy:.2%} accuracy on held-out images")
+    if teacher.classes is not None:
+        unused = teacher.classes.count(-1)
+        said.append(f"{len(teacher.classes)} outputs mapped to the classes" + (f" ({unused} dropped)" * bool(unused)))
     if teacher.weights is not None:
         said.append(f"weights {teacher.weights}")
     shown = {name: value for name, value in sorted(to_json(identity.codec).items()) if name in _CODEC_FACTS}
@@ -80,6 +84,7 @@ def card_facts(identity: Identity) -> dict[str, str]:
         "data": f"{data.name}: {identity.num_rows} rows, {len(classes)} classes ({_some(classes)})",
         "teacher": ", ".join(said),
         **_inputs(teacher),
+        **({} if identity.examination is None else {"examined": examination_text(identity.examination, of)}),
         **_views(identity),
         "codec": f"{identity.codec.name} ({_fields(shown)})",
         "serves": _served(identity.fidelity),
@@ -145,6 +150,26 @@ def _inputs(teacher: TeacherFacts) -> dict[str, str]:
         said.append(f"output {teacher.output}")
     by = teacher.stated_by or "its card, an option or the model itself"
     return {"sees": f"{', '.join(said)} (as said by {by})"}
+
+
+def examined_text(examined: Examined) -> str:
+    """The figures of a teacher in words."""
+    return (
+        f"top-1 {examined.top1:.2%}, top-5 {examined.top5:.2%}, calibration error {examined.calibration_error:.3f}, "
+        f"entropy {examined.entropy:.3f} nats"
+    )
+
+
+def examination_text(examination: Examination, of: str) -> str:
+    """How right a teacher is in words; `of` says what the first figures are of, in the plural."""
+    said = [f"{examined_text(examination.views)} on {examination.views.rows} {of}"]
+    if (other := examination.evaluated) is not None:
+        said.append(
+            f"{examined_text(other)} on {other.rows} images of {examination.data} (recipe {examination.recipe})"
+        )
+    if examination.dropped is not None:
+        said.append(f"{examination.dropped:.2%} of its probability dropped with outputs that are no class")
+    return "; ".join(said)
 
 
 def _views(identity: Identity) -> dict[str, str]:

@@ -10,6 +10,8 @@ from gdkd_cache.store.facts import NO_CARD, Build
 from gdkd_cache.store.manifest import Identity
 
 _FITTED = ("codec", "fidelity")
+FITTED = (*_FITTED, "examination", "card")
+"""What of an identity does not say what is built: it comes of the build, or may change until its end."""
 
 
 def differences_between(found: Identity, asked: Identity, *, but: Sequence[str]) -> list[str]:
@@ -31,7 +33,7 @@ def differences(found: Any, asked: Any, path: str = "") -> Iterator[tuple[str, s
 
 
 def check_parts(what: str, found: Identity, other: str, asked: Identity) -> None:
-    """Refuse two caches that differ in more than their views, what built them, and their cards.
+    """Refuse two caches that differ in more than their views, what built them, what was examined, and their cards.
 
     Args:
         what, other: where they are, for the message.
@@ -50,4 +52,4 @@ def check_parts(what: str, found: Identity, other: str, asked: Identity) -> None
 
 def _fixed(identity: Identity) -> dict[str, Any]:
     views = identity.views and replace(identity.views, first=0)
-    return to_json(replace(identity, views=views, num_views=1, build=Build(), card=NO_CARD))
+    return to_json(replace(identity, views=views, num_views=1, build=Build(), card=NO_CARD, examination=None))

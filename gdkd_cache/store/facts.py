@@ -65,6 +65,7 @@ class TeacherFacts:
         size, interpolation: of the images that its library says it was made for; None where no library says so.
         stated_by: who said how it sees images, where that was its library and no card or option.
         output: which of its outputs are the logits, where that had to be said.
+        classes: for each number of these logits the class that it is, -1 for none; None where they are the classes.
     """
 
     name: str
@@ -77,6 +78,44 @@ class TeacherFacts:
     interpolation: str | None = None
     stated_by: str | None = None
     output: str | None = None
+    classes: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examined:
+    """How right a teacher is about rows with labels.
+
+    Attributes:
+        rows: how many.
+        top1, top5: how often the label is its first class, or among its first five, in [0, 1].
+        calibration_error: how far the first class's probability is from how often it is the label: the mean over rows
+            of what the means of 15 bins of probability differ by, in [0, 1].
+        entropy: mean, in nats.
+    """
+
+    rows: int
+    top1: Number
+    top5: Number
+    calibration_error: Number
+    entropy: Number
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examination:
+    """What was found when a teacher was examined, before a cache was built with it.
+
+    Attributes:
+        views: on the calibration rows, in their first view.
+        dropped: the mean share of its probability that outputs have which are none of the classes; None where all are.
+        data, recipe: other images that it was evaluated on, and what its inputs were made with; None for none.
+        evaluated: on these.
+    """
+
+    views: Examined
+    dropped: Number | None = None
+    data: str | None = None
+    recipe: str | None = None
+    evaluated: Examined | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

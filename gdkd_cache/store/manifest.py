@@ -21,6 +21,7 @@ from gdkd_cache.store.facts import (
     Card,
     CodecFacts,
     Data,
+    Examination,
     PartFacts,
     RequestFacts,
     TeacherFacts,
@@ -57,6 +58,7 @@ class Identity:
         shard_rows: rows a shard.
         cells: how many distributions a row holds.
         card: what its maker says of it.
+        examination: how right the teacher is; None where nobody looked.
     """
 
     num_rows: int
@@ -72,6 +74,7 @@ class Identity:
     shard_rows: int
     cells: Cells = ONE_CELL
     card: Card = NO_CARD
+    examination: Examination | None = None
 
     @property
     def view_numbers(self) -> range:
@@ -210,6 +213,9 @@ def _check(identity: Identity) -> None:
     for what, (value, least, most) in ranges.items():
         if not least <= value <= most:
             raise CacheError(f"{MANIFEST_NAME}: {what} is {value}; it must be {least} to {most}")
+    outputs, most = identity.teacher.classes or (), len(identity.classes) - 1
+    if len(outputs) > MOST_CLASSES or any(not -1 <= number <= most for number in outputs):
+        raise CacheError(f"{MANIFEST_NAME}: teacher.classes has {len(outputs)} numbers, not all of them -1 to {most}")
     if identity.codec.references and identity.cells != ONE_CELL:
         raise CacheError(f"{MANIFEST_NAME}: rows of several cells, whose views predict no others, have references")
     if identity.codec.num_classes != len(identity.classes):

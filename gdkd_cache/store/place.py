@@ -23,7 +23,7 @@ from gdkd_cache.schema import from_json, short, to_json
 from gdkd_cache.store.belongings import belongings, encode_replaced, is_claim, leftovers, read_replaced
 from gdkd_cache.store.claims import CLAIMS_NAME
 from gdkd_cache.store.differences import differences_between
-from gdkd_cache.store.facts import NO_CARD, UNFITTED, UNMEASURED, CodecFacts
+from gdkd_cache.store.facts import NO_CARD, UNFITTED, UNMEASURED, CodecFacts, Examination
 from gdkd_cache.store.generation import Generation
 from gdkd_cache.store.layout import TABLES, row_layouts, tables_layout
 from gdkd_cache.store.manifest import (
@@ -47,10 +47,11 @@ class Complete:
 
 @dataclass(frozen=True)
 class Begun:
-    """The very build has begun: its codec, and what that was measured to lose."""
+    """What a build begins with: its codec, what that was measured to lose, and how right the teacher was found."""
 
     codec: Codec
     fidelity: Fidelity
+    examination: Examination | None = None
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,9 @@ class Place:
     @cached_property
     def build(self) -> str:
         """What all processes of this build call it, and no other build is called."""
-        open_yet = {"codec": UNFITTED, "fidelity": UNMEASURED} if self._identity.codec == UNFITTED else {}
-        identity = dataclasses.replace(self._identity, card=NO_CARD, **open_yet)
+        identity = dataclasses.replace(self._identity, card=NO_CARD)
+        if identity.codec == UNFITTED:
+            identity = dataclasses.replace(identity, fidelity=UNMEASURED, examination=None)
         with _writable():
             return hashlib.sha256(canonical_json(to_json(identity))).hexdigest()[:16]
 
@@ -153,7 +155,8 @@ class Place:
         complete = name == MANIFEST_NAME
         # Without a codec of its own, a build takes what an earlier run of it has fitted; and the card of an unfinished
         # build is that of the run that finishes it.
-        but = (*(("codec", "fidelity") if self._identity.codec == UNFITTED else ()), *(() if complete else ("card",)))
+        open_yet = ("codec", "fidelity", "examination") if self._identity.codec == UNFITTED else ()
+        but = (*open_yet, *(() if complete else ("card",)))
         if differing := differences_between(found.identity, self._identity, but=but):
             return _Other(found.begun.digest, "; ".join(differing[:4]))
         return Complete(found) if complete else self._read_codec(found)
@@ -162,14 +165,15 @@ class Place:
         identity = found.identity
         layout = tables_layout(found)
         if layout is None:
-            return Begun(codec_from_json(to_json(identity.codec)), identity.fidelity)
+            return Begun(codec_from_json(to_json(identity.codec)), identity.fidelity, identity.examination)
         try:
             objects = {name: self.objects.read(name, found.objects[name].size) for name in layout.object_names()}
             for name, data in objects.items():
                 found.objects[name].check(name, ObjectRecord.of(data))
         except CacheError:
             return Empty()  # killed between build.json and the tables, or damaged since: calibration gives them again
-        return Begun(codec_from_json(to_json(identity.codec), layout.decode(objects)), identity.fidelity)
+        codec = codec_from_json(to_json(identity.codec), layout.decode(objects))
+        return Begun(codec, identity.fidelity, identity.examination)
 
     def stated(self) -> Identity | None:
         """The identity of the cache or the unfinished build that stands there; None where none can be read."""
@@ -180,7 +184,7 @@ class Place:
                 continue
         return None
 
-    def begin(self, codec: Codec, fidelity: Fidelity) -> CacheWriter:
+    def begin(self, begun: Begun) -> CacheWriter:
         """Make the place this build's, and write the codec's tables, before any shard; what it gives commits those.
 
         Raises:
@@ -189,20 +193,22 @@ class Place:
                 such as a number that is not finite.
             OSError, StoreError: the place cannot be written.
         """
-        identity = dataclasses.replace(self._identity, codec=from_json(CodecFacts, codec.to_json()), fidelity=fidelity)
+        codec, facts = begun.codec, from_json(CodecFacts, begun.codec.to_json())
+        identity = dataclasses.replace(
+            self._identity, codec=facts, fidelity=begun.fidelity, examination=begun.examination
+        )
         layout = row_layouts(identity).get(TABLES)
         tables = {} if layout is None else layout.encode(codec.tables_bytes())
         whole = Manifest(identity, {name: ObjectRecord.of(data) for name, data in tables.items()})
         _check_readable(whole)
-        begun = whole.begun
-        generation = Generation.of_build(self.objects, begun)
+        generation = Generation.of_build(self.objects, whole.begun)
         with self.objects.alone():
-            self._take(begun)
+            self._take(whole.begun)
         for name, data in tables.items():
             # Others may be about to tidy up what they finished: nothing is written twice.
             if self.objects.size(name) != len(data) or self.objects.read(name, len(data)) != data:
                 self.objects.write(name, data, allowed=generation.check)
-        return CacheWriter(self.objects, identity, codec, begun, generation)
+        return CacheWriter(self.objects, identity, codec, whole.begun, generation)
 
     def _take(self, begun: Manifest) -> None:
         """Make the place this build's, and remove what it replaces."""

@@ -12,13 +12,11 @@ from torch import nn
 from gdkd_cache.data.images.memory import decoded_once
 from gdkd_cache.data.loader import ViewLoader, default_num_workers
 from gdkd_cache.data.recipes.presets import open_recipe
-from gdkd_cache.data.recipes.registry import RECIPES
 from gdkd_cache.data.source import Source, settle
 from gdkd_cache.data.views import ViewRenderer, ViewRequest, image_size, requests_for
 from gdkd_cache.errors import ModelError
 from gdkd_cache.models.normalization import normalize_pixels
 from gdkd_cache.models.trial import running
-from gdkd_cache.schema import short
 from gdkd_cache.training.distributed import rank_and_size, sum_over_ranks
 
 
@@ -29,26 +27,6 @@ class Evaluation:
     accuracy: float
     loss: float
     num_rows: int
-
-
-def stated_recipe(recipe: str | None, name: str) -> str:
-    """What makes a network's inputs of evaluation, as its card or its library says: one of our recipes.
-
-    Args:
-        recipe: what they say; None, for no word, is `none`.
-        name: of the network, for messages.
-
-    Raises:
-        ModelError: it says a user's own transform or a file, which only the user may name.
-    """
-    recipe = recipe or "none"
-    if recipe.partition(":")[0] not in RECIPES:
-        named = short(recipe)
-        raise ModelError(
-            f"{name} was evaluated with recipe {named}, which is code, a file or not known here, "
-            f"and none that a card may name: if you have it and trust it, name it yourself, with --recipe {named}"
-        )
-    return recipe
 
 
 class Evaluator:

@@ -116,7 +116,19 @@ class Kit:
     def build(self, images: Path, weights: Path, out: Path) -> list[object]:
         """The command of a build."""
         how = ("--views", 2, "--batch-size", 32, "--workers", 0, "--codec", "transform:step=0.5", "--device", "cpu")
-        return ["build", "--data", self.data(images), "--teacher", "cnn-s", "--weights", weights, *how, "--out", out]
+        return [
+            "build",
+            "--accept-teacher",
+            "--data",
+            self.data(images),
+            "--teacher",
+            "cnn-s",
+            "--weights",
+            weights,
+            *how,
+            "--out",
+            out,
+        ]
 
     def evaluate(self, images: Path | None = None, weights: Path | None = None) -> list[object]:
         """The command of an evaluation on images, with weights; of the kit where none are given."""

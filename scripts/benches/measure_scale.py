@@ -47,7 +47,9 @@ def build_and_train(folder: Path, num_views: int, source: ArraySource, codec: st
     teacher, out = teacher_of(source), folder / "cache.zarr"
 
     def make() -> None:
-        options = BuildOptions(out=out, num_views=num_views, recipe="crop:padding=1", codec=codec, batch_size=_BATCH)
+        options = BuildOptions(
+            out=out, num_views=num_views, recipe="crop:padding=1", codec=codec, batch_size=_BATCH, accept_teacher=True
+        )
         build(options, source, teacher)
 
     def train() -> None:

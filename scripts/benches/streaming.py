@@ -39,7 +39,12 @@ def stream(bench: Bench) -> Iterator[Figure]:
     assert isinstance(source, ShardSource)
     zarr, sidecars = bench.folder / "cache.zarr", bench.folder / "sidecars"
     options = BuildOptions(
-        out=zarr, num_views=_VIEWS, recipe=_RECIPE, codec="transform:step=1", num_workers=0 if bench.smoke else None
+        out=zarr,
+        num_views=_VIEWS,
+        recipe=_RECIPE,
+        codec="transform:step=1",
+        num_workers=0 if bench.smoke else None,
+        accept_teacher=True,
     )
     some = small_images(64, len(source.classes))
     build(options, source, teacher_of("cnn-s", some, torch.device("cpu")))

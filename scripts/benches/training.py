@@ -75,7 +75,7 @@ class _Epochs:
 
 def _cache(bench: Bench, source: ArraySource, teacher: Network, recipe: str) -> gc.Cache:
     out = bench.folder / f"{teacher.description.name}-{len(source)}.zarr"
-    build(BuildOptions(out=out, num_views=2, recipe=recipe, losses=(_LOSS,)), source, teacher)
+    build(BuildOptions(out=out, num_views=2, recipe=recipe, losses=(_LOSS,), accept_teacher=True), source, teacher)
     return gc.open_cache(out)
 
 
@@ -187,7 +187,9 @@ def _built(
 
     def built() -> Path:
         out = bench.folder / f"{name}-{next(numbers)}"
-        options = BuildOptions(out=out, num_views=2, recipe=recipe, codec="dense", batch_size=256, images_in_memory=0)
+        options = BuildOptions(
+            out=out, num_views=2, recipe=recipe, codec="dense", batch_size=256, images_in_memory=0, accept_teacher=True
+        )
         build(options, source, teacher)
         return out
 
@@ -218,7 +220,11 @@ def startup(bench: Bench) -> Iterator[Figure]:
     places = {}
     for num_views in (1, 8 if bench.smoke else 100):
         out = bench.folder / f"views-{num_views}"
-        build(BuildOptions(out=out, num_views=num_views, recipe="crop", codec="dense"), source, teacher)
+        build(
+            BuildOptions(out=out, num_views=num_views, recipe="crop", codec="dense", accept_teacher=True),
+            source,
+            teacher,
+        )
         places[f"{num_views} views"] = out
 
     def first_batch(out: Path) -> Tensor:

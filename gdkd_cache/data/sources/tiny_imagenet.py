@@ -32,6 +32,7 @@ def open_tiny_imagenet(folder: str, *, split: str) -> EncodedSource:
         labels=np.asarray(labels, np.int64),
         keys=keys,
         classes=[words[wnid] for wnid in wnids],
+        wnids=wnids,
         mean=(0.4802, 0.4481, 0.3975),
         std=(0.2302, 0.2265, 0.2262),
     )
