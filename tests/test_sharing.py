@@ -71,7 +71,7 @@ def test_a_cache_is_a_dataset_repository(tmp_path: Path, digits: ArraySource, te
     lines = _run("inspect", path).stdout.splitlines()
     facts = {line[:10].strip(): line[12:] for line in lines}
     assert [line for line in lines if line not in page] == [
-        line for line in lines if line[:10].strip() in ("size", "digest")
+        line for line in lines if line[:10].strip() in ("sees", "size", "digest")
     ]
     assert manifest.digest not in page
     assert readme(manifest.identity) == readme(open_cache(path).manifest.identity) == page.encode()
