@@ -11,7 +11,9 @@ from gdkd_cache.building.options import CodecChoice
 from gdkd_cache.codec.base import exact_top
 from gdkd_cache.codec.calibration import Calibration, calibration_views
 from gdkd_cache.codec.fidelity import encode_rows, measure
+from gdkd_cache.codec.transform.quantise import quantise
 from gdkd_cache.codec.transform.statistics import gather_statistics
+from gdkd_cache.threads import one_worker
 
 
 def _teacher(kind: str, rows: int, num_classes: int, views: int = 1, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -82,18 +84,31 @@ def test_tables_are_counted() -> None:
     assert few.tables_bytes().size < 0.6 * many.tables_bytes().size
 
 
-def test_threads_change_nothing() -> None:
+def test_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are quantised by one thread each, in the main thread and in one that works beside it: the same bytes."""
     logits, labels = _teacher("usual", 1100, 60)
     codec = _calibration("transform:step=0.7", logits, labels, 0.1, 10**6).choose().codec
-    before, encoded = torch.get_num_threads(), []
+    before, encoded, numbers = torch.get_num_threads(), [], []
+
+    def counted(*inputs: object) -> Tensor:
+        numbers.append(torch.get_num_threads())
+        return quantise(*inputs)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr("gdkd_cache.codec.transform.codec.quantise", lambda *a, **k: counted(*a))
     try:
         for number in (1, 3):
             torch.set_num_threads(number)
             encoded.append(codec.encode(logits[0], labels))
             assert torch.get_num_threads() == number
+            with one_worker("beside") as worker:
+                assert worker.submit(torch.get_num_threads).result() == 1
+                torch.set_num_threads(number)  # what new threads would take over
+                encoded.append(worker.submit(codec.encode, logits[0], labels).result())
     finally:
         torch.set_num_threads(before)
-    assert all(torch.equal(encoded[0][name], encoded[1][name]) for name in encoded[0])
+    assert set(numbers) == {1}
+    assert len(numbers) == 4 * 3
+    assert all(torch.equal(encoded[0][name], other[name]) for other in encoded for name in other)
 
 
 def test_views_of_calibration() -> None:

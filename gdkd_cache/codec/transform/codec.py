@@ -235,13 +235,15 @@ class TransformCodec(Codec):
             labels: int64 [row].
             references: of a view that is predicted from some.
         """
-        parts = [part.split(_QUANTISED_ROWS) for part in (logits, labels, *(references or ()))]
         number = torch.get_num_threads()
         with one_thread():
             if self.version == 1 or logits.device.type != "cpu":
                 return self._quantised(logits, labels, *(references or ()))
+            parts = [part.split(_QUANTISED_ROWS) for part in (logits, labels, *(references or ()))]
             calls = (partial(self._quantised, *part) for part in zip(*parts, strict=True))
-            return torch.cat(list(mapped(lambda call: call(), calls, number)))
+            # A new thread takes over the main one's number of threads: where this one works alone, so do its rows.
+            done = mapped(lambda call: call(), calls, number) if number > 1 else (call() for call in calls)
+            return torch.cat(list(done))
 
     def _quantised(self, logits: Tensor, labels: Tensor, *references: Tensor) -> Tensor:
         known = References(*references) if references else None
