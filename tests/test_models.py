@@ -253,3 +253,9 @@ def test_the_memory_format_is_the_fastest_that_a_network_takes(net: Any, side: i
 def test_an_unknown_memory_format_is_refused() -> None:
     with pytest.raises(UsageError, match="memory format is blocked; it must be one of contiguous, channels_last"):
         laid_out(torch.rand(2, 3, 8, 8), "blocked")
+
+
+def test_code_that_ends_the_process() -> None:
+    """A callable of the user's that exits, with whatever code, has built no network."""
+    with pytest.raises(ModelError, match="cannot be built: SystemExit"):
+        build_model("sys:exit", 10)

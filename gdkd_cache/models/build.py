@@ -34,7 +34,7 @@ def build_model(spec: str, num_classes: int, output: str | None = None) -> nn.Mo
     named = {"num_classes": num_classes} if _takes_classes(make, arguments, spec) else {}
     try:
         model = make(*arguments, **named)
-    except Exception as error:  # a user's own code may raise anything
+    except (Exception, SystemExit) as error:  # a user's own code may raise anything, and end the process
         if isinstance(error, GdkdCacheError) or is_out_of_memory(error):
             raise
         raise ModelError(f"model {spec!r} cannot be built: {raised(error)}") from error

@@ -123,7 +123,7 @@ def hostile_weights(attack: Attack) -> Case:
         lambda: torch.save({(1, 2): next(iter(weights.values()))}, path),
         lambda: torch.save(list(weights.values()), path),
         lambda: torch.save(5, path),
-        lambda: torch.save({"state_dict": {"state_dict": weights}}, path),
+        lambda: torch.save({"state_dict": {"state_dict": weights}, "model": weights}, path),  # which of both?
         lambda: torch.save({name: value.tolist() for name, value in weights.items()}, path),
         lambda: torch.save({name: value.to_sparse() for name, value in weights.items()}, path),
         lambda: torch.save({name: value.to(torch.complex64) for name, value in weights.items()}, path),
