@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from gdkd_cache.errors import GdkdCacheError as GdkdCacheError
     from gdkd_cache.losses.base import Loss as Loss
     from gdkd_cache.losses.base import loss as loss
-    from gdkd_cache.models.network import open_network as open_network
+    from gdkd_cache.models.opening import open_network as open_network
     from gdkd_cache.registry import use as use
     from gdkd_cache.training.options import TrainOptions as TrainOptions
     from gdkd_cache.training.presets.preset import open_preset as open_preset
@@ -41,7 +41,7 @@ __getattr__ = lazy_names(
         "loss": "gdkd_cache.losses.base",
         "losses": "gdkd_cache.losses:",
         "open_cache": "gdkd_cache.cache.cache",
-        "open_network": "gdkd_cache.models.network",
+        "open_network": "gdkd_cache.models.opening",
         "open_preset": "gdkd_cache.training.presets.preset",
         "open_source": "gdkd_cache.data.sources.registry",
         "pack": "gdkd_cache.building.pack",

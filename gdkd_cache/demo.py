@@ -21,7 +21,7 @@ from gdkd_cache.data.loader import end_with_parent
 from gdkd_cache.data.source import ArraySource
 from gdkd_cache.data.sources.registry import open_source
 from gdkd_cache.errors import CacheError
-from gdkd_cache.models.network import open_network
+from gdkd_cache.models.opening import open_network
 from gdkd_cache.progress import progress
 from gdkd_cache.seeding import permutation
 from gdkd_cache.terminal import log_lines, say, say_table

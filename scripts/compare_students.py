@@ -18,7 +18,7 @@ from rich.table import Table
 from gdkd_cache import open_cache, open_source
 from gdkd_cache.building.build import build
 from gdkd_cache.building.options import BuildOptions
-from gdkd_cache.models.network import open_network
+from gdkd_cache.models.opening import open_network
 from gdkd_cache.training.options import CROSS_ENTROPY
 from gdkd_cache.training.train import TrainOptions, Views, train
 

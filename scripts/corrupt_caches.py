@@ -27,7 +27,7 @@ from gdkd_cache.building.options import BuildOptions
 from gdkd_cache.checking.verify import verify
 from gdkd_cache.data.source import ArraySource
 from gdkd_cache.errors import GdkdCacheError
-from gdkd_cache.models.network import open_network
+from gdkd_cache.models.opening import open_network
 from gdkd_cache.training.train import TrainOptions, train
 
 sys.path.insert(0, str(Path(__file__).parent))

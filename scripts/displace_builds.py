@@ -30,7 +30,7 @@ from gdkd_cache import open_cache
 from gdkd_cache.building.build import build
 from gdkd_cache.building.options import BuildOptions
 from gdkd_cache.errors import GdkdCacheError
-from gdkd_cache.models.network import open_network
+from gdkd_cache.models.opening import open_network
 from gdkd_cache.store import claims
 
 DISPLACED = 3
@@ -95,7 +95,7 @@ def main() -> None:
     arguments = parser.parse_args()
     random.seed(arguments.seed)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["gdkd_cache.building.build", "gdkd_cache.models.network", "sklearn.datasets"])
+    context.set_forkserver_preload(["gdkd_cache.building.build", "gdkd_cache.models.opening", "sklearn.datasets"])
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "teacher.safetensors"
         save_teacher(weights, first_rows("digits", ROWS))

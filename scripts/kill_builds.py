@@ -30,7 +30,7 @@ from gdkd_cache.building.options import BuildOptions
 from gdkd_cache.data.source import ArraySource
 from gdkd_cache.models.build import build_model
 from gdkd_cache.models.card import ModelCard
-from gdkd_cache.models.network import open_network
+from gdkd_cache.models.opening import open_network
 from gdkd_cache.models.weights import save_weights
 
 CODECS = ("topk", "transform")
@@ -93,7 +93,7 @@ def main() -> None:
     arguments = parser.parse_args()
     random.seed(arguments.seed)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["gdkd_cache.building.build", "gdkd_cache.models.network", "sklearn.datasets"])
+    context.set_forkserver_preload(["gdkd_cache.building.build", "gdkd_cache.models.opening", "sklearn.datasets"])
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "teacher.safetensors"
         save_teacher(weights, first_rows(arguments.data, ROWS))

@@ -69,7 +69,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def teacher(weights: Path, digits: ArraySource) -> Network:
     """A teacher on the CPU for the digits."""
-    from gdkd_cache.models.network import open_network
+    from gdkd_cache.models.opening import open_network
 
     return open_network("cnn-s", weights, 10, device="cpu")
 

@@ -24,7 +24,7 @@ from gdkd_cache_cli.main import main
 from gdkd_cache.errors import GdkdCacheError
 from gdkd_cache.models.build import build_model
 from gdkd_cache.models.card import ModelCard
-from gdkd_cache.models.network import open_network
+from gdkd_cache.models.opening import open_network
 from gdkd_cache.models.weights import load_card, load_model, save_weights
 
 CARD = ModelCard(name="cnn-s", num_classes=10, size=(8, 8), mean=(0.1, 0.2, 0.3), std=(1.0, 1.0, 1.0), accuracy=0.5)

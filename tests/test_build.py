@@ -26,7 +26,8 @@ from gdkd_cache.building.repair import repair
 from gdkd_cache.codec.dense import DenseCodec
 from gdkd_cache.data.source import ArraySource
 from gdkd_cache.errors import CacheError, MismatchError, ModelError, UsageError
-from gdkd_cache.models.network import Network, open_network
+from gdkd_cache.models.network import Network
+from gdkd_cache.models.opening import open_network
 from gdkd_cache.objects.folder import Folder
 
 

@@ -16,7 +16,8 @@ from gdkd_cache.errors import CacheError, ModelError, UsageError
 from gdkd_cache.models.build import build_model
 from gdkd_cache.models.card import ModelCard
 from gdkd_cache.models.classes import ClassLogits, check_order, output_classes
-from gdkd_cache.models.network import Network, open_network, open_teacher
+from gdkd_cache.models.network import Network
+from gdkd_cache.models.opening import open_network, open_teacher
 from gdkd_cache.models.weights import save_weights
 
 _NAMES = (["tench, Tinca tinca", "great white shark, white shark", "crane"], ["n01440764", "n01484850", "n02012849"])

@@ -22,8 +22,9 @@ from gdkd_cache.data.source import ArraySource
 from gdkd_cache.errors import MismatchError, ModelError
 from gdkd_cache.models.card import ModelCard
 from gdkd_cache.models.classes import ClassLogits
-from gdkd_cache.models.network import Network, open_network
+from gdkd_cache.models.network import Network
 from gdkd_cache.models.normalization import NAMED
+from gdkd_cache.models.opening import open_network
 from gdkd_cache.models.weights import save_weights
 from gdkd_cache.store.facts import Examined
 

@@ -18,7 +18,8 @@ from PIL import Image
 from gdkd_cache import open_cache
 from gdkd_cache.errors import ModelError, UsageError
 from gdkd_cache.models.build import build_model
-from gdkd_cache.models.network import Network, open_network
+from gdkd_cache.models.network import Network
+from gdkd_cache.models.opening import open_network
 from gdkd_cache.models.outputs import pick_logits
 from gdkd_cache.models.weights import load_card
 

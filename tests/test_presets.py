@@ -17,7 +17,7 @@ from gdkd_cache.building.build import BuildOptions, build
 from gdkd_cache.errors import UsageError
 from gdkd_cache.models.build import build_model
 from gdkd_cache.models.card import ModelCard
-from gdkd_cache.models.network import open_network
+from gdkd_cache.models.opening import open_network
 from gdkd_cache.models.weights import load_card, save_weights
 from gdkd_cache.training.options import TrainOptions
 from gdkd_cache.training.presets.preset import open_preset, open_preset_file, preset_files

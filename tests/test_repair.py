@@ -18,8 +18,9 @@ from gdkd_cache.building.repair import repair
 from gdkd_cache.checking.verify import verify
 from gdkd_cache.data.source import ArraySource
 from gdkd_cache.errors import CacheError, MismatchError, UsageError
-from gdkd_cache.models.network import Network, open_network
+from gdkd_cache.models.network import Network
 from gdkd_cache.models.normalization import Normalization
+from gdkd_cache.models.opening import open_network
 from gdkd_cache.sharing.merge import merge
 
 _OPTIONS: dict[str, Any] = {"codec": "transform", "shard_rows": 70, "num_views": 3}

@@ -27,8 +27,9 @@ from gdkd_cache.data.recipes.recipe import Recipe
 from gdkd_cache.data.source import ArraySource
 from gdkd_cache.errors import GdkdCacheError, MismatchError, NotServedError, UsageError
 from gdkd_cache.models.build import build_model
-from gdkd_cache.models.network import Network, open_network
+from gdkd_cache.models.network import Network
 from gdkd_cache.models.normalization import IMAGENET
+from gdkd_cache.models.opening import open_network
 from gdkd_cache.models.weights import load_card
 from gdkd_cache.seeding import hash_keys
 from gdkd_cache.training.train import TrainOptions, Views, train
@@ -292,7 +293,12 @@ def test_training_from_a_cache_loads_no_teacher(tmp_path: Path, digits: ArraySou
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     loaded = run.stdout.splitlines()[-1]
     assert "gdkd_cache.training.train" in loaded
-    for module in ("gdkd_cache.models.network", "gdkd_cache.building.build", "own_teacher"):
+    for module in (
+        "gdkd_cache.models.network",
+        "gdkd_cache.models.opening",
+        "gdkd_cache.building.build",
+        "own_teacher",
+    ):
         assert f"'{module}'" not in loaded
     assert (tmp_path / "s/best.safetensors").exists()
 

@@ -24,7 +24,7 @@ from mutated import CARD
 from gdkd_cache.errors import ModelError
 from gdkd_cache.models.build import build_model
 from gdkd_cache.models.card import ModelCard
-from gdkd_cache.models.network import open_network
+from gdkd_cache.models.opening import open_network
 from gdkd_cache.models.weights import load_card, load_model, save_weights
 
 
@@ -295,7 +295,7 @@ import resource, sys
 from pathlib import Path
 import torch
 from gdkd_cache.errors import ModelError
-from gdkd_cache.models.network import open_network
+from gdkd_cache.models.opening import open_network
 from gdkd_cache.models.build import build_model
 build_model("torchvision:resnet18", 10)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

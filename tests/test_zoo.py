@@ -19,7 +19,7 @@ from torch import Tensor
 
 from gdkd_cache.errors import ModelError
 from gdkd_cache.models.build import build_model, outline_model
-from gdkd_cache.models.network import open_network
+from gdkd_cache.models.opening import open_network
 from gdkd_cache.models.registry import MODELS
 from gdkd_cache.models.weights import load_model
 from gdkd_cache.models.zoo.staged import Staged

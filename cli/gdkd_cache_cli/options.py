@@ -245,7 +245,7 @@ class NetworkOptions:
     def output_classes(self, name: str | None, source: "FullSource") -> "list[int] | None":
         """The class of each output of the network of that name; None where they are the classes in their order."""
         from gdkd_cache.models.classes import output_classes
-        from gdkd_cache.models.network import published_classes
+        from gdkd_cache.models.opening import published_classes
 
         if self.classes is None:
             return None
@@ -255,7 +255,7 @@ class NetworkOptions:
 
     def load(self, name: str | None, source: "FullSource", precision: str) -> "Network":
         """The network of that name with its weights, for a source's classes."""
-        from gdkd_cache.models.network import open_network
+        from gdkd_cache.models.opening import open_network
 
         normalization = named_normalization(self.normalize, self.mean, self.std)
         network = open_network(
@@ -302,7 +302,7 @@ class KnownTeacherOptions(NetworkOptions):
 
     def opened(self, cache: "Cache", source: "FullSource | None") -> "Network | None":
         """The teacher, where one was named; fed as the manifest says, where nobody says otherwise."""
-        from gdkd_cache.models.network import open_teacher
+        from gdkd_cache.models.opening import open_teacher
 
         if self.teacher is None or source is None:
             return None

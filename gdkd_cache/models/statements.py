@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gdkd_cache.models.card import ModelCard
-from gdkd_cache.models.library import Library, Stated
+from gdkd_cache.models.libraries import Library, Stated
 from gdkd_cache.models.normalization import Normalization
 from gdkd_cache.models.registry import MODELS
 from gdkd_cache.models.weights import load_card

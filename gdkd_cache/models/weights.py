@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from io import BufferedReader
 from pathlib import Path
@@ -91,19 +91,14 @@ def load_model(
         UsageError: an unknown name.
         OSError: the file cannot be opened.
     """
-    with _opened(path) as stored:
+    with open_weights(path) as stored:
         outline = outline_model(name, num_classes, output)
-        today = _named_today(outline, stored.described)
-        described = {own: stored.described[there] for own, there in today.items()}
-        with _about(path):
-            names = find_weights(f"{name} with {num_classes} classes", _described(outline), described, key)
+        names = _found(f"{name} with {num_classes} classes", outline, stored, path, key)
         _check_size(name, outline, stored, path)
         is_outline = any(one.is_meta for one in outline.parameters())
         model = build_model(name, num_classes, output) if is_outline else outline
+        _load(model, stored, names, path)
         with _reading(path):
-            tensors = stored.read([today[there] for there in names.values()])
-            state = {own: tensors[today[there]] for own, there in names.items()}
-            model.load_state_dict(model.state_dict() | state)
             return model.eval(), stored.checksum()
 
 
@@ -122,21 +117,34 @@ def load_body(name: str, model: nn.Module, num_classes: int, path: Path, *, key:
     Raises:
         ModelError, OSError: as `load_model`.
     """
-    with _opened(path) as stored:
-        expected, today = _described(model), _named_today(model, stored.described)
-        described = {own: stored.described[there] for own, there in today.items()}
-        with _about(path):
-            found = find_weights(name, expected, described, key, num_classes=num_classes)
-        names = {own: today[there] for own, there in found.items()}
+    with open_weights(path) as stored:
+        names, expected = _found(name, model, stored, path, key, num_classes), _described(model)
         other = {own for own, there in names.items() if stored.described[there].shape != expected[own].shape}
         if len({stored.described[names[own]].shape[0] for own in other}) > 1:
             raise ModelError(f"weights {path} do not fit {name}: {', '.join(sorted(other))} have other shapes")
         _check_size(name, model, stored, path)
-        names = {own: there for own, there in names.items() if own not in other}
-        with _reading(path):
-            tensors = stored.read(names.values())
-            model.load_state_dict(model.state_dict() | {own: tensors[there] for own, there in names.items()})
+        _load(model, stored, {own: there for own, there in names.items() if own not in other}, path)
     return sorted(other)
+
+
+def _found(
+    what: str, model: nn.Module, stored: WeightsFile, path: Path, key: str | None, num_classes: int | None = None
+) -> dict[str, str]:
+    """The names in a file of a network's tensors, by the network's own; also of what was once named otherwise."""
+    today = _named_today(model, stored.described)
+    described = {own: stored.described[there] for own, there in today.items()}
+    try:
+        found = find_weights(what, _described(model), described, key, num_classes=num_classes)
+    except ModelError as error:
+        raise ModelError(f"weights {path} {error}") from None
+    return {own: today[there] for own, there in found.items()}
+
+
+def _load(model: nn.Module, stored: WeightsFile, names: Mapping[str, str], path: Path) -> None:
+    """Give a network tensors of a file, whose names there are by its own; the others stay."""
+    with _reading(path):
+        tensors = stored.read(names.values())
+        model.load_state_dict(model.state_dict() | {own: tensors[there] for own, there in names.items()})
 
 
 def own_checksum(model: nn.Module) -> str:
@@ -150,8 +158,13 @@ def _saved(model: nn.Module, metadata: dict[str, str] | None = None) -> bytes:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[WeightsFile]:
-    """An open file of weights, or several of which one is the index."""
+def open_weights(path: Path) -> Iterator[WeightsFile]:
+    """An open file of weights, or several of which one is the index.
+
+    Raises:
+        ModelError: there is none, or what is there are no weights.
+        OSError: it cannot be opened.
+    """
     if not path.exists():
         raise ModelError(f"weights {path} do not exist; train some with: gdkd-cache train --loss ce")
     with ExitStack() as opened:
@@ -170,15 +183,6 @@ def _open_file(file: BufferedReader, path: Path) -> WeightsFile:
 def _described(model: nn.Module) -> dict[str, Described]:
     values = model.state_dict().items()
     return {name: Described.of(value.shape, value.dtype) for name, value in values if isinstance(value, Tensor)}
-
-
-@contextmanager
-def _about(path: Path) -> Iterator[None]:
-    """Have what is wrong with weights begin with where they are."""
-    try:
-        yield
-    except ModelError as error:
-        raise ModelError(f"weights {path} {error}") from None
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """Folders of image classifiers that transformers saved, where transformers is installed; no code of theirs runs."""
 
-import hashlib
 import itertools
 import json
 import math
@@ -14,10 +13,10 @@ from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from gdkd_cache.errors import ModelError, UsageError, first_line
-from gdkd_cache.files import open_plain, read_bounded
-from gdkd_cache.models.library import Library, Stated
+from gdkd_cache.files import read_bounded
+from gdkd_cache.models.libraries import Library, Stated
 from gdkd_cache.models.normalization import Normalization
-from gdkd_cache.models.safetensors_file import SafetensorsFile
+from gdkd_cache.models.weights import open_weights
 from gdkd_cache.schema import short
 
 _CONFIG, _PREPROCESSOR = "config.json", "preprocessor_config.json"
@@ -46,13 +45,14 @@ class _Folders(Library):
             ModelError: a file is missing or damaged, or the weights are not all there.
         """
         folder, config = Path(name), _config(name, None)
-        files = _weight_files(folder)
-        with torch.device("meta"), _at_most(_count(files)):
-            outline = _made(name, config)
-        wanted = sum(value.nbytes for value in outline.state_dict().values())
-        found = sum(file.stat().st_size for file in files)
-        if wanted > 2 * found + _SPARE:  # before transformers takes the memory: half precision takes half the bytes
-            raise ModelError(f"{folder} has {found} bytes of weights; its {_CONFIG} is of a network of {wanted}")
+        with open_weights(_weights(folder)) as stored:
+            # Some parameters are not stored, as others are the same.
+            with torch.device("meta"), _at_most(2 * len(stored.described) + 100):
+                outline = _made(name, config)
+            wanted, found = sum(value.nbytes for value in outline.state_dict().values()), stored.num_bytes
+            if wanted > 2 * found + _SPARE:  # before transformers takes the memory: half precision takes half the bytes
+                raise ModelError(f"{folder} has {found} bytes of weights; its {_CONFIG} is of a network of {wanted}")
+            checksum = stored.checksum()
         logging = _transformers().utils.logging
         was_on = logging.is_progress_bar_enabled()
         logging.disable_progress_bar()
@@ -74,7 +74,7 @@ class _Folders(Library):
         for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
             if left := sorted(map(str, report[what])):
                 raise ModelError(f"the weights in {folder} do not fit its {_CONFIG}: {what} {short(left[0])}")
-        return model.eval(), _checksum(files)
+        return model.eval(), checksum
 
     def stated(self, name: str, weights: str | None) -> Stated:
         folder = Path(name)
@@ -152,18 +152,6 @@ def _at_most(number: int) -> Iterator[None]:
         hook.remove()
 
 
-def _count(files: list[Path]) -> int:
-    """How many parameters the network of these files may have: some are not stored, as others are the same."""
-    count = 0
-    for path in files:
-        with open_plain(path, "weights", ModelError) as file:
-            try:
-                count += len(SafetensorsFile(file).described)
-            except ValueError as error:
-                raise ModelError(f"weights {path} cannot be read: {error}") from None
-    return 2 * count + 100
-
-
 def _largest(value: Any) -> float:
     """The largest number anywhere in JSON."""
     largest, left = 0.0, [value]
@@ -180,26 +168,11 @@ def _largest(value: Any) -> float:
     return largest
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    if (folder / _WEIGHTS).is_file():
-        return [folder / _WEIGHTS]
-    if (folder / _INDEX).is_file():
-        places = _json(folder, _INDEX).get("weight_map")
-        names = sorted({str(place) for place in places.values()}) if isinstance(places, dict) else []
-        if names and all(Path(name).name == name and (folder / name).is_file() for name in names):
-            return [folder / name for name in names]
-        raise ModelError(f"{folder / _INDEX} names no files beside it, or some that are not there")
+def _weights(folder: Path) -> Path:
+    """The file of a folder's weights, or the index of several."""
+    if found := next((folder / name for name in (_WEIGHTS, _INDEX) if (folder / name).is_file()), None):
+        return found
     raise ModelError(f"{folder} has no {_WEIGHTS}; save the network again with save_pretrained, or name --weights FILE")
-
-
-def _checksum(files: list[Path]) -> str:
-    """Of the files' bytes, one after the other in the order of their names."""
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            while piece := file.read(2**20):
-                digest.update(piece)
-    return f"sha256:{digest.hexdigest()}"
 
 
 def _normalization(said: dict[str, Any]) -> Normalization | None:

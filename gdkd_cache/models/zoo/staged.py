@@ -1,5 +1,6 @@
 """What the CIFAR networks of the distillation literature share: stages, a mean over space, a linear classifier."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ class Features(NamedTuple):
     pooled: Tensor
 
 
-class Staged(nn.Module):
+class Staged(nn.Module, ABC):
     """A network whose features can be had: `stages` and `classify` say what it computes, and `pool` what is between.
 
     Its tensors have the names and shapes of the public networks of that name (RepDistiller, mdistiller), so that their
@@ -31,17 +32,17 @@ class Staged(nn.Module):
         """What an earlier version called its tensors, all of them, with their names of today; empty where none did."""
         return {}
 
+    @abstractmethod
     def stages(self, images: Tensor) -> Iterator[Tensor]:
         """Maps [batch, channel, height, width] of the stem and of each stage, one after the other."""
-        raise NotImplementedError
 
     def pool(self, last: Tensor) -> Tensor:
         """The vectors [batch, channel] of the last stage's maps: their means."""
         return F.adaptive_avg_pool2d(last, 1).flatten(1)
 
+    @abstractmethod
     def classify(self, pooled: Tensor) -> Tensor:
         """Logits [batch, class] of vectors [batch, channel]."""
-        raise NotImplementedError
 
     def features(self, images: Tensor) -> Features:
         """The maps of all stages and the pooled vector, of float images [batch, 3, height, width]."""

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from gdkd_cache.errors import ModelError, UsageError, first_line
-from gdkd_cache.models.library import Library, Stated, centre_crop
+from gdkd_cache.models.libraries import Library, Stated, centre_crop
 from gdkd_cache.models.normalization import Normalization
 
 _PRETRAINED = "pretrained"

@@ -11,7 +11,7 @@ import torchvision
 from torch import nn
 
 from gdkd_cache.errors import ModelError, UsageError, first_line
-from gdkd_cache.models.library import Library, Stated, centre_crop
+from gdkd_cache.models.libraries import Library, Stated, centre_crop
 from gdkd_cache.models.normalization import Normalization
 
 _OPTIONS = {"googlenet": {"init_weights": True}, "inception_v3": {"init_weights": True}}  # else torchvision warns
