@@ -458,3 +458,16 @@ def test_what_calibration_saw_is_not_computed_again(
     whole = build_small(tmp_path / "c.zarr", digits, teacher, first_view=1, **options).manifest
     assert torch.equal(open_cache(tmp_path / "c.zarr").view(1).logits(range(256)), logits)
     assert build_small(tmp_path / "d.zarr", digits, teacher, first_view=1, **options).manifest == whole
+
+
+@pytest.mark.parametrize("first_view", [0, 2])
+def test_few_images_are_calibrated_on_in_several_views(
+    tmp_path: Path, few: ArraySource, teacher: Network, first_view: int
+) -> None:
+    """40 images of 10 classes in four views, each shown once where it is built; one of them examines the teacher."""
+    counted, model = counting(teacher)
+    options: dict[str, Any] = {"codec": "dense:dtype=float32", "num_views": 5, "first_view": first_view}
+    manifest = build_small(tmp_path / "a.zarr", few, counted, **options).manifest
+    assert model.rows == 2 + 40 * (5 + first_view)
+    assert manifest.identity.examination is not None
+    assert manifest.identity.examination.views.rows == 40

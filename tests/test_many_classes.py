@@ -10,9 +10,11 @@ import gdkd_cache as gc
 from gdkd_cache.building.options import CodecChoice
 from gdkd_cache.codec.base import exact_top
 from gdkd_cache.codec.calibration import Calibration, calibration_views
-from gdkd_cache.codec.fidelity import encode_rows, measure
+from gdkd_cache.codec.fidelity import decode_rows, encode_rows, measure
+from gdkd_cache.codec.stored import codec_from_json
 from gdkd_cache.codec.transform.quantise import quantise
 from gdkd_cache.codec.transform.statistics import gather_statistics
+from gdkd_cache.errors import CacheError
 from gdkd_cache.threads import one_worker
 
 
@@ -109,6 +111,54 @@ def test_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(numbers) == {1}
     assert len(numbers) == 4 * 3
     assert all(torch.equal(encoded[0][name], other[name]) for other in encoded for name in other)
+
+
+def test_the_first_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A codec of 0.1.0 encodes as it did, so that what is repaired is the same bytes: a batch at a time, W^1.5."""
+    logits, labels = _teacher("usual", 1100, 60)
+    codec = _calibration("transform:step=0.7", logits, labels, 0.1, 10**6).choose().codec
+    stored = codec.to_json()
+    assert stored.pop("version") == 2
+    first = codec_from_json(stored, codec.tables_bytes())
+    called: list[tuple[int, bool]] = []
+    weights_seen: list[Tensor] = []
+
+    def noted(residual: Tensor, weights: Tensor, *rest: Tensor, mirrored: bool) -> Tensor:
+        called.append((len(residual), mirrored))
+        weights_seen.append(weights)
+        return quantise(residual, weights, *rest, mirrored=mirrored)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr("gdkd_cache.codec.transform.codec.quantise", noted)
+    columns = first.encode(logits[0], labels)
+    assert called == [(1100, False)]
+    codec.encode(logits[0], labels)
+    assert called[1:] == [(512, True), (512, True), (76, True)]
+    others = torch.ones(60, dtype=torch.bool).scatter(0, exact_top(logits[0, :1], 8).classes[0], False)
+    ours, later = ((own[0][others] * stored["weight_scale"]).log() for own in (weights_seen[0], weights_seen[1]))
+    assert torch.allclose(ours / later, torch.tensor(1.5 / 1.2), rtol=1e-3)
+    # What it wrote decodes alike with both.
+    decoded = [decode_rows(one, columns, labels).logits for one in (first, codec)]
+    assert torch.equal(*decoded)
+
+
+def test_a_codec_of_a_later_version_is_refused() -> None:
+    logits, labels = _teacher("usual", 40, 10)
+    codec = _calibration("transform:step=0.7", logits, labels, 0.1, 10**6).choose().codec
+    with pytest.raises(CacheError, match="codec transform has version 3; this gdkd-cache knows 1 to 2"):
+        codec_from_json({**codec.to_json(), "version": 3}, codec.tables_bytes())
+
+
+def test_what_the_first_view_says() -> None:
+    """A teacher is examined by each image once, in the first view, however many views codecs are fitted to."""
+    logits, labels = _teacher("usual", 42, 10, views=3)
+    calibration = _calibration("dense", logits, labels, 0.1, 1000)
+    first, theirs = calibration.labelled
+    assert calibration.num_fitted == 32
+    order = [row for row in range(42) if row % 4 != 3] + [row for row in range(42) if row % 4 == 3]
+    assert torch.equal(first, logits[0, order])
+    assert torch.equal(theirs, labels[order])
+    alone = _calibration("dense", logits[:, :2], labels[:2], 0.1, 1000).labelled
+    assert torch.equal(alone[0], logits[0, :2])
 
 
 def test_views_of_calibration() -> None:

@@ -7,26 +7,25 @@ from dataclasses import replace
 from importlib.metadata import version
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from gdkd_cache.building.compute import Commit, Encoder, Load, Said, Work, gathered
+from gdkd_cache.building.decoded import probe_sources
 from gdkd_cache.building.examine import Sample, check_teacher, examine
 from gdkd_cache.building.options import BuildOptions
+from gdkd_cache.building.sampling import Sampling
 from gdkd_cache.cache.cache import open_cache
 from gdkd_cache.cache.references import ReferenceRows
 from gdkd_cache.codec.base import Codec
-from gdkd_cache.codec.calibration import Calibration, calibration_rows, calibration_views, sampled_rows, sampled_views
-from gdkd_cache.codec.views import SampledViews
+from gdkd_cache.codec.calibration import Calibration
 from gdkd_cache.data.images.memory import decoded_once
-from gdkd_cache.data.images.unrendered import DecodedImages
 from gdkd_cache.data.loader import ViewLoader, default_num_workers
 from gdkd_cache.data.nearness import Nearness
 from gdkd_cache.data.probes import probed
 from gdkd_cache.data.recipes.presets import open_recipe
 from gdkd_cache.data.recipes.recipe import Recipe
 from gdkd_cache.data.recipes.registry import STEPS
-from gdkd_cache.data.source import FullSource, Source, settle
+from gdkd_cache.data.source import Source, settle
 from gdkd_cache.data.views import ViewBatch, ViewRenderer, ViewRequest, image_size, requests_for
 from gdkd_cache.device import describe, usual_memory_format
 from gdkd_cache.errors import ModelError
@@ -37,7 +36,7 @@ from gdkd_cache.seeding import hash_keys
 from gdkd_cache.store.card import make_card
 from gdkd_cache.store.differences import check_parts
 from gdkd_cache.store.facts import UNFITTED, UNMEASURED, Build, Data, Examination, RecipeFacts, RequestFacts, Views
-from gdkd_cache.store.layout import PROBE_BYTES, encode_keys, reference_layouts
+from gdkd_cache.store.layout import encode_keys, reference_layouts
 from gdkd_cache.store.manifest import Identity
 from gdkd_cache.store.place import Begun
 
@@ -204,8 +203,8 @@ class Builder:
         sample = Sample(
             logits=logits,
             labels=labels,
-            unseen=np.arange(len(labels)) >= len(calibration.fitted[1]),
-            rows=np.argsort(hash_keys(self.keys), kind="stable")[: calibration.num_rows],
+            unseen=np.arange(len(labels)) >= calibration.num_fitted,
+            rows=np.argsort(hash_keys(self.keys), kind="stable")[: len(labels)],
             views=lambda rows: self._stream(requests_for(0, np.sort(rows), self._options.batch_size)),
             is_mixed=self.recipe.mix is not None,
         )
@@ -216,11 +215,9 @@ class Builder:
         return found
 
     def calibrate(self) -> Calibration:
-        """Run the teacher on view 0 of the rows that calibration needs: those of the smallest key hashes.
+        """Run the teacher on what calibration needs, as `Sampling` says.
 
-        Where they are few for so many classes, also on the next views of them; where views may be predicted from
-        others, on the next views of some. Of views whose rows it saw all, `compute` takes what the teacher said of the
-        batches that it would show it again.
+        Of views whose rows it saw all, `compute` takes what it said of the batches that it would be shown again.
 
         Raises:
             ModelError: the teacher gives NaN or infinity.
@@ -228,42 +225,19 @@ class Builder:
             UsageError: references are asked for that the views cannot have.
         """
         options, hashes, num_classes = self._options, hash_keys(self.keys), len(self._source.classes)
-        wanted = calibration_rows(len(hashes), num_classes)
-        rows = np.sort(np.argsort(hashes, kind="stable")[:wanted])
-        num_whole = calibration_views(len(rows), num_classes, options.num_views)
-        num_sampled, wanted = sampled_views(options.request, len(rows), options.num_views, self._unpredictable())
-        some = sampled_rows(len(rows), wanted)
-        requests = []
-        for view in range(max(num_whole, num_sampled)):
-            requests += requests_for(view, rows if view < num_whole else rows[some], options.batch_size)
-        logits: list[list[Tensor]] = [[] for _ in range(max(num_whole, num_sampled))]
-        labels, sizes = [], []
-        with progress("calibrate", sum(len(request.rows) for request in requests), "images") as advance:
+        sampling = Sampling.of(options.request, hashes, num_classes, options.num_views, self._unpredictable())
+        requests = sampling.requests(options.batch_size)
+
+        def said(advance: Callable[[int], None]) -> Iterator[tuple[ViewBatch, Tensor]]:
             for batch in self._stream(requests):
-                logits[batch.view].append(self._logits(batch).cpu())
-                if batch.view == 0:
-                    labels.append(batch.targets.labels)
-                    sizes.append(batch.sizes)
-                if batch.view < num_whole and len(rows) == len(hashes):
-                    self._said[batch.view, batch.rows.tobytes()] = logits[batch.view][-1]
+                logits = self._logits(batch).cpu()
+                if batch.view >= options.first_view and sampling.is_whole(batch.view):
+                    self._said[batch.view, batch.rows.tobytes()] = logits
                 advance(len(batch.rows))
-        whole, others = map(torch.cat, logits[:num_whole]), map(torch.cat, logits[num_whole:])
-        first = torch.stack(list(whole))
-        views = None
-        if num_sampled:
-            nearness = Nearness(self.recipe, options.seed, hashes)
-            near = [
-                nearness.weights(view, range(num_sampled), rows[some], np.concatenate(sizes)[some])
-                for view in range(num_sampled)
-            ]
-            views = SampledViews(
-                logits=torch.stack([*first[:num_sampled, torch.from_numpy(some)], *others]).float(),
-                labels=torch.cat(labels)[torch.from_numpy(some)],
-                weights=torch.from_numpy(np.stack(near)).transpose(1, 2),
-                num_views=options.num_views,
-            )
-        stored_rows = len(self.keys) * options.num_views
-        return Calibration(options.request, first, torch.cat(labels), stored_rows=stored_rows, views=views)
+                yield batch, logits
+
+        with progress("calibrate", sum(len(request.rows) for request in requests), "images") as advance:
+            return sampling.calibration(said(advance), Nearness(self.recipe, options.seed, hashes))
 
     def _unpredictable(self) -> str | None:
         """Why no view can be predicted from others; None where they can."""
@@ -366,25 +340,3 @@ class Builder:
         """Probes of the decoded images: uint8 [row, 20], zeros where not probed."""
         rows = np.flatnonzero(self._probed)
         return probe_sources(self._source, self.recipe, self._options.seed, rows, self._num_workers)
-
-
-def probe_sources(source: FullSource, recipe: Recipe, seed: int, rows: np.ndarray, num_workers: int) -> np.ndarray:
-    """Probes of the decoded images of some rows: uint8 [row, 20], zeros for the others."""
-    renderer = ViewRenderer(source, recipe, seed, probe_rows=np.ones(len(source), bool), probe_sources=True)
-    probes = np.zeros((len(source), PROBE_BYTES), np.uint8)
-    for batch in ViewLoader(renderer, num_workers=num_workers).stream(requests_for(0, rows, _ROWS_AT_ONCE)):
-        assert batch.source_probes is not None
-        probes[batch.rows] = batch.source_probes
-    return probes
-
-
-def source_checks(
-    source: FullSource, recipe: Recipe, rows: np.ndarray, num_workers: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Checks and sizes of the decoded images of some rows, int64 [n]: uint8 [n, 8] and uint16 [n, 2]."""
-    loader = ViewLoader(DecodedImages(source, recipe), num_workers=num_workers)
-    checks, sizes = [], []
-    for batch in loader.stream(requests_for(0, rows, _ROWS_AT_ONCE)):
-        checks.append(batch.source_checks)
-        sizes.append(batch.sizes)
-    return np.concatenate(checks), np.concatenate(sizes)

@@ -30,7 +30,7 @@ class Sample:
     """What a teacher has said of the calibration rows, and how it is shown some of them again.
 
     Attributes:
-        logits, labels: float [row, class] and int64 [row], of one view or several.
+        logits, labels: float [row, class] and int64 [row], of the first view.
         unseen: bool [row]: not what a relabelling is made of, but what it is judged by.
         rows: int64 [row], rows of the source in random order, of which `views` gives the first view.
         views: the views of some of these, which are mixed images where `is_mixed`.

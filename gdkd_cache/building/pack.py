@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from gdkd_cache.building.figures import Tally
+from gdkd_cache.building.sampling import Sampling
 from gdkd_cache.cache.references import ReferenceRows
-from gdkd_cache.codec.calibration import Calibration, calibration_rows, calibration_views, sampled_rows, sampled_views
 from gdkd_cache.codec.fidelity import ENCODE_ROWS
 from gdkd_cache.codec.registry import AUTO
 from gdkd_cache.codec.request import CodecRequest
-from gdkd_cache.codec.views import SampledViews
 from gdkd_cache.data.nearness import Nearness
 from gdkd_cache.data.recipes.step import NEAREST
 from gdkd_cache.data.source import class_ids, is_text, source_digest
@@ -118,15 +117,13 @@ def pack(
         place.clean(found)
         return found.manifest
     if isinstance(found, Empty):
-        chosen = np.sort(np.argsort(hash_keys(keys), kind="stable")[: calibration_rows(num_rows, num_classes)])
-        number = calibration_views(len(chosen), num_classes, len(views))
-        calibration = Calibration(
-            request,
-            _gathered(views[:number], chosen, keys),
-            labels[torch.from_numpy(chosen)],
-            stored_rows=num_rows * len(views),
-            views=_sampled(request, views, chosen, keys, labels),
-        )
+        sampling = Sampling.of(request, hash_keys(keys), num_classes, len(views))
+        rows, number = sampling.rows, sampling.num_sampled
+        sampled = [_loaded(view, rows[sampling.some]) for view in views[:number]]
+        # Nobody knows how near views are.
+        weights = torch.full((number, number, len(sampling.some)), NEAREST, dtype=torch.int16) if number else None
+        whole = torch.stack([_loaded(view, rows) for view in views[: sampling.num_whole]])
+        calibration = sampling.calibrated(whole, labels[torch.from_numpy(rows)], sampled, weights)
         choice = calibration.choose()
         examination = _examined(*calibration.labelled) if true_labels else None
         found = Begun(choice.codec, choice.fidelity, examination)
@@ -165,25 +162,6 @@ def _examined(logits: Tensor, labels: Tensor) -> Examination:
     return Examination(views=tally.examined())
 
 
-def _sampled(
-    request: CodecRequest, views: list[Logits], chosen: np.ndarray, keys: Sequence[str], labels: Tensor
-) -> SampledViews | None:
-    """The first views of some of the rows that codecs are fitted to; nobody knows how near views are."""
-    number, wanted = sampled_views(request, len(chosen), len(views))
-    if not number:
-        return None
-    rows = chosen[sampled_rows(len(chosen), wanted)]
-    logits = _gathered(views[:number], rows, keys)
-    weights = torch.full((number, number, len(rows)), NEAREST, dtype=torch.int16)
-    return SampledViews(logits=logits, labels=labels[torch.from_numpy(rows)], weights=weights, num_views=len(views))
-
-
-def _gathered(views: list[Logits], rows: np.ndarray, keys: Sequence[str]) -> Tensor:
-    """Rows of the first views, int64 [n]: float32 [view, n, class]."""
-    of_view = [[_rows(view, slice(row, row + 1), i, keys) for row in rows.tolist()] for i, view in enumerate(views)]
-    return torch.stack([torch.cat(own) for own in of_view])
-
-
 def _slices(stop: int, start: int = 0) -> list[slice]:
     """Pieces of a fixed size, so that the same rows are always encoded together."""
     return [slice(first, min(first + ENCODE_ROWS, stop)) for first in range(start, stop, ENCODE_ROWS)]
@@ -195,16 +173,19 @@ def _rows(view: Logits, rows: slice, number: int, keys: Sequence[str]) -> Tensor
     Raises:
         UsageError: NaN or infinity.
     """
-    if isinstance(view, Tensor):
-        part = view[rows].detach().cpu().float()
-    else:
-        with np.errstate(over="ignore", invalid="ignore"):  # what becomes of it is told below
-            part = torch.from_numpy(np.array(view[rows], np.float32))
+    part = _loaded(view, rows)
     finite = part.isfinite().all(-1)
     if not finite.all():
         key = keys[rows.start + int(finite.logical_not().nonzero()[0])]
         raise UsageError(f"view {number}: the logits of {key!r} hold NaN or infinity; give finite logits")
     return part
+
+
+def _loaded(view: Logits, rows: slice | np.ndarray) -> Tensor:
+    if isinstance(view, Tensor):
+        return view[rows if isinstance(rows, slice) else torch.from_numpy(rows)].detach().cpu().float()
+    with np.errstate(over="ignore", invalid="ignore"):  # what becomes of it is told by who checks it
+        return torch.from_numpy(np.array(view[rows], np.float32))
 
 
 def _check(views: list[Logits], keys: list[str], labels: Tensor) -> tuple[int, int]:

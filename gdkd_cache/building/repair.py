@@ -7,8 +7,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from gdkd_cache.building.builder import Builder, probe_sources, source_checks
+from gdkd_cache.building.builder import Builder
 from gdkd_cache.building.compute import Commit, grouped
+from gdkd_cache.building.decoded import probe_sources, source_checks
 from gdkd_cache.building.options import BuildOptions
 from gdkd_cache.cache.cache import Cache, open_cache
 from gdkd_cache.cache.replay import recipe_of

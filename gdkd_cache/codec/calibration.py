@@ -131,6 +131,7 @@ class Calibration:
 
     Attributes:
         fitted: logits float32 [row, class] and labels int64 [row] to fit to, of all views.
+        num_fitted: how many rows of a view these are.
         num_rows, num_classes: of the logits, all views counted.
         stored_rows: how many rows times views share the codec's tables.
         views: the views of those rows of them that are not held out.
@@ -167,14 +168,18 @@ class Calibration:
         if views is not None:
             apart = torch.arange(len(views.labels)) % 4 == 3
             self.views, self._held_out_views = views.of(~apart), views.of(apart)
+        self.num_fitted, self._num_held_out = int(fitted.sum()), int((held_out & ~fitted).sum())
         self._shared: dict[Hashable, Any] = {}
 
     @property
     def labelled(self) -> tuple[Tensor, Tensor]:
-        """Logits [row, class] and labels [row] that codecs are fitted to, then those that are held out."""
-        if len(self.fitted[1]) == self.num_rows:  # both are all of them
-            return self.fitted
-        logits, labels = zip(self.fitted, self._held_out, strict=True)
+        """Logits [row, class] and labels [row] of the first view: of rows that are fitted to, then of held-out ones."""
+        numbers = (self.num_fitted, self._num_held_out)
+        parts = [
+            (logits[:number], labels[:number])
+            for (logits, labels), number in zip((self.fitted, self._held_out), numbers, strict=True)
+        ]
+        logits, labels = zip(*parts, strict=True)
         return torch.cat(logits), torch.cat(labels)
 
     def sample(self) -> tuple[Tensor, Tensor]:

@@ -217,7 +217,9 @@ def _dot(one: Tensor, other: Tensor) -> Tensor:
 
 def top_classes(logits: Float[Tensor, "*batch class"], k: int) -> Int[Tensor, "*batch {k}"]:
     """The k classes of largest logit in rank order; equal logits: the lower class id first."""
-    if logits.shape[-1] < _SELECTED_CLASSES or k > logits.shape[-1] // 4:
+    num_classes = logits.shape[-1]
+    if num_classes < _SELECTED_CLASSES or k > num_classes // 4 or logits.device.type != "cpu":
+        # Of few classes sorting is as fast; and to look for ties, as below, would wait for an accelerator.
         return logits.sort(dim=-1, descending=True, stable=True).indices[..., :k]
     # A few of many are selected, then put in order; where others equal the last of them, the whole row is sorted.
     values, classes = logits.topk(k)

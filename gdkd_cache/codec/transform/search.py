@@ -74,15 +74,17 @@ def fit_to(calibration: "Calibration", options: TransformOptions, fidelity: floa
     if not step:
         return DenseCodec.fit(calibration, DenseOptions(k=num_top), fidelity)
     best = codec(step, 0, most)
-    # Components cost their tables: where few rows share these, fewer of them and a finer step may be less.
-    while not options.step and best.tables_bytes().size > _LIGHT and _heavy(calibration, best):
-        fewer = best.num_components // 2
-        if not (finer := coarsest(0, fewer, step, _STEPS_FROM_NEAR)):
-            break
-        smaller = codec(finer, 0, fewer)
-        if total_bytes(smaller) >= total_bytes(best):
-            break
-        best, step, most = smaller, finer, fewer
+    if options.step is None and best.tables_bytes().size > _LIGHT:
+        # Components cost their tables: where few rows share these, fewer of them and a finer step may be less.
+        least = total_bytes(best)
+        while best.num_components > 1 and calibration.table_bytes(best) > _HEAVY * least:
+            fewer = best.num_components // 2
+            if not (finer := coarsest(0, fewer, step, _STEPS_FROM_NEAR)):
+                break
+            smaller = codec(finer, 0, fewer)
+            if (size := total_bytes(smaller)) >= least:
+                break
+            best, least, step, most = smaller, size, finer, fewer
     if views is None or not candidates:
         return best
     fitted = [] if options.references else [best]
@@ -93,11 +95,6 @@ def fit_to(calibration: "Calibration", options: TransformOptions, fidelity: floa
     if not affordable:
         return codec(step, options.references or 0, most)
     return min(affordable, key=lambda one: calibration.bytes_over_views(one) + calibration.table_bytes(one))
-
-
-def _heavy(calibration: "Calibration", fitted: TransformCodec) -> bool:
-    """Whether the tables take so much of a view's bytes that fewer components may take less."""
-    return calibration.table_bytes(fitted) > _HEAVY * calibration.total_bytes(calibration.choice(fitted))
 
 
 def _coarsest(error_of: Callable[[float], float], target: float, *, start: float, least: float, tries: int) -> float:
