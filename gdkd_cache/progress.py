@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import (
@@ -34,17 +35,24 @@ class _Throughput(ProgressColumn):
         return Text(f"{task.speed or 0:,.0f} {self._unit}/s")
 
 
+class Advance(Protocol):
+    """Takes note of an amount that was done, and of what is to stand beside it."""
+
+    def __call__(self, amount: int, note: str = "", /) -> None: ...
+
+
 @contextmanager
-def progress(what: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+def progress(what: str, total: int, unit: str, done: int = 0) -> Iterator[Advance]:
     """Show progress while the block runs (of several ranks, the first); call what it yields with each amount done.
 
     Args:
         what: what is being done.
         total: the amount that is all of it.
         unit: plural of what is counted, such as `images`.
+        done: the amount that was done before.
     """
     if this_rank().rank:
-        yield lambda amount: None
+        yield lambda amount, note="": None
         return
     console = Console(stderr=True)
     if console.is_terminal:
@@ -54,23 +62,25 @@ def progress(what: str, total: int, unit: str) -> Iterator[Callable[[int], None]
             MofNCompleteColumn(),
             _Throughput(unit),
             TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}", markup=False),
         )
         with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task(printable(what), total=total)
-            yield lambda amount: bar.advance(task, amount)
+            task = bar.add_task(printable(what), total=total, completed=done, note="")
+            yield lambda amount, note="": bar.update(task, advance=amount, note=printable(note))
         return
     start = shown = time.monotonic()
-    done = 0
+    before = done
 
-    def advance(amount: int) -> None:
+    def advance(amount: int, note: str = "", /) -> None:
         nonlocal done, shown
         done += amount
         now = time.monotonic()
         if now - shown >= _PLAIN_INTERVAL:
             shown = now
-            rate = done / (now - start)
-            left = f", {(total - done) / rate:.0f} s left" if done else ""
-            say(f"{what}: {done}/{total} {unit}, {rate:,.0f} {unit}/s{left}", error=True)
+            rate = (done - before) / (now - start)
+            left = f", {(total - done) / rate:.0f} s left" if rate else ""
+            beside = f", {note}" if note else ""
+            say(f"{what}: {done}/{total} {unit}, {rate:,.0f} {unit}/s{left}{beside}", error=True)
 
     yield advance
 

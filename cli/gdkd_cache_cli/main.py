@@ -37,7 +37,7 @@ _COMMANDS = (
     "demo:demo",
 )
 """The commands, by module of this package and name there: to add one, write its module and name it here."""
-_RESUME = "a build or a copy goes on when the same command is run again; a training keeps the epochs that are done"
+_RESUME = "a build, a training or a copy goes on when the same command is run again"
 
 
 class _Failure(click.ClickException):

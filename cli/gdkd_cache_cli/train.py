@@ -9,6 +9,7 @@ from gdkd_cache.fields import check_fields, option
 from gdkd_cache.limits import LARGEST_SEED
 from gdkd_cache.terminal import say
 from gdkd_cache.training.options import CROSS_ENTROPY, TrainOptions
+from gdkd_cache_cli.config import config_option, told
 from gdkd_cache_cli.options import CachedDataOptions, UseOptions
 from gdkd_cache_cli.presets import preset_option
 from gdkd_cache_cli.taking import takes
@@ -114,14 +115,20 @@ class _TeachersOptions(UseOptions):
         return Views(recipe=self.recipe or stated or "crop-flip", seed=self.view_seed or 0)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _EvaluatedDataOptions(CachedDataOptions):
+    """The images, and those that are evaluated on."""
+
+    eval_data: str | None = option(None, "Evaluate on this.", unset="the test split of --data", metavar="SPEC")
+
+
 @click.command(short_help="Train a student from a cache, or a teacher with cross-entropy.")
-@takes(data=CachedDataOptions)
-@click.option("--eval-data", default=None, metavar="SPEC", help="Evaluate on this. [default: the test split of --data]")
+@takes(data=_EvaluatedDataOptions)
 @preset_option
+@config_option(train=TrainOptions, data=_EvaluatedDataOptions, teachers=_TeachersOptions)
 @takes(teachers=_TeachersOptions, options=TrainOptions)
 def train(
-    data: CachedDataOptions,
-    eval_data: str | None,
+    data: _EvaluatedDataOptions,
     preset: "Preset | None",
     teachers: _TeachersOptions,
     options: TrainOptions,
@@ -130,7 +137,9 @@ def train(
 
     Ranks that torchrun starts train one network together, each on its part of every step's images; the first writes.
 
-    Writes best.safetensors and last.safetensors (each says how to rebuild its network) and metrics.jsonl.
+    Writes best.safetensors and last.safetensors (each says how to rebuild its network), metrics.jsonl, run.toml and
+    log.txt. A training that was stopped or killed goes on when the same command is run again: state.safetensors holds all
+    of it. Asked to stop, by SIGTERM, Ctrl-C or Slurm's --signal=USR1@120, it saves first.
 
     \b
     Examples:
@@ -146,7 +155,7 @@ def train(
       torchrun --nproc-per-node 4 --no-python gdkd-cache train --loss gdkd --data imagefolder:imagenet \\
           --cache imagenet.zarr --student torchvision:resnet18 --batch-size 1024 --epochs 100 --out student
     """
-    evaluated = data.for_evaluation(eval_data)
+    evaluated = data.for_evaluation(data.eval_data)
     is_remote = data.is_remote or evaluated.is_remote
     teachers.check(str(options.loss), is_remote, data.local_copy is not None)
 
@@ -162,12 +171,19 @@ def train(
         allocator.keep_memory()
     cache = teachers.open(data)
     source, eval_source = data.open(), evaluated.open("test")
+    tables = told(data=data, teachers=teachers)
     if cache is None:
-        result = run_train(options, source, eval_source, views=teachers.views(preset))
+        result = run_train(options, source, eval_source, views=teachers.views(preset), command=tables)
     else:
         recipe = None if teachers.recipe is None else open_recipe(teachers.recipe, *image_size(source))
         result = run_train(
-            options, source, eval_source, cache=cache, strict_replay=teachers.strict_replay, recipe=recipe
+            options,
+            source,
+            eval_source,
+            cache=cache,
+            strict_replay=teachers.strict_replay,
+            recipe=recipe,
+            command=tables,
         )
     if this_rank().rank:
         return

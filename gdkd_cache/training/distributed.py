@@ -63,3 +63,38 @@ def average_buffers(model: nn.Module) -> None:
             if buffer.is_floating_point():
                 distributed.all_reduce(buffer)
                 buffer.div_(size)
+
+
+def broadcast_buffers(model: nn.Module) -> None:
+    """Give all ranks the first one's running statistics."""
+    if rank_and_size()[1] > 1:
+        for buffer in model.buffers():
+            distributed.broadcast(buffer, 0)
+
+
+def gathered(value: Tensor) -> list[Tensor]:
+    """A uint8 tensor of each rank, all of one size, in their order; on every rank."""
+    size = rank_and_size()[1]
+    if size == 1:
+        return [value]
+    # NCCL takes tensors on the GPU alone.
+    device = torch.device("cuda", torch.cuda.current_device()) if distributed.get_backend() == "nccl" else value.device
+    values = [torch.empty_like(value, device=device) for _ in range(size)]
+    distributed.all_gather(values, value.to(device))
+    return [one.cpu() for one in values]
+
+
+def broadcast_bytes(data: bytes | None) -> bytes | None:
+    """What the first rank has, on every rank; None where it has nothing."""
+    if rank_and_size()[1] == 1:
+        return data
+    device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
+    length = torch.tensor([-1 if data is None else len(data)], device=device)
+    distributed.broadcast(length, 0)
+    if length.item() < 0:
+        return None
+    value = torch.empty(int(length), dtype=torch.uint8, device=device)
+    if data is not None and not distributed.get_rank():
+        value = torch.frombuffer(bytearray(data), dtype=torch.uint8).to(device)
+    distributed.broadcast(value, 0)
+    return value.cpu().numpy().tobytes()

@@ -1,30 +1,38 @@
 """Epochs of optimisation: steps, evaluation, and what is written after each."""
 
+import dataclasses
+import json
 import logging
-import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gdkd_cache.device import autocast, laid_out
-from gdkd_cache.errors import ModelError
+from gdkd_cache.errors import GdkdCacheError, ModelError
 from gdkd_cache.models.card import ModelCard
-from gdkd_cache.models.trial import running
-from gdkd_cache.progress import progress
-from gdkd_cache.training.batches import Batch, Batches
-from gdkd_cache.training.distributed import average_buffers, parallel, rank_and_size, sum_over_ranks
-from gdkd_cache.training.evaluate import Evaluator
-from gdkd_cache.training.folder import RunFolder
+from gdkd_cache.progress import Advance, progress
+from gdkd_cache.schema import short
+from gdkd_cache.training.amounts import Interval
+from gdkd_cache.training.batches import Batches
+from gdkd_cache.training.distributed import average_buffers, broadcast_buffers, gathered, rank_and_size
+from gdkd_cache.training.evaluate import Evaluation, Evaluator
+from gdkd_cache.training.folder import CONFIG, RunFolder
+from gdkd_cache.training.memory import peak_memory
 from gdkd_cache.training.options import TrainOptions
+from gdkd_cache.training.reporters.reports import Reports
+from gdkd_cache.training.saved import generator, state_bytes
 from gdkd_cache.training.state import State
-from gdkd_cache.training.task import Task
+from gdkd_cache.training.step import NotFiniteError, Stepper
+from gdkd_cache.training.stopping import Due, held_back
 
 _LOG = logging.getLogger(__name__)
 _CHECK_STEPS = 500
-"""A loss is looked at after so many steps, and at an epoch's end: reading it makes the CPU wait for the GPU."""
+"""Losses on a GPU are looked at after so many steps, and at an epoch's end: reading one makes the CPU wait for it."""
+_SHOWN_KEYS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,106 +57,212 @@ class Training:
 
     Attributes:
         options: how to train.
-        task: what a batch's loss is.
+        step: what takes a step.
         batches: an epoch's batches, by its number from 0.
+        keys: of the training images, by row.
         num_images: in an epoch, of all ranks.
         evaluator: of the evaluation source.
         folder, card: where the first rank writes, and what it writes of the network.
         device: where to compute.
-        memory_format: of the images that the network is given.
+        facts: what the training is of, for the state on disk.
+        found: what was found at its start, and must be the same when it goes on, likewise.
+        config: the text of run.toml.
+        saving: how often to save between two epochs; None for never.
+        views: of the epochs, in turn; None where each has its own.
+        reports: is told each epoch's metrics.
     """
 
     options: TrainOptions
-    task: Task
+    step: Stepper
     batches: Batches
+    keys: Sequence[str]
     num_images: int
     evaluator: Evaluator
     folder: RunFolder
     card: ModelCard
     device: torch.device
-    memory_format: str
+    facts: Mapping[str, Any]
+    found: Mapping[str, Any]
+    config: str
+    saving: Interval | None
+    views: Sequence[int] | None
+    reports: Reports
 
     def run(self, state: State) -> TrainResult:
-        """Train and evaluate epoch by epoch; the first rank writes checkpoints and metrics.
+        """Train and evaluate epoch by epoch from where the state is; the first rank writes.
+
+        A signal that ends a training (see `stopping.py`) does so once the state is saved.
 
         Raises:
             ModelError: the loss, the weights or an evaluation are not finite any more; earlier epochs' files stay.
         """
-        rank, world_size = rank_and_size()
-        trained, seconds, epochs = parallel(state.model, self.device), 0.0, self.options.epochs
-        if not rank:
-            self.folder.begin()
         unusual = _not_finite(state.model)  # such as a mask of -inf
-        with progress("train", epochs * self.num_images, "images") as advance:
-            while state.epoch < epochs:
-                start = time.monotonic()
-                # Progress counts the images of all ranks, which advance alike.
-                means = self._epoch(state, trained, lambda amount: advance(amount * world_size))
-                average_buffers(state.model)
-                elapsed = time.monotonic() - start
-                seconds += elapsed
-                lr = state.lr
+        total = self.options.epochs * self.num_images
+        done = state.epoch * self.num_images + sum(ranks * size * steps for ranks, size, steps in state.taken)
+        with progress("train", total, "images", done) as advance, held_back() as stop:
+            due = Due(stop, self.saving, self.device)
+            while state.epoch < self.options.epochs:
+                if not self._epoch(state, due, unusual, advance):
+                    break
+                self._finish(state)
+                due.saved()
+        if not state.lines:
+            raise GdkdCacheError(f"the training in {self.folder.path} was ended by a signal in its first epoch")
+        return result_of(state.lines)
+
+    def _epoch(self, state: State, due: Due, unusual: set[str], advance: Advance) -> bool:
+        """Take this rank's steps of an epoch, or those that are left; False where the training is to end now."""
+        self.step.trained.train()
+        rank, world_size = rank_and_size()
+        recent: list[tuple[Tensor, np.ndarray]] = []
+        since = time.monotonic()
+
+        def timed() -> None:
+            nonlocal since
+            now = time.monotonic()
+            state.seconds, since = state.seconds + now - since, now
+
+        for batch in self.batches(state.epoch, state.taken):
+            save, end = due(state.steps)
+            if save:
+                timed()
+                self._check(state, recent, unusual)
+                self._save(state)
+                due.saved()
+                since = time.monotonic()
+                if end:
+                    return False
+            try:
+                terms = self.step(state, batch)
+            except NotFiniteError as error:
+                raise self._diverged(state, f"step {state.steps + 1}: {self._not_finite_on(batch.rows, str(error))}") from None
+            state.add(terms, len(batch.labels))
+            state.step_taken(world_size, self.options.batch_size // world_size)
+            if self.options.schedule_by == "step":
                 state.schedule.step()
-                if broken := _not_finite(state.model) - unusual:
-                    raise self._diverged(state, f"{min(broken)} of the network is not finite after its last step")
-                try:
-                    evaluation = self.evaluator(state.model)
-                except ModelError as error:
-                    raise self._diverged(state, str(error)) from None
-                is_best = state.evaluated(evaluation.accuracy)
-                if rank:
-                    continue
-                line = {"epoch": state.epoch, **means, "lr": lr, "accuracy": evaluation.accuracy}
-                line |= {"eval_loss": evaluation.loss, "images_per_second": round(self.num_images / elapsed, 1)}
-                numbers = (state.epoch, epochs, means["loss"], evaluation.accuracy, self.num_images / elapsed)
-                _LOG.info("epoch %d/%d  loss %.4f  accuracy %.4f  %.0f images/s", *numbers)
-                self.folder.write(line, state.model, self.card, is_best=is_best)
-        return TrainResult(
-            best_accuracy=state.best_accuracy,
-            best_epoch=state.best_epoch,
-            last_accuracy=state.accuracy,
-            images_per_second=epochs * self.num_images / seconds,
-        )
+            note = f"loss {float(terms['loss']):.3f}" if self.step.check else ""
+            # Progress counts the images of all ranks, which advance alike.
+            advance(len(batch.labels) * world_size, note)
+            if not self.step.check:
+                recent.append((terms["loss"].detach(), batch.rows))
+                if len(recent) == _CHECK_STEPS:
+                    self._check(state, recent, unusual)
+        self._check(state, recent, unusual)
+        average_buffers(state.model)
+        if state.ema is not None:
+            broadcast_buffers(state.ema)
+        timed()
+        if due.ending():
+            self._save(state)
+            return False
+        return True
 
-    def _epoch(self, state: State, trained: nn.Module, advance: Callable[[int], None]) -> dict[str, float]:
-        """One pass over this rank's part of the data; the means of the loss and its terms over all ranks."""
-        trained.train()
-        batches: Iterator[Batch] = self.batches(state.epoch)
-        names: list[str] = []
-        # Summed on the device: reading a value each step would make the CPU wait for the GPU.
-        sums, one = torch.zeros((), device=self.device), torch.ones((), device=self.device)
-        step = 0
-        for step, (images, labels, teacher) in enumerate(batches, 1):
-            with autocast(self.options.precision, self.device), running(f"model {self.options.student}"):
-                logits = trained(laid_out(images, self.memory_format))
-            terms = self.task.terms(logits.float(), labels, teacher, state.epoch)
-            state.optimizer.zero_grad(set_to_none=True)
-            terms["loss"].backward()
-            state.optimizer.step()
-            names = list(terms)
-            sums = sums + torch.stack([*(term.detach() for term in terms.values()), one]) * len(labels)
-            advance(len(labels))
-            if step % _CHECK_STEPS == 0:
-                self._means(state, names, sums, step)
-        return self._means(state, names, sums, step)
+    def _check(self, state: State, recent: list[tuple[Tensor, np.ndarray]], unusual: set[str]) -> None:
+        """Look at the losses of recent steps, which are forgotten then, and at the weights after the last of them."""
+        if recent:
+            losses = torch.stack([loss for loss, _ in recent])
+            if broken := (~losses.isfinite()).nonzero().flatten().tolist():
+                step, rows = state.steps - len(recent) + broken[0] + 1, recent[broken[0]][1]
+                found = f"loss {float(losses[broken[0]]):.4g}"
+                raise self._diverged(state, f"step {step}: {self._not_finite_on(rows, found)}")
+            recent.clear()
+        if broken := _not_finite(state.model) - unusual:
+            raise self._diverged(state, f"{min(broken)} of the network is not finite after step {state.steps}")
 
-    def _means(self, state: State, names: list[str], sums: Tensor, steps: int) -> dict[str, float]:
-        """The means of an epoch's terms after so many steps, over all ranks: each rank finds what one of them has."""
-        *totals, seen = sum_over_ranks(sums.clone()).tolist()
-        means = {name: total / seen for name, total in zip(names, totals, strict=True)}
-        if not all(map(math.isfinite, means.values())):
-            found = ", ".join(f"{name} {mean:.4g}" for name, mean in means.items())
-            first = (steps - 1) // _CHECK_STEPS * _CHECK_STEPS + 1
-            raise self._diverged(state, f"in steps {first} to {steps} the loss became infinite or NaN ({found})")
-        return means
+    def _finish(self, state: State) -> None:
+        """Evaluate the epoch whose steps are done, and write what it gave."""
+        means, lr = state.means(), state.lr
+        if self.options.schedule_by == "epoch":
+            state.schedule.step()
+        try:
+            evaluation = self.evaluator(state.model)
+            averaged = None if state.ema is None else self.evaluator(state.ema.module)
+        except ModelError as error:
+            raise self._diverged(state, str(error)) from None
+        speed = self.num_images / state.seconds
+        view = {} if self.views is None else {"view": self.views[state.epoch % len(self.views)]}
+        state.epoch_done()
+        better = {"best": state.evaluated(evaluation.accuracy), "best-ema": False}
+        line: dict[str, Any] = {"epoch": state.epoch, **view, **means, "lr": lr, **_told(evaluation)}
+        if averaged is not None:
+            better["best-ema"] = state.evaluated_ema(averaged.accuracy)
+            line |= {f"ema_{name}": value for name, value in _told(averaged).items()}
+        line |= {"images_per_second": float(f"{speed:.5g}"), **peak_memory(self.device)}
+        state.lines.append(json.dumps(line, allow_nan=False))
+        data = self._state_bytes(state)
+        if data is None:
+            return
+        numbers = (state.epoch, self.options.epochs, means["loss"], evaluation.accuracy, speed)
+        _LOG.info("epoch %d/%d  loss %.4f  accuracy %.4f  %.0f images/s", *numbers)
+        self._write_epoch(state, data, better)
+        self.reports.report(line)
+
+    def write_again(self, state: State) -> None:
+        """Write the files of the epoch that was done last, of which a kill may have left some unwritten."""
+        data = self._state_bytes(state)
+        if data is not None:
+            is_best = state.best_epoch == state.epoch
+            self._write_epoch(state, data, {"best": is_best, "best-ema": state.best_ema_epoch == state.epoch})
+
+    def _write_epoch(self, state: State, data: bytes, better: Mapping[str, bool]) -> None:
+        line = json.loads(state.lines[-1])
+        own = (state.model, dataclasses.replace(self.card, accuracy=line["accuracy"]))
+        kept = {"last": own, "best": own}
+        if state.ema is not None:
+            averaged = (state.ema.module, dataclasses.replace(self.card, accuracy=line["ema_accuracy"]))
+            kept |= {"last-ema": averaged, "best-ema": averaged}
+        weights = {f"{name}.safetensors": one for name, one in kept.items() if better.get(name, True)}
+        if self.options.keep_every and state.epoch % self.options.keep_every == 0:
+            weights[f"epoch-{state.epoch:04}.safetensors"] = own
+        self.folder.write_epoch(state.lines, data, weights, {CONFIG: self.config})
+
+    def _save(self, state: State) -> None:
+        data = self._state_bytes(state)
+        if data is not None:
+            self.folder.write_state(data)
+            _LOG.info("saved after step %d of epoch %d", state.steps, state.epoch + 1)
+
+    def _state_bytes(self, state: State) -> bytes | None:
+        """The state's file, which all ranks make together; of the first alone, the others have None."""
+        totals, generators = state.totals(), gathered(generator(self.device))
+        if rank_and_size()[0]:
+            return None
+        return state_bytes(state, self.facts, {**self.found, "replaces": self.folder.replaces}, generators, totals)
+
+    def _not_finite_on(self, rows: np.ndarray, found: str) -> str:
+        shown = ", ".join(short(self.keys[row]) for row in rows[:_SHOWN_KEYS].tolist())
+        more = f" and {len(rows) - _SHOWN_KEYS} more" if len(rows) > _SHOWN_KEYS else ""
+        return f"the loss became infinite or NaN ({found}) on the images {shown}{more}"
 
     def _diverged(self, state: State, what: str) -> ModelError:
         out, options = self.options.out, self.options
-        kept = f"{out} keeps the weights of epoch {state.epoch}" if state.epoch else f"{out} stays as it was"
+        kept = f"{out / 'last.safetensors'} has the weights of epoch {state.epoch}" if state.epoch else f"{out} stays as it was"
         return ModelError(
             f"epoch {state.epoch + 1}: {what}; lower --lr, which is {options.lr:g}, or raise --lr-warmup, which is "
             f"{options.lr_warmup}; {kept}"
         )
+
+
+def result_of(lines: Sequence[str]) -> TrainResult:
+    """What a training gave whose metrics these are, one line an epoch, and one at least."""
+    epochs = [json.loads(line) for line in lines]
+    best = max(epochs, key=lambda epoch: epoch["accuracy"])
+    return TrainResult(
+        best_accuracy=best["accuracy"],
+        best_epoch=best["epoch"],
+        last_accuracy=epochs[-1]["accuracy"],
+        images_per_second=len(epochs) / sum(1 / epoch["images_per_second"] for epoch in epochs),
+    )
+
+
+def _told(evaluation: Evaluation) -> dict[str, float]:
+    """An evaluation's figures by their names in the metrics."""
+    return {
+        "accuracy": evaluation.accuracy,
+        "top5_accuracy": evaluation.top5_accuracy,
+        "eval_loss": evaluation.loss,
+        "calibration_error": evaluation.calibration_error,
+    }
 
 
 def _not_finite(model: nn.Module) -> set[str]:

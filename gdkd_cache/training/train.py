@@ -1,29 +1,22 @@
 """Train a network with cross-entropy and, from a cache or a live teacher, a distillation loss."""
 
-import copy
 import itertools
+import json
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import TypedDict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gdkd_cache.cache.cache import Cache
 from gdkd_cache.cache.ensemble import Ensemble
-from gdkd_cache.cache.view import View
-from gdkd_cache.data.images.memory import decoded_once
-from gdkd_cache.data.loader import default_num_workers
-from gdkd_cache.data.recipes.presets import open_recipe
 from gdkd_cache.data.recipes.recipe import Recipe
 from gdkd_cache.data.source import FullSource, Source, settle
-from gdkd_cache.data.views import ViewRenderer, ViewRequest, image_size
-from gdkd_cache.device import choose_device, laid_out
+from gdkd_cache.device import choose_device
 from gdkd_cache.errors import MismatchError, UsageError
-from gdkd_cache.losses.base import Loss, loss_from_json
-from gdkd_cache.losses.registry import LOSSES
 from gdkd_cache.models.beginning import Beginning
 from gdkd_cache.models.build import build_model
 from gdkd_cache.models.card import ModelCard
@@ -31,32 +24,24 @@ from gdkd_cache.models.statements import public_name
 from gdkd_cache.models.trial import try_student
 from gdkd_cache.schema import short
 from gdkd_cache.threads import in_threads
-from gdkd_cache.training.batches import Batches, cached_batches, rendered_batches
-from gdkd_cache.training.distributed import process_group, rank_and_size
+from gdkd_cache.training.amounts import parse_interval
+from gdkd_cache.training.config import config_text
+from gdkd_cache.training.distributed import broadcast_bytes, parallel, process_group, rank_and_size
 from gdkd_cache.training.evaluate import Evaluator
-from gdkd_cache.training.folder import RunFolder
-from gdkd_cache.training.loop import Training, TrainResult
+from gdkd_cache.training.facts import plain_options, require_same, training_facts
+from gdkd_cache.training.feeds import Loading, Views, from_cache, from_views
+from gdkd_cache.training.folder import LOG, RunFolder
+from gdkd_cache.training.loop import Training, TrainResult, result_of
+from gdkd_cache.training.measured import measured
 from gdkd_cache.training.options import TrainOptions
+from gdkd_cache.training.preparing import compiled, prepared
+from gdkd_cache.training.reporters.reports import Reports, require_reporters
+from gdkd_cache.training.saved import Stored, load_state, read_state, restore
 from gdkd_cache.training.state import State
+from gdkd_cache.training.step import Stepper
 from gdkd_cache.training.task import Task
-from gdkd_cache.training.threads import choose_threads
 
 _LOG = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Views:
-    """Which views to train on when no cache says so.
-
-    Attributes:
-        recipe: a spec such as `crop-flip`, or a recipe.
-        seed: the views' seed.
-        num_views: the views come round after so many epochs; None gives each epoch a view of its own.
-    """
-
-    recipe: str | Recipe = "crop-flip"
-    seed: int = 0
-    num_views: int | None = None
 
 
 def train(
@@ -69,8 +54,12 @@ def train(
     recipe: Recipe | None = None,
     views: Views | None = None,
     teacher: Callable[[Tensor], Tensor] | None = None,
+    command: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> TrainResult:
     """Train a network, fresh or from `init`; writes checkpoints and one JSON line of metrics an epoch as it goes.
+
+    A training that was stopped or killed goes on when it is called for again with the same options and data: in one
+    process on a CPU to the bit as if it had not been.
 
     With a cache, views and teacher are the cache's. Without one, `views` are rendered, and a distillation loss
     needs a live `teacher`: uint8 [batch, 3, height, width] -> logits [batch, class].
@@ -84,12 +73,13 @@ def train(
         recipe: with a cache, what its views are made with, where the manifest's word is not enough (`compat:`).
         views: without a cache, what to render.
         teacher: without a cache, the live teacher.
+        command: what else `run.toml` tells of how to train so again: values by option, in tables.
 
     Raises:
         UsageError: a distillation loss without cache or teacher, or the reverse.
         NotServedError: the cache cannot serve the loss.
         ModelError: the network cannot be built, cannot take such images, or gives no logit a class.
-        MismatchError: source and cache, or the two sources, do not belong together; or `out` holds an earlier
+        MismatchError: source and cache, or the two sources, do not belong together; or `out` holds another
             training, and `force` is off.
         SourceError: an image cannot be read.
         OSError: `out` cannot be written.
@@ -99,6 +89,7 @@ def train(
         raise UsageError("a distillation loss needs a cache (or a live teacher), and cross-entropy takes none")
     if (cache is not None and (views is not None or teacher is not None)) or (cache is None and recipe is not None):
         raise UsageError("a cache brings its own views and its teacher; give either a cache or views")
+    require_reporters(options.report_to)
     source, eval_source = settle(source), settle(eval_source)
     _require_same_classes(source, eval_source)
     folder = RunFolder(options.out, force=options.force)
@@ -106,31 +97,34 @@ def train(
     if beginning is not None and beginning.normalization is not None:
         source = replace(source, mean=beginning.normalization.mean, std=beginning.normalization.std)
     device = choose_device(options.device)
-    with process_group(device):
+    if cache is None:
+        views = views or Views()
+    facts = training_facts(options, source, eval_source, cache, views, teacher)
+    with process_group(device), _first_rank(folder):
         rank, world_size = rank_and_size()
         if options.batch_size % world_size:
             raise UsageError(
                 f"batch_size is {options.batch_size}, the images a step of all {world_size} ranks; it must be a "
                 "multiple of their number"
             )
-        loading = _Loading(
-            batch_size=options.batch_size // world_size,
-            seed=options.seed,
-            device=device,
-        )
+        stored = _stored(folder, facts)
+        is_whole = stored is None or folder.go_on(stored.lines, stored.progress.get("replaces"))
+        if stored is not None and is_whole and len(stored.lines) == options.epochs:
+            _LOG.info("%s holds this training, and it is done; --force trains anew", options.out)
+            return result_of(stored.lines)
+        loading = Loading(batch_size=options.batch_size // world_size, seed=options.seed, device=device)
         if cache is not None:
-            batches, recipe, size = _from_cache(
-                options, task.distillation, source, cache, strict_replay, recipe, loading
-            )
+            feed = from_cache(options, task.distillation, source, cache, strict_replay, recipe, loading)
         else:
-            batches, recipe, size = _from_views(options, task.distillation, source, views or Views(), teacher, loading)
+            assert views is not None
+            feed = from_views(options, task.distillation, source, views, teacher, loading)
         card = ModelCard(
             name=public_name(options.student),
             num_classes=len(source.classes),
-            size=size,
+            size=feed.size,
             mean=source.mean,
             std=source.std,
-            eval_recipe=options.eval_recipe or recipe.evaluation(size),
+            eval_recipe=options.eval_recipe or feed.recipe.evaluation(feed.size),
         )
         evaluator = Evaluator(
             eval_source,
@@ -144,53 +138,104 @@ def train(
         )
         torch.manual_seed(options.seed)
         model = build_model(options.student, card.num_classes)
-        if beginning is not None:
+        if beginning is not None and stored is None:
             beginning.load(model, card.num_classes)
-        model = model.to(device)
+        model = prepared(options, model.to(device), device)
         batch_size = min(loading["batch_size"], 2)
         memory_format = try_student(
-            options.student, model, card.num_classes, size, num_images=batch_size, device=device
+            options.student, model, card.num_classes, feed.size, num_images=batch_size, device=device
         )
         if memory_format == "channels_last":
             # Weights too: gradients then have their order, which DistributedDataParallel wants.
             model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  (torch's stub lacks it)
         if rank:
             torch.manual_seed(options.seed + rank)  # the same weights, but dropout of its own
-        training = Training(
-            options=options,
-            task=task,
-            batches=batches,
-            num_images=len(source),
-            evaluator=evaluator,
-            folder=folder,
-            card=card,
-            device=device,
-            memory_format=memory_format,
+        before = {} if stored is None else stored.progress
+        found = measured(
+            options, before, task, model, card.num_classes, feed.size, memory_format, device, teacher
         )
-        pixels = torch.zeros(loading["batch_size"], 3, *size, dtype=torch.uint8)
-        with in_threads(_threads(options, device, model, pixels, memory_format, teacher)):
-            return training.run(State.begin(options, model))
+        state = State.begin(options, model, device, _num_steps(len(source), options.batch_size, world_size))
+        if stored is not None:
+            restore(state, stored, folder.state, rank, device)
+            _LOG.info("going on after step %d of epoch %d", state.steps, state.epoch + 1)
+        with in_threads(found["threads"]):
+            step = Stepper(
+                options=options,
+                task=task,
+                trained=compiled(options, parallel(model, device)),
+                device=device,
+                memory_format=memory_format,
+                parts=found["parts"],
+                check=device.type == "cpu",
+            )
+            reports = Reports(
+                options.report_to,
+                options.out,
+                name=options.out.name,
+                options=plain_options(options),
+                lines=[json.loads(line) for line in state.lines],
+            )
+            training = Training(
+                options=options,
+                step=step,
+                batches=feed.batches,
+                keys=feed.keys,
+                num_images=len(source),
+                evaluator=evaluator,
+                folder=folder,
+                card=card,
+                device=device,
+                facts=facts,
+                found=found,
+                config=config_text(options, command or {}, cache),
+                views=feed.views,
+                reports=reports,
+                saving=None if options.save_every is None else parse_interval("save_every", options.save_every),
+            )
+            if not is_whole:
+                training.write_again(state)
+            try:
+                return training.run(state)
+            finally:
+                reports.close()
 
 
-def _threads(
-    options: TrainOptions,
-    device: torch.device,
-    model: nn.Module,
-    pixels: Tensor,
-    memory_format: str,
-    teacher: Callable[[Tensor], Tensor] | None,
-) -> int:
-    """How many threads to train in; the network is left as it is."""
-    if options.threads is not None or device.type != "cpu":
-        return options.threads or torch.get_num_threads()
-    trial = copy.deepcopy(model).train()
+@contextmanager
+def _first_rank(folder: RunFolder) -> Iterator[None]:
+    """Let the first rank hold the folder, and add what is said to its log."""
+    if rank_and_size()[0]:
+        yield
+        return
+    with folder.held():
+        handler = logging.FileHandler(folder.path / LOG)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        logger = logging.getLogger("gdkd_cache")
+        logger.addHandler(handler)
+        try:
+            yield
+        finally:
+            logger.removeHandler(handler)
+            handler.close()
 
-    def step() -> None:
-        if teacher is not None:
-            teacher(pixels)
-        trial(laid_out(pixels.float(), memory_format)).square().mean().backward()
 
-    return choose_threads(step)
+def _stored(folder: RunFolder, facts: Mapping[str, Any]) -> Stored | None:
+    """The state to go on from, which the first rank reads; None for none.
+
+    Raises:
+        MismatchError: it is of another training, or damaged.
+    """
+    data = broadcast_bytes(read_state(folder.state) if folder.goes_on and not rank_and_size()[0] else None)
+    if data is None:
+        return None
+    stored = load_state(data, folder.state)
+    require_same(stored.facts, facts, folder.path)
+    return stored
+
+
+def _num_steps(num_images: int, batch_size: int, ranks: int) -> int:
+    """Of an epoch, on the rank that has most."""
+    of_rank = -(-num_images // ranks)
+    return -(-of_rank // (batch_size // ranks))
 
 
 def _require_same_classes(source: FullSource, eval_source: FullSource) -> None:
@@ -205,99 +250,3 @@ def _require_same_classes(source: FullSource, eval_source: FullSource) -> None:
             )
 
 
-class _Loading(TypedDict):
-    """How batches are loaded, whatever makes them; `batch_size` is this rank's."""
-
-    batch_size: int
-    seed: int
-    device: torch.device
-
-
-_Made = tuple[Batches, Recipe, tuple[int, int]]
-"""Batches, the recipe of their views, and the views' height and width."""
-
-
-def _from_cache(
-    options: TrainOptions,
-    distillation: Loss | None,
-    source: FullSource,
-    cache: Cache | Ensemble,
-    strict_replay: bool,
-    recipe: Recipe | None,
-    loading: _Loading,
-) -> _Made:
-    assert distillation is not None
-    cache.require(distillation)
-    dataset = cache.dataset(
-        source,
-        temperature=distillation.temperature,
-        strict_replay=strict_replay,
-        recipe=recipe,
-        size=options.size,
-        images_in_memory=options.images_in_memory,
-        decoded=options.decoded,
-        num_workers=options.num_workers,
-    )
-    _refuse_mixed_labels(distillation, dataset.recipe)
-    for part, view in zip(cache.caches if isinstance(cache, Ensemble) else [cache], dataset.first_views(), strict=True):
-        _tell_error(part, distillation, view)
-    _LOG.info("%s", dataset.replay)
-    if len(dataset) < cache.num_rows:
-        _LOG.info("training on %d of the %d cached rows", len(dataset), cache.num_rows)
-    batches = cached_batches(dataset, num_workers=_num_workers(options, dataset.source), **loading)
-    return batches, dataset.recipe, dataset.size
-
-
-def _tell_error(cache: Cache, loss: Loss, view: View) -> None:
-    """Say what to expect of a loss that the cache was not measured for."""
-    error, request = cache.gradient_error(loss, view), cache.manifest.identity.request
-    if error is None or error.is_measured:
-        return
-    asked = [*map(loss_from_json, request.losses), loss]
-    _LOG.log(
-        logging.WARNING if error.value > request.fidelity else logging.INFO,
-        "%s was not measured for %s: expect a gradient error of about %.2g, where %.2g was asked for; to have it "
-        "measured and met, build with %s",
-        *(cache.path, loss, error.value, request.fidelity, " ".join(f"--for {one.spec}" for one in asked)),
-    )
-
-
-def _from_views(
-    options: TrainOptions,
-    distillation: Loss | None,
-    source: FullSource,
-    views: Views,
-    teacher: Callable[[Tensor], Tensor] | None,
-    loading: _Loading,
-) -> _Made:
-    recipe = views.recipe if isinstance(views.recipe, Recipe) else open_recipe(views.recipe, *image_size(source))
-    _refuse_mixed_labels(distillation, recipe)
-    budget, folder = options.images_in_memory, options.decoded
-    source = decoded_once(source, recipe, budget, folder, num_workers=options.num_workers)
-    rendered = ViewRenderer(source, recipe, views.seed)[ViewRequest((0,), np.arange(1))][0].pixels.shape
-    size = (rendered[2], rendered[3])
-    if options.size is not None:
-        recipe, size = recipe.at_size(size, options.size), (options.size, options.size)
-    batches = rendered_batches(
-        source,
-        recipe,
-        view_seed=views.seed,
-        num_views=views.num_views,
-        teacher=teacher,
-        num_top=distillation.num_top if distillation else 0,
-        num_workers=_num_workers(options, source),
-        **loading,
-    )
-    return batches, recipe, size
-
-
-def _num_workers(options: TrainOptions, source: FullSource) -> int:
-    return default_num_workers(source) if options.num_workers is None else options.num_workers
-
-
-def _refuse_mixed_labels(distillation: Loss | None, recipe: Recipe) -> None:
-    if recipe.mix is not None and distillation is not None and distillation.needs_labels:
-        others = ", ".join(name for name in LOSSES if not LOSSES.load(name).needs_labels)
-        raise UsageError(
-            f"{distillation.name} needs one label an image; recipe {recipe.name} mixes images: use one of {others}"
-        )

@@ -1,0 +1,156 @@
+"""Where a training's batches come from: a cache, views that are rendered, or these and a live teacher."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypedDict
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gdkd_cache.cache.cache import Cache
+from gdkd_cache.cache.ensemble import Ensemble
+from gdkd_cache.cache.view import View
+from gdkd_cache.data.images.memory import decoded_once
+from gdkd_cache.data.loader import default_num_workers
+from gdkd_cache.data.recipes.presets import open_recipe
+from gdkd_cache.data.recipes.recipe import Recipe
+from gdkd_cache.data.source import FullSource
+from gdkd_cache.data.views import ViewRenderer, ViewRequest, image_size
+from gdkd_cache.errors import UsageError
+from gdkd_cache.losses.base import Loss, loss_from_json
+from gdkd_cache.losses.registry import LOSSES
+from gdkd_cache.training.batches import Batches, cached_batches, rendered_batches
+from gdkd_cache.training.options import TrainOptions
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Views:
+    """Which views to train on when no cache says so.
+
+    Attributes:
+        recipe: a spec such as `crop-flip`, or a recipe.
+        seed: the views' seed.
+        num_views: the views come round after so many epochs; None gives each epoch a view of its own.
+    """
+
+    recipe: str | Recipe = "crop-flip"
+    seed: int = 0
+    num_views: int | None = None
+
+
+class Loading(TypedDict):
+    """How batches are loaded, whatever makes them; `batch_size` is this rank's."""
+
+    batch_size: int
+    seed: int
+    device: torch.device
+
+
+@dataclass(frozen=True, kw_only=True)
+class Feed:
+    """What a training is fed with.
+
+    Attributes:
+        batches: an epoch's.
+        recipe, size: of the views, their height and width.
+        keys: of the images, by row.
+        views: the views of the epochs, in turn; None where each epoch has its own.
+    """
+
+    batches: Batches
+    recipe: Recipe
+    size: tuple[int, int]
+    keys: Sequence[str]
+    views: Sequence[int] | None
+
+
+def from_cache(
+    options: TrainOptions,
+    distillation: Loss | None,
+    source: FullSource,
+    cache: Cache | Ensemble,
+    strict_replay: bool,
+    recipe: Recipe | None,
+    loading: Loading,
+) -> Feed:
+    assert distillation is not None
+    cache.require(distillation)
+    dataset = cache.dataset(
+        source,
+        temperature=distillation.temperature,
+        strict_replay=strict_replay,
+        recipe=recipe,
+        size=options.size,
+        images_in_memory=options.images_in_memory,
+        decoded=options.decoded,
+        num_workers=options.num_workers,
+    )
+    _refuse_mixed_labels(distillation, dataset.recipe)
+    for part, view in zip(cache.caches if isinstance(cache, Ensemble) else [cache], dataset.first_views(), strict=True):
+        _tell_error(part, distillation, view)
+    _LOG.info("%s", dataset.replay)
+    if len(dataset) < cache.num_rows:
+        _LOG.info("training on %d of the %d cached rows", len(dataset), cache.num_rows)
+    batches = cached_batches(dataset, num_workers=_num_workers(options, dataset.source), **loading)
+    return Feed(
+        batches=batches, recipe=dataset.recipe, size=dataset.size, keys=source.keys, views=dataset.view_numbers
+    )
+
+
+def _tell_error(cache: Cache, loss: Loss, view: View) -> None:
+    """Say what to expect of a loss that the cache was not measured for."""
+    error, request = cache.gradient_error(loss, view), cache.manifest.identity.request
+    if error is None or error.is_measured:
+        return
+    asked = [*map(loss_from_json, request.losses), loss]
+    _LOG.log(
+        logging.WARNING if error.value > request.fidelity else logging.INFO,
+        "%s was not measured for %s: expect a gradient error of about %.2g, where %.2g was asked for; to have it "
+        "measured and met, build with %s",
+        *(cache.path, loss, error.value, request.fidelity, " ".join(f"--for {one.spec}" for one in asked)),
+    )
+
+
+def from_views(
+    options: TrainOptions,
+    distillation: Loss | None,
+    source: FullSource,
+    views: Views,
+    teacher: Callable[[Tensor], Tensor] | None,
+    loading: Loading,
+) -> Feed:
+    recipe = views.recipe if isinstance(views.recipe, Recipe) else open_recipe(views.recipe, *image_size(source))
+    _refuse_mixed_labels(distillation, recipe)
+    budget, folder = options.images_in_memory, options.decoded
+    source = decoded_once(source, recipe, budget, folder, num_workers=options.num_workers)
+    rendered = ViewRenderer(source, recipe, views.seed)[ViewRequest((0,), np.arange(1))][0].pixels.shape
+    size = (rendered[2], rendered[3])
+    if options.size is not None:
+        recipe, size = recipe.at_size(size, options.size), (options.size, options.size)
+    batches = rendered_batches(
+        source,
+        recipe,
+        view_seed=views.seed,
+        num_views=views.num_views,
+        teacher=teacher,
+        num_top=distillation.num_top if distillation else 0,
+        num_workers=_num_workers(options, source),
+        **loading,
+    )
+    return Feed(batches=batches, recipe=recipe, size=size, keys=source.keys, views=chosen)
+
+
+def _num_workers(options: TrainOptions, source: FullSource) -> int:
+    return default_num_workers(source) if options.num_workers is None else options.num_workers
+
+
+def _refuse_mixed_labels(distillation: Loss | None, recipe: Recipe) -> None:
+    if recipe.mix is not None and distillation is not None and distillation.needs_labels:
+        others = ", ".join(name for name in LOSSES if not LOSSES.load(name).needs_labels)
+        raise UsageError(
+            f"{distillation.name} needs one label an image; recipe {recipe.name} mixes images: use one of {others}"
+        )

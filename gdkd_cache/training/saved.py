@@ -1,0 +1,231 @@
+"""A training's state on disk: one `.safetensors` file of tensors, and of JSON in its header; nothing in it is code."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from xxhash import xxh3_128
+
+from gdkd_cache.errors import MismatchError, first_line, is_out_of_memory
+from gdkd_cache.files import open_plain
+from gdkd_cache.training.schedules import load_schedule_state, schedule_state
+from gdkd_cache.training.state import State
+
+_KEY = "gdkd_cache_state"
+_FORMAT = 1
+_NUMBERS = {
+    "epoch": int,
+    "seconds": float,
+    "accuracy": float,
+    "best_accuracy": float,
+    "best_epoch": int,
+    "best_ema_accuracy": float,
+    "best_ema_epoch": int,
+}
+"""Of `State`, by attribute."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """A state as it lies on disk.
+
+    Attributes:
+        facts: what the training is of: options, data, caches, versions; see `facts.py`.
+        progress: the numbers of `State`, and what was found at the start.
+        tensors: by name.
+        told: of the optimizer, the schedule and the scaler, what is no tensor.
+    """
+
+    facts: dict[str, Any]
+    progress: dict[str, Any]
+    tensors: dict[str, Tensor]
+    told: dict[str, Any]
+
+    @property
+    def lines(self) -> list[str]:
+        """Of the metrics, one an epoch."""
+        return [str(line) for line in self.progress["lines"]]
+
+
+def state_bytes(
+    state: State,
+    facts: Mapping[str, Any],
+    found: Mapping[str, Any],
+    generators: Sequence[Tensor],
+    sums: Mapping[str, float],
+) -> bytes:
+    """The file of a state.
+
+    Args:
+        state: between two steps.
+        facts: what the training is of.
+        found: what was found at the start, and must be the same when it goes on.
+        generators: the state of torch's random numbers of each rank, uint8.
+        sums: `State.sums` of all ranks.
+    """
+    tensors = {f"model.{name}": value for name, value in _tensors(state.model).items()}
+    if state.ema is not None:
+        tensors |= {f"ema.{name}": value for name, value in _tensors(state.ema).items()}
+    optimizer = state.optimizer.state_dict()
+    kept: dict[str, dict[str, Any]] = {}
+    for number, values in optimizer["state"].items():
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer.{number}.{name}"] = value
+            else:
+                kept.setdefault(str(number), {})[name] = value
+    tensors |= {f"generator.{rank}": value for rank, value in enumerate(generators)}
+    # Copies of their own: two names of one tensor are two there, in one order in memory.
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    told = {
+        "groups": [{k: v for k, v in group.items() if k != "params"} for group in optimizer["param_groups"]],
+        "optimizer": kept,
+        "schedule": schedule_state(state.schedule),
+        "scaler": state.scaler.state_dict(),
+    }
+    numbers = {name: getattr(state, name) for name in _NUMBERS}
+    numbers |= {"taken": state.taken, "lines": state.lines, "sums": dict(sums)}
+    header = {
+        "format": _FORMAT,
+        "facts": facts,
+        "progress": {**found, **numbers},
+        "told": told,
+        "checksum": _checksum(tensors),
+    }
+    return safetensors.torch.save(tensors, {_KEY: json.dumps(header)})
+
+
+def load_state(data: bytes, path: Path) -> Stored:
+    """Read the file of a state.
+
+    Args:
+        data: the whole file.
+        path: where it lies, for messages.
+
+    Raises:
+        MismatchError: it is damaged, or of another version of this package.
+    """
+    try:
+        tensors = safetensors.torch.load(data)
+        length = int.from_bytes(data[:8], "little")
+        header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][_KEY])
+        if header["format"] != _FORMAT:
+            raise ValueError(f"it is of format {header['format']}, this version reads {_FORMAT}")
+        if header["checksum"] != _checksum(tensors):
+            raise ValueError("its checksum is another")
+        return Stored(
+            facts=dict(header["facts"]), progress=dict(header["progress"]), tensors=tensors, told=dict(header["told"])
+        )
+    except Exception as error:  # of damaged files, anything
+        if is_out_of_memory(error):
+            raise
+        raise _unreadable(path, error) from None
+
+
+def read_state(path: Path) -> bytes:
+    """The whole file of a state.
+
+    Raises:
+        MismatchError: it is no plain file.
+        OSError: it cannot be read.
+    """
+    with open_plain(path, "the state of a training", MismatchError) as file:
+        return file.read()
+
+
+def restore(state: State, stored: Stored, path: Path, rank: int, device: torch.device) -> None:
+    """Make a fresh state the stored one, and torch's random numbers those of this rank then.
+
+    Sums are all the first rank's; a rank that was not there keeps the random numbers that it has.
+
+    Raises:
+        MismatchError: it is of another network or optimizer, or damaged.
+    """
+    try:
+        _load_into(state.model, _under(stored.tensors, "model."))
+        if state.ema is not None:
+            _load_into(state.ema, _under(stored.tensors, "ema."))
+        _load_optimizer(state.optimizer, stored)
+        load_schedule_state(state.schedule, stored.told["schedule"])
+        state.scaler.load_state_dict(stored.told["scaler"])
+        numbers = stored.progress
+        for name, kind in _NUMBERS.items():
+            setattr(state, name, kind(numbers[name]))
+        state.taken = tuple((int(ranks), int(size), int(steps)) for ranks, size, steps in numbers["taken"])
+        state.lines = [str(line) for line in numbers["lines"]]
+        own = {name: 0.0 if rank else float(value) for name, value in numbers["sums"].items()}
+        state.sums = {name: torch.tensor(value, device=device) for name, value in own.items()}
+        set_generator(stored.tensors.get(f"generator.{rank}"), device)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise _unreadable(path, error) from None
+
+
+def generator(device: torch.device) -> Tensor:
+    """The state of torch's random numbers: of the CPU, then of the device where it is another; uint8."""
+    own = torch.get_rng_state()
+    return torch.cat([own, torch.cuda.get_rng_state(device)]) if device.type == "cuda" else own
+
+
+def set_generator(value: Tensor | None, device: torch.device) -> None:
+    """Go on from random numbers that `generator` gave; those of another kind of device are left out."""
+    if value is None:
+        return
+    length = len(torch.get_rng_state())
+    torch.set_rng_state(value[:length].clone())
+    if device.type == "cuda" and len(value) > length:
+        torch.cuda.set_rng_state(value[length:].clone(), device)
+
+
+def _unreadable(path: Path, error: Exception) -> MismatchError:
+    return MismatchError(
+        f"the state of the training in {path} cannot be read ({first_line(error)}); add --force to begin anew, or name "
+        "another --out"
+    )
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+
+
+def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _load_into(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    model.load_state_dict(model.state_dict() | tensors)
+    if tensors.keys() != _tensors(model).keys():
+        raise ValueError("it is of another network")
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, stored: Stored) -> None:
+    groups = optimizer.state_dict()["param_groups"]
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    values: dict[int, dict[str, Any]] = {int(number): dict(own) for number, own in stored.told["optimizer"].items()}
+    for name, value in _under(stored.tensors, "optimizer.").items():
+        number, _, key = name.partition(".")
+        like = parameters[int(number)]
+        if value.shape == like.shape:
+            value = torch.empty_like(like, dtype=value.dtype, device="cpu").copy_(value)  # in the weights' order in memory
+        values.setdefault(int(number), {})[key] = value
+    told = [
+        {name: tuple(value) if isinstance(value, list) else value for name, value in group.items()}
+        for group in stored.told["groups"]
+    ]
+    joined = [{**own, "params": group["params"]} for own, group in zip(told, groups, strict=True)]
+    optimizer.load_state_dict({"state": dict(sorted(values.items())), "param_groups": joined})
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    digest = xxh3_128()
+    for name in sorted(tensors):
+        value = tensors[name]
+        digest.update(f"{name} {value.dtype} {list(value.shape)} ".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
