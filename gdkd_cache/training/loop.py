@@ -118,7 +118,7 @@ class Training:
         # Summed on the device: reading a value each step would make the CPU wait for the GPU.
         sums, one = torch.zeros((), device=self.device), torch.ones((), device=self.device)
         step = 0
-        for step, (images, labels, teacher) in enumerate(batches, 1):
+        for step, (images, labels, teacher, _) in enumerate(batches, 1):
             with autocast(self.options.precision, self.device), running(f"model {self.options.student}"):
                 logits = trained(laid_out(images, self.memory_format))
             terms = self.task.terms(logits.float(), labels, teacher, state.epoch)

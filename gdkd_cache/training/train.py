@@ -282,7 +282,7 @@ def _from_views(
         source,
         recipe,
         view_seed=views.seed,
-        num_views=views.num_views,
+        views=None if views.num_views is None else range(views.num_views),
         teacher=teacher,
         num_top=distillation.num_top if distillation else 0,
         num_workers=_num_workers(options, source),
