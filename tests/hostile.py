@@ -66,7 +66,7 @@ def read_all(path: Path, source: ArraySource) -> None:
         rows = range(min(cache.num_rows, 64))
         assert view.logits(rows).isfinite().all()
         assert view.topk(rows).classes.max() < cache.num_classes
-    next(cache.dataset(source).loader(0, batch_size=16))
+    next(iter(cache.dataset(source).loader(0, batch_size=16)))
 
 
 def outcome(path: Path, source: ArraySource) -> str:

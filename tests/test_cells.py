@@ -9,7 +9,7 @@ import torch
 
 from gdkd_cache import open_cache
 from gdkd_cache.building.options import CodecChoice
-from gdkd_cache.cache.dataset import match_rows
+from gdkd_cache.cache.rows import match_rows
 from gdkd_cache.codec.base import Codec
 from gdkd_cache.codec.calibration import Calibration
 from gdkd_cache.codec.fidelity import decode_rows

@@ -208,8 +208,8 @@ def test_another_size(tmp_path: Path, jpegs: EncodedSource, jpeg_cache: Path) ->
     data = open_cache(jpeg_cache).dataset(jpegs, size=20)
     assert data.size == (20, 20)
     assert data.replay.exact > 0
-    small, _, said = next(data.loader(1, batch_size=ROWS, normalize=None))
-    large, _, wanted = next(open_cache(jpeg_cache).dataset(jpegs).loader(1, batch_size=ROWS, normalize=None))
+    small, _, said = next(iter(data.loader(1, batch_size=ROWS, normalize=None)))
+    large, _, wanted = next(iter(open_cache(jpeg_cache).dataset(jpegs).loader(1, batch_size=ROWS, normalize=None)))
     assert torch.equal(said.logits, wanted.logits)
     reduced = functional.resize(large, [20, 20], antialias=True)
     assert (reduced.float() - small.float()).abs().mean() < 3

@@ -138,10 +138,10 @@ def test_the_public_names(digits: ArraySource, digits_cache: Path) -> None:
     for rows in ([256], [-1], np.array([[1]])):
         with pytest.raises(UsageError, match="rows must be"):
             view.logits(rows)
-    images, labels, teacher = next(cache.dataset(digits).loader(0, batch_size=4, normalize=None, num_workers=0))
+    images, labels, teacher = next(iter(cache.dataset(digits).loader(0, batch_size=4, normalize=None)))
     assert (images.dtype, images.shape, labels.dtype) == (torch.uint8, (4, 3, 8, 8), torch.int64)
     assert (teacher.rows.tolist(), teacher.view, teacher.top.shape) == ([0, 1, 2, 3], 0, (4, 8))
-    normalised, _, _ = next(cache.dataset(digits).loader(0, batch_size=4))
+    normalised, _, _ = next(iter(cache.dataset(digits).loader(0, batch_size=4)))
     torch.testing.assert_close(normalised, (images / 255 - digits.mean[0]) / digits.std[0])
 
 
@@ -305,7 +305,7 @@ def test_training_from_a_cache_loads_no_teacher(tmp_path: Path, digits: ArraySou
 
 def test_other_libraries_take_a_teacher_batch(digits: ArraySource, digits_cache: Path) -> None:
     """Lightning moves a batch with `apply_to_collection`; torch pins, collates and pickles it."""
-    batch = next(open_cache(digits_cache).dataset(digits).loader(0, batch_size=8))
+    batch = next(iter(open_cache(digits_cache).dataset(digits).loader(0, batch_size=8)))
     moved = apply_to_collection(batch, torch.Tensor, lambda tensor: tensor.to("meta"))
     collated = torch.utils.data.default_collate([batch, batch])
     for images, labels, teacher in (moved, pickle.loads(pickle.dumps(batch)), collated):

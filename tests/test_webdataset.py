@@ -18,7 +18,7 @@ from faulty import FaultyProxy
 from gdkd_cache_cli.main import main
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import build_small, fork, put_files
+from small import build_small, fork, placed, put_files
 from torch import distributed
 from webdataset.compat import WebDataset
 
@@ -226,7 +226,7 @@ def test_every_row_once_in_any_split(
     starts = np.cumsum([0, *sizes])
     if starts[-1] < world_size:
         return
-    source = _placed(starts)
+    source = placed(starts)
     asked: dict[str, Any] = {"epoch": epoch, "seed": 3, "batch_size": batch_size}
     parts = [epoch_requests(source, 0, part=(rank, world_size), **asked) for rank in range(world_size)]
     assert sorted(row for part in parts for request in part for row in request.rows.tolist()) == list(range(starts[-1]))
@@ -237,23 +237,9 @@ def test_every_row_once_in_any_split(
     assert [request.rows.tolist() for request in rest] == [request.rows.tolist() for request in parts[0][first:]]
 
 
-def _placed(starts: np.ndarray) -> ShardSource:
-    count = int(starts[-1])
-    return ShardSource(
-        name="placed",
-        shards=[Path(f"{number}.tar") for number in range(len(starts) - 1)],
-        shard_starts=starts,
-        offsets=np.zeros(count, np.int64),
-        sizes=np.zeros(count, np.int64),
-        labels=np.zeros(count, np.int64),
-        keys=[str(row) for row in range(count)],
-        classes=["a", "b"],
-    )
-
-
 def test_shuffling_stays_near_a_few_shards() -> None:
     """At any time the rows in use come from a few shards; over epochs and seeds shards and rows are in other orders."""
-    source = _placed(np.arange(0, 200_001, 1000))
+    source = placed(np.arange(0, 200_001, 1000))
     requests = epoch_requests(source, 0, epoch=0, batch_size=1000)
     assert max(len({row // 1000 for row in request.rows.tolist()}) for request in requests) <= BUFFER_ROWS // 1000 + 3
     assert min(len({row // 1000 for row in request.rows.tolist()}) for request in requests[10:-10]) >= 5
@@ -269,13 +255,13 @@ def test_shuffling_stays_near_a_few_shards() -> None:
     assert len(orders) == 4
     assert len({order[0] // 1000 for order in orders}) > 1
     one_shard = [
-        epoch_requests(_placed(np.array([0, 99])), 0, epoch=epoch, batch_size=99)[0].rows for epoch in range(2)
+        epoch_requests(placed(np.array([0, 99])), 0, epoch=epoch, batch_size=99)[0].rows for epoch in range(2)
     ]
     assert not np.array_equal(one_shard[0], one_shard[1])
 
 
 def test_wrong_parts_are_refused() -> None:
-    source = _placed(np.array([0, 3]))
+    source = placed(np.array([0, 3]))
     asked: dict[str, Any] = {"epoch": 0, "batch_size": 2}
     wrongs: list[dict[str, Any]] = [{"part": part} for part in ((2, 2), (0, 4), (-1, 2))]
     for wrong in [*wrongs, {"first_batch": -1}, {"batch_size": 0}]:

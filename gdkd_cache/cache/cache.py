@@ -1,6 +1,7 @@
 """A cache as its users see it: open it, look at its views, join it with its source."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -79,6 +80,7 @@ class Cache(CacheReader):
         strict_replay: bool = False,
         recipe: Recipe | None = None,
         size: int | None = None,
+        views: str | Sequence[int] | None = None,
         images_in_memory: int | None = None,
         decoded: Path | None = None,
         num_workers: int | None = 0,
@@ -93,6 +95,7 @@ class Cache(CacheReader):
                 is enough except for `compat:` recipes. Another than the cache's is refused.
             size: side of the student's views in pixels, if it is not the teacher's: the same boxes of the same
                 images at another resolution.
+            views: which views the epochs show, in turn, as numbers or a text such as `0-19` or `0-4,7`; None is all.
             images_in_memory: bytes of memory for decoded images: those of a source that fit, all of one size, are
                 decoded once, here. 0 is for none, None a quarter of what is free.
             decoded: a folder on a local disk, where a file keeps the decoded pixels of other images.
@@ -101,7 +104,7 @@ class Cache(CacheReader):
         Raises:
             MismatchError: other classes, an unknown key, another label, another recipe, or other pixels in a
                 probed image or view.
-            UsageError: a size for views that are not square.
+            UsageError: a size for views that are not square, or a view that the cache lacks.
         """
         return CachedDataset(
             [self],
@@ -110,6 +113,7 @@ class Cache(CacheReader):
             strict_replay=strict_replay,
             recipe=recipe,
             size=size,
+            views=views,
             images_in_memory=images_in_memory,
             decoded=decoded,
             num_workers=num_workers,

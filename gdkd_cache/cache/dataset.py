@@ -5,26 +5,30 @@ import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import cached_property, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
+from gdkd_cache.cache.batch import TeacherBatch
+from gdkd_cache.cache.loader import CachedLoader, LoadedBatch
 from gdkd_cache.cache.replay import check_replay, compare_images, comparison_with, recipe_of, rounding_line
+from gdkd_cache.cache.rows import match_rows
 from gdkd_cache.cache.view import View
+from gdkd_cache.data.budget import chosen_views
 from gdkd_cache.data.images.memory import decoded_once
 from gdkd_cache.data.loader import ViewLoader
-from gdkd_cache.data.order import epoch_requests
+from gdkd_cache.data.order import Stretch, epoch_requests
 from gdkd_cache.data.recipes.recipe import Recipe
 from gdkd_cache.data.source import FullSource
 from gdkd_cache.data.views import ViewRenderer, ViewRequest
 from gdkd_cache.errors import MismatchError, UsageError
 from gdkd_cache.losses.partition import top_classes
 from gdkd_cache.models.normalization import normalize_pixels
-from gdkd_cache.schema import short
 from gdkd_cache.store.reader import CacheReader
 from gdkd_cache.threads import one_worker
 
@@ -39,28 +43,13 @@ _BLOCK_LOGITS = 2**22
 """Batches are decoded several at once, up to so many rows and logits: a few large operations, not many small ones."""
 
 
-class TeacherBatch(NamedTuple):
-    """What the teacher said about one batch: a named tuple, which other libraries move, pin and collate as they are.
-
-    Attributes:
-        logits: float32 [batch, class], reconstructed, up to a constant per row.
-        top: int64 [batch, k], the exact top classes in rank order; of several teachers, those of `logits`.
-        rows: int64 [batch], rows of the cache.
-        view: the view that the images are.
-    """
-
-    logits: Float[Tensor, "batch class"]
-    top: Int[Tensor, "batch k"]
-    rows: Int[Tensor, " batch"]
-    view: int
-
-
 class CachedDataset:
     """Images, labels and the teacher's logits, view by view. Made by `Cache.dataset` or `Ensemble.dataset`.
 
     Attributes:
         replay: what the probes said when it was made, of several caches those of the one that differs most; and what
             is known of the other images.
+        view_numbers: the views that epochs show, in turn.
         source: its images, in memory where they were taken there.
         recipe: what its views are made with.
         size: height and width of its views.
@@ -76,27 +65,28 @@ class CachedDataset:
         strict_replay: bool,
         recipe: Recipe | None,
         size: int | None,
+        views: str | Sequence[int] | None,
         images_in_memory: int | None,
         decoded: Path | None,
         num_workers: int | None,
     ) -> None:
         first = caches[0]
         recipe = recipe_of(first, recipe)
-        views = first.manifest.identity.views
-        assert views is not None
+        made = first.manifest.identity.views
+        assert made is not None
+        self.view_numbers = chosen_views(views, first.manifest.identity.view_numbers, first.path)
         self.cache_rows = match_rows(first, source)
         if recipe.mix is not None and len(source) < len(first.keys):
             raise MismatchError(
                 f"recipe {recipe.name} mixes images, and source {source.name} has {len(source)} of the "
                 f"{len(first.keys)} in {first.path}: a partner may be any of them; give the whole data"
             )
-        self._numbers = first.manifest.identity.view_numbers
         replays = [
             check_replay(
                 cache,
                 source,
                 self.cache_rows,
-                self._numbers[:1],
+                self.view_numbers[:1],
                 recipe=recipe,
                 limit=_PROBES_AT_START,
                 strict=strict_replay,
@@ -107,7 +97,7 @@ class CachedDataset:
         # Images in memory are compared now, once and for all; others whenever they are decoded.
         self._comparison = comparison_with(caches, source, self.cache_rows, strict=strict_replay)
         kept = [cache.manifest.identity.views for cache in caches]
-        all_checked = all(views is not None and views.source_checks for views in kept)
+        all_checked = all(facts is not None and facts.source_checks for facts in kept)
         images = {"unchecked": 0 if all_checked else len(source)}
         if self._comparison is not None and source.images is not None:
             images |= {"images": len(source), "rounding_images": compare_images(source, recipe, self._comparison)}
@@ -118,10 +108,10 @@ class CachedDataset:
         self._caches, self._weights = caches, weights
         self._temperature = temperature
         self._num_classes = len(first.manifest.identity.classes)
-        height, width = views.size
+        height, width = made.size
         self.recipe = recipe if size is None else recipe.at_size((height, width), size)
         self.size = (height, width) if size is None else (size, size)
-        self._seed = views.seed
+        self._seed = made.seed
         self._loaders: dict[tuple[int, str], ViewLoader] = {}
         self._executor = one_worker("prefetch-view")
         self._resident: dict[int, Future[list[View]]] = {}
@@ -143,17 +133,17 @@ class CachedDataset:
         return self._load(self._number(0)).result()
 
     def _number(self, epoch: int) -> int:
-        return self._numbers[epoch % len(self._numbers)]
+        return self.view_numbers[epoch % len(self.view_numbers)]
 
-    def _views(self, number: int) -> list[View]:
-        """This view of each cache, with the next one on its way; others are dropped, unless all have room."""
-        upcoming = self._number(number - self._numbers.start + 1)
+    def _views(self, epoch: int) -> list[View]:
+        """An epoch's view of each cache, with the next one on its way; others are dropped, unless all have room."""
+        number, upcoming = self._number(epoch), self._number(epoch + 1)
         if self._all_fit is not True:
             self._resident = {view: future for view, future in self._resident.items() if view in (number, upcoming)}
         views = self._load(number).result()
         if self._all_fit is None:
             size = sum(view.nbytes for view in views)
-            self._all_fit = size * len(self._numbers) <= _RESIDENT_BYTES
+            self._all_fit = size * len(set(self.view_numbers)) <= _RESIDENT_BYTES
             kept = "all are kept" if self._all_fit else "they are read again whenever they come round"
             _LOG.info("a view takes %.3g MB of memory; %s", size / 1e6, kept)
         self._load(upcoming)
@@ -191,7 +181,7 @@ class CachedDataset:
 
     def loader(
         self,
-        epoch: int,
+        epoch: int = 0,
         *,
         batch_size: int,
         shuffle: bool = False,
@@ -201,11 +191,20 @@ class CachedDataset:
         device: str | torch.device = "cpu",
         part: tuple[int, int] | None = None,
         first_batch: int = 0,
-    ) -> Iterator[tuple[Tensor, Tensor, TeacherBatch]]:
-        """One epoch: every row of the source (or of a rank's part) once, as one of the cache's views, in turn.
+        done: Sequence[Stretch] = (),
+    ) -> CachedLoader:
+        """Epochs, a pass each: every row of the source (or of a rank's part) once, as one of the views, in turn.
+
+        Batches are images [batch, channel, height, width] (float32, or uint8 without normalisation), labels int64
+        [batch] (float32 [batch, class] where the recipe mixes images: cross-entropy takes both), and a `TeacherBatch`.
+
+        Workers are processes that begin afresh: a script whose work stands outside `if __name__ == "__main__":` would
+        begin again in each, and is told so. A notebook, and `num_workers=0`, need no such line. For a GPU, uint8 pixels
+        are page-locked and their copy is only queued, as the decoding is: while the GPU computes a step, the loop can
+        have the next batch, if it reads no value of the step meanwhile.
 
         Args:
-            epoch: from 0; decides the view and, with `seed`, the order.
+            epoch: of the first pass, from 0; decides the view and, with `seed`, the order.
             batch_size: rows a batch; the last one may be smaller.
             shuffle: draw the order from (seed, epoch); otherwise the source's order. Images that are streamed from
                 shards are shuffled shard by shard.
@@ -216,36 +215,60 @@ class CachedDataset:
             device: where batches are put, and decoded.
             part: (rank, world size): every row is in exactly one part, and all parts have as many batches if
                 `batch_size` is at least 2; None takes torch.distributed's where it is initialised, else everything.
-            first_batch: leave out the batches before this one, to go on with an epoch that was interrupted.
-
-        Yields:
-            images [batch, channel, height, width] (float32, or uint8 without normalisation), labels int64
-            [batch] (float32 [batch, class] where the recipe mixes images: cross-entropy takes both), and a
-            `TeacherBatch`.
+            first_batch: leave out the first pass's batches before this one, to go on with an epoch that was interrupted.
+            done: what was done of that epoch before with other numbers of ranks, as for `epoch_requests`.
 
         Raises:
-            UsageError: a number out of range.
-            CacheError: the view's data is damaged.
-            MismatchError: a decoded image is not the teacher's; no batch with it was given out.
+            UsageError: `normalize` is another text. Other numbers out of range are refused when a pass begins.
         """
         if isinstance(normalize, str):
             if normalize != "source":
                 raise UsageError(f"normalize is {normalize!r}; give (mean, std), 'source' or None")
             normalize = self.source.mean, self.source.std
-        number = self._number(epoch)
-        requests = epoch_requests(
-            self.source,
-            number,
-            epoch=epoch,
-            batch_size=batch_size,
-            seed=seed,
-            shuffle=shuffle,
+
+        def requests(epoch: int, done: Sequence[Stretch], first_batch: int) -> list[ViewRequest]:
+            return epoch_requests(
+                self.source,
+                self._number(epoch),
+                epoch=epoch,
+                batch_size=batch_size,
+                seed=seed,
+                shuffle=shuffle,
+                part=part,
+                first_batch=first_batch,
+                done=done,
+            )
+
+        return CachedLoader(
+            requests,
+            partial(self._batches, normalize=normalize, num_workers=num_workers, device=torch.device(device)),
             part=part,
+            batch_size=batch_size,
+            epoch=epoch,
             first_batch=first_batch,
+            done=done,
+            facts=lambda: {"seed": seed, "shuffle": shuffle, **self._facts},
         )
-        views = self._views(number)
+
+    @cached_property
+    def _facts(self) -> dict[str, Any]:
+        """What the rows and views of an epoch depend on, beside its order."""
+        caches = [cache.manifest.digest for cache in self._caches]
+        return {"views": list(self.view_numbers), "caches": caches, "source": self.source.digest}
+
+    def _batches(
+        self,
+        epoch: int,
+        requests: Sequence[ViewRequest],
+        *,
+        normalize: Normalization | None,
+        num_workers: int,
+        device: torch.device,
+    ) -> Iterator[LoadedBatch]:
+        """The batches that were requested, all of one epoch."""
+        number, views = self._number(epoch), self._views(epoch)
         rounded: list[np.ndarray] = []
-        batches = self._loader(num_workers, torch.device(device)).stream(requests)
+        batches = self._loader(num_workers, device).stream(requests)
         try:
             for batch, (logits, top) in zip(batches, self._said(views, requests, device), strict=True):
                 rows = self.cache_rows[batch.rows]
@@ -290,51 +313,3 @@ def mean_logits(
     """
     log_p = [(z / temperature).log_softmax(-1) + math.log(w) for z, w in zip(logits, weights, strict=True)]
     return temperature * torch.stack(log_p).logsumexp(0)
-
-
-def match_rows(cache: CacheReader, source: FullSource) -> np.ndarray:
-    """Find each of the source's rows in the cache by its key: int64 [source row].
-
-    Raises:
-        MismatchError: another number of classes, a key that the cache lacks, or another label.
-    """
-    num_classes = len(cache.manifest.identity.classes)
-    if len(source.classes) != num_classes:
-        raise MismatchError(
-            f"{cache.path} has {num_classes} classes, source {source.name} has {len(source.classes)}; "
-            "use the data that the cache was built from"
-        )
-    positions = {key: row for row, key in enumerate(cache.keys)}
-    rows = np.array([positions.get(key, -1) for key in source.keys], np.int64)
-    unknown = np.flatnonzero(rows < 0)
-    if len(unknown):
-        number = len(cache.keys)
-        is_part = len(rows) - len(unknown) == number
-        part = (
-            f"the cache is of {number} of these: add the --subset that it was built with ({number}, or a file of keys)"
-        )
-        raise MismatchError(
-            f"key {source.keys[int(unknown[0])]!r} of source {source.name} is not in {cache.path} "
-            f"({len(unknown)} of {len(rows)} are not); "
-            f"{part if is_part else 'use data that the cache was built from'}, or build a cache of this"
-        )
-    labels = cache.labels[rows]
-    if labels.shape != source.labels.shape:
-        raise MismatchError(
-            f"{cache.path} has labels {list(labels.shape[1:])} a row, source {source.name} has "
-            f"{list(source.labels.shape[1:])}; use the data that the cache was built from"
-        )
-    wrong = np.flatnonzero(labels != source.labels)
-    if len(wrong):
-        row = int(wrong[0])
-        raise MismatchError(
-            f"key {source.keys[row]!r} has label {_named(source.labels[row], source)} in source {source.name} and "
-            f"{_named(labels[row], source)} in {cache.path} ({len(wrong)} labels differ); use its own data"
-        )
-    return rows
-
-
-def _named(label: np.ndarray | np.int64, source: FullSource) -> str:
-    """A class id, and what people call it; several of them as they are."""
-    is_class = label.ndim == 0 and 0 <= label < len(source.classes)
-    return f"{label} ({short(source.shown_names[int(label)])})" if is_class else str(label)

@@ -44,6 +44,7 @@ class Ensemble:
         strict_replay: bool = False,
         recipe: Recipe | None = None,
         size: int | None = None,
+        views: str | Sequence[int] | None = None,
         images_in_memory: int | None = None,
         decoded: Path | None = None,
         num_workers: int | None = 0,
@@ -51,7 +52,7 @@ class Ensemble:
         """Join with the images, as `Cache.dataset`; every cache's probes, and its checks of the images, are compared.
 
         Args:
-            source, strict_replay, recipe, size, images_in_memory, decoded, num_workers: as for `Cache.dataset`.
+            source, strict_replay, recipe, size, views, images_in_memory, decoded, num_workers: as for `Cache.dataset`.
             temperature: T of the loss that the logits are for: they are another mean at another temperature.
 
         Raises:
@@ -67,6 +68,7 @@ class Ensemble:
             strict_replay=strict_replay,
             recipe=recipe,
             size=size,
+            views=views,
             images_in_memory=images_in_memory,
             decoded=decoded,
             num_workers=num_workers,

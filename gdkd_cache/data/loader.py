@@ -3,9 +3,11 @@
 import itertools
 import multiprocessing
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from gdkd_cache.data.shards.ahead import ShardsAhead
 from gdkd_cache.data.source import FullSource
 from gdkd_cache.data.views import ViewBatch, ViewRenderer, ViewRequest
-from gdkd_cache.errors import GdkdCacheError
+from gdkd_cache.errors import GdkdCacheError, UsageError
 from gdkd_cache.ranks import this_rank
 
 _BLOCK_ROWS = 1024
@@ -43,6 +45,7 @@ class ViewLoader:
 
     def __init__(self, renderer: ViewRenderer, *, num_workers: int = 0, pin_memory: bool = False) -> None:
         self._requests = _Requests()
+        self._pass = 0
         self._source = renderer.source
         # Images in memory are rendered in blocks larger than a batch: a policy's operations come in larger groups.
         self._block = 1
@@ -73,6 +76,8 @@ class ViewLoader:
         Raises:
             SourceError: an image cannot be read or rendered; it names the key.
             StoreError, OSError: it cannot be fetched.
+            UsageError: a newer stream took the worker processes.
+            GdkdCacheError: worker processes ended; it says why they may have.
         """
         drawn, blocks = itertools.tee(_blocks(requests, self._block))
         asked = (block for block, _ in drawn)
@@ -88,12 +93,29 @@ class ViewLoader:
     def _rendered(
         self, blocks: Iterable[tuple[ViewRequest, list[int]]], received: Callable[[], None]
     ) -> Iterator[ViewBatch]:
-        for batches, (_, sizes) in zip(self._loader, blocks, strict=True):
+        for batches, (_, sizes) in zip(self._results(), blocks, strict=True):
             received()
             if isinstance(batches, GdkdCacheError):
                 raise batches
             for batch in batches:
                 yield from batch.split(sizes) if len(sizes) > 1 else [batch]
+
+
+    def _results(self) -> Iterator[list[ViewBatch] | GdkdCacheError]:
+        """One pass over the current requests. Workers serve the newest: an older one would be given its batches."""
+        self._pass += 1
+        number = self._pass
+        if not self._loader.num_workers:
+            yield from self._loader
+            return
+        with _workers_begin_afresh():
+            for batches in self._loader:
+                yield batches
+                if number != self._pass:
+                    raise UsageError(
+                        "a newer pass over the same worker processes has begun, and they serve one at a time; end one "
+                        "before the other begins, or load with num_workers=0"
+                    )
 
 
 def _blocks(requests: Iterable[ViewRequest], least: int) -> Iterator[tuple[ViewRequest, list[int]]]:
@@ -140,6 +162,34 @@ def end_with_parent(worker: int = 0) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name="watch-parent", daemon=True).start()
+
+
+@contextmanager
+def _workers_begin_afresh() -> Iterator[None]:
+    """Say in a line why workers cannot begin: each imports the script that this process runs, if it runs one.
+
+    Raises:
+        UsageError: that script is no file.
+        GdkdCacheError: workers ended, as they do where the script does its work at once and so begins again in each.
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        os._exit(1)  # this is such a worker, in the midst of the script; the process that waits for it says so
+    path = getattr(sys.modules["__main__"], "__file__", None)
+    if sys.modules["__main__"].__spec__ is None and path is not None and not Path(path).exists():
+        raise UsageError(
+            f"worker processes import the script that is run, and {path} is no file; run it from a file, or load with "
+            "num_workers=0"
+        )
+    try:
+        yield
+    except (RuntimeError, BrokenPipeError) as error:
+        if isinstance(error, RuntimeError) and "exited unexpectedly" not in str(error):
+            raise
+        raise GdkdCacheError(
+            "worker processes ended unexpectedly: either this script begins its work outside of "
+            "`if __name__ == '__main__':`, which workers need as they import it, or something (such as full memory) "
+            "killed them; num_workers=0 does without them"
+        ) from None
 
 
 def _as_is(batch: Any) -> Any:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from gdkd_cache.cache.cache import open_cache
-from gdkd_cache.cache.dataset import match_rows
+from gdkd_cache.cache.rows import match_rows
 from gdkd_cache.data.shards.source import ShardSource
 from gdkd_cache.data.source import Source
 from gdkd_cache.errors import MismatchError, UsageError

@@ -12,6 +12,7 @@ from torch import Tensor
 from gdkd_cache.cache.cache import Cache
 from gdkd_cache.cache.ensemble import Ensemble
 from gdkd_cache.cache.view import View
+from gdkd_cache.data.budget import parse_views
 from gdkd_cache.data.images.memory import decoded_once
 from gdkd_cache.data.loader import default_num_workers
 from gdkd_cache.data.recipes.presets import open_recipe
@@ -85,6 +86,7 @@ def from_cache(
         strict_replay=strict_replay,
         recipe=recipe,
         size=options.size,
+        views=options.views,
         images_in_memory=options.images_in_memory,
         decoded=options.decoded,
         num_workers=options.num_workers,
@@ -131,11 +133,14 @@ def from_views(
     size = (rendered[2], rendered[3])
     if options.size is not None:
         recipe, size = recipe.at_size(size, options.size), (options.size, options.size)
+    chosen = None if views.num_views is None else tuple(range(views.num_views))
+    if options.views is not None:
+        chosen = parse_views(options.views)
     batches = rendered_batches(
         source,
         recipe,
         view_seed=views.seed,
-        num_views=views.num_views,
+        views=chosen,
         teacher=teacher,
         num_top=distillation.num_top if distillation else 0,
         num_workers=_num_workers(options, source),

@@ -8,15 +8,12 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from gdkd_cache.data.order import Stretch
 from gdkd_cache.training.compute import make_scaler
 from gdkd_cache.training.distributed import sum_over_ranks
 from gdkd_cache.training.optimizers import make_optimizer
 from gdkd_cache.training.options import TrainOptions
 from gdkd_cache.training.schedules import make_schedule
-
-Stretch = tuple[int, int, int]
-"""Part of an epoch: the number of ranks, the images a step of each, and the steps that each took."""
-
 
 @dataclass(kw_only=True)
 class State:

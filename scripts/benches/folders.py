@@ -21,10 +21,10 @@ def imagefolder(bench: Bench) -> Iterator[Figure]:
 
     def epochs(source: FullSource) -> Callable[[], object]:
         batches = rendered_batches(
-            decoded_once(source, recipe), recipe, view_seed=0, num_views=None, batch_size=256, seed=0, num_workers=0,
+            decoded_once(source, recipe), recipe, view_seed=0, views=None, batch_size=256, seed=0, num_workers=0,
             device=bench.device,
         )  # fmt: skip
-        return lambda: sum(len(images) for images, _, _ in batches(0))
+        return lambda: sum(len(images) for images, *_ in batches(0))
 
     size = f"{len(source):,} of 32x32 PNG files in folders"
     times = bench.seconds({name: epochs(source) for name, source in opened.items()})

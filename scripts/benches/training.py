@@ -63,7 +63,7 @@ class _Epochs:
         self.numbers = count()
 
     def __call__(self) -> None:
-        for images, labels, said in self.batches(next(self.numbers)):
+        for images, labels, said, _ in self.batches(next(self.numbers)):
             logits = self.model(laid_out(images, memory_formats(self.device, (images.shape[2], images.shape[3]))[0]))
             value = F.cross_entropy(logits, labels)
             if said is not None:
@@ -91,7 +91,7 @@ def _ways(
     cache = _cache(bench, source, teacher, recipe)
     loading = {"batch_size": 64, "seed": 0, "num_workers": 0, "device": bench.device}
     dataset = cache.dataset(source)
-    views = {"view_seed": 0, "num_views": 2, **loading}
+    views = {"view_seed": 0, "views": range(2), **loading}
     ways = {
         "cache": cached_batches(dataset, **loading),
         "cross-entropy": rendered_batches(source, dataset.recipe, **views),
