@@ -8,19 +8,19 @@ At each seed all variants share initial weights, views and order. Prints the acc
 """
 
 import argparse
-import json
 import statistics
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from student_runs import run, spread
 
 from gdkd_cache import open_cache, open_source
 from gdkd_cache.building.build import build
 from gdkd_cache.building.options import BuildOptions
 from gdkd_cache.models.opening import open_network
 from gdkd_cache.training.options import CROSS_ENTROPY
-from gdkd_cache.training.train import TrainOptions, Views, train
+from gdkd_cache.training.train import TrainOptions, Views
 
 _CODECS = {
     "dense float16": ("dense", 0.1),
@@ -29,10 +29,6 @@ _CODECS = {
     "transform, target 0.27": ("transform", 0.27),
     "ten classes and the exact tail mass": ("topk:k=10", 0.1),
 }
-
-
-def _spread(values: list[float]) -> str:
-    return f"{statistics.mean(values):.2%}" + (f" +- {statistics.stdev(values):.2%}" if len(values) > 1 else "")
 
 
 def main() -> None:
@@ -53,11 +49,9 @@ def main() -> None:
     source, eval_source = open_source(arguments.data), open_source(arguments.eval_data, split="test")
     loss = "gdkd:k=5,w1=2,w2=8,temperature=4"
     weights = arguments.weights or out / "teacher" / "last.safetensors"
-    if not weights.exists():
-        options = TrainOptions(
-            out=out / "teacher", student=arguments.teacher, epochs=arguments.teacher_epochs, force=True
-        )
-        print("teacher:", train(options, source, eval_source, views=Views(recipe=arguments.recipe)))
+    if arguments.weights is None:
+        options = TrainOptions(out=out / "teacher", student=arguments.teacher, epochs=arguments.teacher_epochs)
+        print("teacher:", run(options, source, eval_source, views=Views(recipe=arguments.recipe)))
     teacher = open_network(arguments.teacher, weights, len(source.classes))
     facts: dict[str, tuple[float, float]] = {}
     for name, (codec, fidelity) in _CODECS.items():
@@ -72,23 +66,19 @@ def main() -> None:
     best: dict[str, list[float]] = {}
     for seed in range(arguments.seeds):
         for name in ("cross-entropy only", "live teacher", *_CODECS):
-            record = out / f"{name}-{seed}.json"
-            if not record.exists():
-                options = TrainOptions(
-                    out=out / "student", student=arguments.student, epochs=arguments.epochs, 
-                    loss=CROSS_ENTROPY if name == "cross-entropy only" else loss,
-                    lr=arguments.lr, warmup=3, seed=seed, force=True,
-                )  # fmt: skip
-                views = Views(recipe=arguments.recipe, num_views=arguments.epochs)
-                if name in _CODECS:
-                    result = train(options, source, eval_source, cache=open_cache(out / f"{name}.zarr"))
-                else:
-                    live = teacher.logits if name == "live teacher" else None
-                    result = train(options, source, eval_source, views=views, teacher=live)
-                record.write_text(json.dumps(vars(result)))
-            result = json.loads(record.read_text())
-            last.setdefault(name, []).append(result["last_accuracy"])
-            best.setdefault(name, []).append(result["best_accuracy"])
+            options = TrainOptions(
+                out=out / f"{name}-{seed}", student=arguments.student, epochs=arguments.epochs,
+                loss=CROSS_ENTROPY if name == "cross-entropy only" else loss,
+                lr=arguments.lr, warmup=3, seed=seed,
+            )  # fmt: skip
+            views = Views(recipe=arguments.recipe, num_views=arguments.epochs)
+            if name in _CODECS:
+                result = run(options, source, eval_source, cache=open_cache(out / f"{name}.zarr"))
+            else:
+                live = teacher.logits if name == "live teacher" else None
+                result = run(options, source, eval_source, views=views, teacher=live)
+            last.setdefault(name, []).append(result.last)
+            best.setdefault(name, []).append(result.best)
     table = Table("student trained with", "bytes a view", "gradient error", "last epoch", "against live", "best epoch")
     live = last["live teacher"]
     for name, values in last.items():
@@ -98,9 +88,9 @@ def main() -> None:
             name,
             "-" if size is None else f"{size:.1f}",
             "-" if error is None else f"{error:.3f}",
-            _spread(values),
+            spread(values),
             f"{100 * difference:+.2f}",
-            _spread(best[name]),
+            spread(best[name]),
         )
     Console(width=130, highlight=False).print(table)
 

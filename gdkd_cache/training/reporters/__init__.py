@@ -1,0 +1,1 @@
+"""Where the figures of a training are shown besides its `metrics.jsonl`."""

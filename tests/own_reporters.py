@@ -1,0 +1,35 @@
+"""Reporters as users may write them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+from gdkd_cache.training.reporters.base import Reporter
+
+SEEN: list[int] = []
+"""Steps that the last opened one was asked to report."""
+
+
+class Breaking(Reporter):
+    """Works for a step, then never again."""
+
+    @classmethod
+    def open(cls, folder: Path, name: str, options: Mapping[str, object], first_epoch: int) -> Self:
+        SEEN.clear()
+        return cls()
+
+    def report(self, step: int, values: Mapping[str, float]) -> None:
+        SEEN.append(step)
+        if step > 1:
+            raise ConnectionError("no route to host")
+
+
+class Closed(Reporter):
+    """Cannot even begin."""
+
+    @classmethod
+    def open(cls, folder: Path, name: str, options: Mapping[str, object], first_epoch: int) -> Self:
+        raise ConnectionError("no route to host")
+
+    def report(self, step: int, values: Mapping[str, float]) -> None:
+        raise AssertionError
