@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from rich.console import Console
 from rich.progress import (
@@ -35,6 +35,7 @@ class _Throughput(ProgressColumn):
         return Text(f"{task.speed or 0:,.0f} {self._unit}/s")
 
 
+@runtime_checkable
 class Advance(Protocol):
     """Takes note of an amount that was done, and of what is to stand beside it."""
 

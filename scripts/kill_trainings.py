@@ -59,11 +59,12 @@ def train_some(cache: Path, out: Path, rank: int, ranks: int, port: int) -> None
     if ranks > 1:
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
         os.environ |= {"LOCAL_WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        os.environ["TORCHELASTIC_RUN_ID"] = "kills"  # as torchrun sets it
     torch.set_num_threads(1)
     source = first_rows("digits", ROWS)
     options = TrainOptions(
         student="kill_trainings:small_net",
-        loss="gdkd:k=2",
+        loss="gdkd",
         epochs=EPOCHS,
         out=out,
         batch_size=32,

@@ -33,23 +33,42 @@ class _Scalar(torch.nn.Module):
         self.value = torch.nn.Parameter(torch.tensor(float(value)))
 
 
-def _write(folder: RunFolder, value: int) -> None:
-    """An epoch whose number, accuracy and only weight are one value; every second is the best so far."""
-    folder.write({"epoch": value, "accuracy": value / 1000}, _Scalar(value), _CARD, is_best=value % 2 == 1)
+def _write(folder: RunFolder, lines: list[str], value: int) -> None:
+    """An epoch whose number and only weight are one value; every second is the best so far."""
+    lines = [*lines, json.dumps({"epoch": value})]
+    weights = {"last.safetensors": (_Scalar(value), _CARD)}
+    if value % 2:
+        weights["best.safetensors"] = weights["last.safetensors"]
+    folder.write_epoch(lines, json.dumps([lines, folder.replaces]).encode(), weights, {"run.toml": f"value = {value}"})
 
 
 def _train(path: Path, first: int, epochs: int = 2, *, force: bool = True) -> None:
     folder = RunFolder(path, force=force)
-    folder.begin()
-    for value in range(first, first + epochs):
-        _write(folder, value)
+    with folder.held():
+        lines: list[str] = []
+        for value in range(first, first + epochs):
+            folder.write_state(json.dumps([lines, folder.replaces]).encode())
+            _write(folder, lines, value)
+            lines.append(json.dumps({"epoch": value}))
+
+
+def _go_on(path: Path) -> bool:
+    """Write again what a kill left unwritten of the epoch that the state is of; whether there is a state."""
+    folder = RunFolder(path, force=False)
+    if not folder.goes_on:
+        return False
+    with folder.held():
+        lines, replaces = json.loads(folder.state.read_bytes())
+        if not folder.go_on(lines, replaces):
+            _write(folder, lines[:-1], json.loads(lines[-1])["epoch"])
+    return True
 
 
 def _held(path: Path) -> tuple[list[int], dict[str, int]]:
     """The epochs of the metrics, and which epoch each file of weights is of."""
     metrics = path / "metrics.jsonl"
     lines = metrics.read_text().splitlines() if metrics.exists() else []
-    weights = {file.stem: int(load_file(file)["value"]) for file in path.glob("*.safetensors")}
+    weights = {file.stem: int(load_file(file)["value"]) for file in path.glob("*t.safetensors")}
     return [json.loads(line)["epoch"] for line in lines], weights
 
 
@@ -85,7 +104,7 @@ def test_killed_at_every_operation_on_files(tmp_path: Path) -> None:
         _train(path, 1)
         (path / "best.json").write_text("{}")  # as 0.1.0 left them
         (path / "last.json").write_text("{}")
-        earlier = {file.name: file.read_bytes() for file in path.iterdir()}
+        earlier = {file.name: file.read_bytes() for file in path.iterdir() if file.name != "state.safetensors"}
         killed = _kill_at(number, path, lambda path=path: _train(path, 11))
         epochs, weights = _held(path)
         seen.append(whole[tuple(epochs)])
@@ -96,6 +115,13 @@ def test_killed_at_every_operation_on_files(tmp_path: Path) -> None:
         elif seen[-1] != "nothing":
             assert weights["best"] == 11
             assert epochs[-1] <= weights["last"] <= 12
+        if _go_on(path):  # as a training does that is run again
+            state, _ = json.loads((path / "state.safetensors").read_bytes())
+            values = [json.loads(line)["epoch"] for line in state]
+            if values:
+                assert _held(path) == (values, {"best": values[0], "last": values[-1]})
+            else:
+                assert seen[-1] in ("earlier", "nothing")  # a state within the first epoch
         _train(path, 21)
         assert _held(path) == ([21, 22], {"best": 21, "last": 22})
         assert not [file.name for file in path.iterdir() if "partial" in file.name]
@@ -117,19 +143,20 @@ def _largest_file(size: int) -> Iterator[None]:
 
 def test_a_full_disk(tmp_path: Path) -> None:
     """In the first epoch and in a later one: an error that names the folder, and what was there stays as it was."""
-    for force in (True, False):
-        path = tmp_path / str(force)
+    for later in (False, True):
+        path = tmp_path / str(later)
         _train(path, 1)
         folder = RunFolder(path, force=True)
-        folder.begin()
-        if not force:
-            _write(folder, 11)
-        before = {file.name: file.read_bytes() for file in path.iterdir()}
-        with _largest_file(50), pytest.raises(OSError, match="File too large") as caught:
-            _write(folder, 13)
-        assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(path))
-        assert {file.name: file.read_bytes() for file in path.iterdir()} == before
-        _write(folder, 13)
+        with folder.held():
+            lines = ['{"epoch": 11}'] if later else []
+            if later:
+                _write(folder, [], 11)
+            before = {file.name: file.read_bytes() for file in path.iterdir()}
+            with _largest_file(50), pytest.raises(OSError, match="File too large") as caught:
+                _write(folder, lines, 13)
+            assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(path))
+            assert {file.name: file.read_bytes() for file in path.iterdir()} == before
+            _write(folder, lines, 13)
         assert _held(path)[1]["best"] == 13
 
 
@@ -145,15 +172,24 @@ def test_what_killed_trainings_left_is_swept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("written", [0, 1])
-def test_two_trainings_in_one_folder(tmp_path: Path, written: int) -> None:
-    """One that begins while another runs replaces it only if told to; the one replaced stops."""
+def test_two_trainings_in_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: int) -> None:
+    """The second one is refused; where a file system has no locks, it replaces the first if told to, and that stops."""
     first = RunFolder(tmp_path, force=False)
-    first.begin()
-    for value in range(1, 1 + written):
-        _write(first, value)
-    _train(tmp_path, 11, force=bool(written))
-    with pytest.raises(MismatchError, match="another training has written to"):
-        _write(first, 3)
+    lines = []
+    with first.held():
+        for value in range(1, 1 + written):
+            _write(first, lines, value)
+            lines.append(json.dumps({"epoch": value}))
+        with pytest.raises(MismatchError, match="another training writes to"):
+            _train(tmp_path, 11)
+
+        def no_locks(descriptor: int, how: int) -> None:
+            raise OSError(errno.ENOLCK, "No locks available")
+
+        monkeypatch.setattr("fcntl.flock", no_locks)
+        _train(tmp_path, 11)
+        with pytest.raises(MismatchError, match="another training has written to"):
+            _write(first, lines, 3)
     assert _held(tmp_path) == ([11, 12], {"best": 11, "last": 12})
 
 
@@ -168,8 +204,8 @@ def test_something_is_in_the_way(
         out.mkdir()
     make(out / name)
     if make is (Path.mkdir if name == "." else Path.touch):
-        RunFolder(out, force=True).begin()
-        return
+        with RunFolder(out, force=True).held():
+            return
     options = TrainOptions(student="cnn-s", epochs=1, out=out, force=True)
     with pytest.raises(GdkdCacheError, match=r"is no (folder|plain file); .*another --out") as caught:
         train(options, digits, digits)

@@ -13,7 +13,7 @@ from gdkd_cache.cache.cache import Cache
 from gdkd_cache.cache.ensemble import Ensemble
 from gdkd_cache.data.source import FullSource
 from gdkd_cache.errors import MismatchError
-from gdkd_cache.fields import option_of
+from gdkd_cache.fields import Option, option_of
 from gdkd_cache.schema import short
 from gdkd_cache.training.feeds import Views
 from gdkd_cache.training.options import CROSS_ENTROPY, TrainOptions
@@ -35,7 +35,7 @@ def training_facts(
     """
     facts = {
         "option": {
-            name: value for name, value in plain_options(options).items() if not _stated(name).without_effect
+            name: value for name, value in plain_options(options).items() if _stated(name).outcome
         },
         "data": {"name": source.name, "digest": source.digest, "mean": source.mean, "std": source.std},
         "evaluation data": {"name": eval_source.name, "digest": eval_source.digest},
@@ -101,7 +101,7 @@ def _digests(cache: Cache | Ensemble | None) -> Sequence[str]:
     return [part.manifest.digest for part in parts]
 
 
-def _stated(name: str) -> Any:
+def _stated(name: str) -> Option:
     (field,) = (field for field in dataclasses.fields(TrainOptions) if field.name == name)
     stated = option_of(field)
     assert stated is not None, name

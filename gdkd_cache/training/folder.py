@@ -105,13 +105,13 @@ class RunFolder:
         Raises:
             MismatchError: the metrics there are of another training.
         """
-        self._metrics, self.replaces = _joined(lines), replaces
-        found = self._found()
-        if found == self._metrics:
-            return True
-        if found in (b"", _joined(lines[:-1])) or hashlib.sha256(found).hexdigest() == replaces:
-            return not lines
-        raise self._of_another()
+        whole, found, self.replaces = _joined(lines), self._found(), replaces
+        if found not in (b"", _joined(lines[:-1]), whole):
+            if hashlib.sha256(found).hexdigest() != replaces:
+                raise self._of_another()
+            found = b""
+        self._metrics = found
+        return found == whole
 
     def write_state(self, state: bytes) -> None:
         """Keep a state between two epochs.
@@ -153,7 +153,7 @@ class RunFolder:
             (staged / STATE).write_bytes(state)
             (staged / METRICS).write_bytes(metrics)
             self._require_own()
-            if self._found() != self._metrics:
+            if len(lines) == 1:
                 self._remove_replaced()
             _move(staged, self.path)
         self._metrics = metrics

@@ -17,6 +17,7 @@ from gdkd_cache.training.schedules import load_schedule_state, schedule_state
 from gdkd_cache.training.state import State
 
 _KEY = "gdkd_cache_state"
+_CHECKSUM = "checksum"
 _FORMAT = 1
 _NUMBERS = {
     "epoch": int,
@@ -90,14 +91,8 @@ def state_bytes(
     }
     numbers = {name: getattr(state, name) for name in _NUMBERS}
     numbers |= {"taken": state.taken, "lines": state.lines, "sums": dict(sums)}
-    header = {
-        "format": _FORMAT,
-        "facts": facts,
-        "progress": {**found, **numbers},
-        "told": told,
-        "checksum": _checksum(tensors),
-    }
-    return safetensors.torch.save(tensors, {_KEY: json.dumps(header)})
+    header = json.dumps({"format": _FORMAT, "facts": facts, "progress": {**found, **numbers}, "told": told})
+    return safetensors.torch.save(tensors, {_KEY: header, _CHECKSUM: _checksum(tensors, header)})
 
 
 def load_state(data: bytes, path: Path) -> Stored:
@@ -113,11 +108,12 @@ def load_state(data: bytes, path: Path) -> Stored:
     try:
         tensors = safetensors.torch.load(data)
         length = int.from_bytes(data[:8], "little")
-        header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][_KEY])
+        metadata = json.loads(data[8 : 8 + length])["__metadata__"]
+        if metadata[_CHECKSUM] != _checksum(tensors, metadata[_KEY]):
+            raise ValueError("its checksum is another")
+        header = json.loads(metadata[_KEY])
         if header["format"] != _FORMAT:
             raise ValueError(f"it is of format {header['format']}, this version reads {_FORMAT}")
-        if header["checksum"] != _checksum(tensors):
-            raise ValueError("its checksum is another")
         return Stored(
             facts=dict(header["facts"]), progress=dict(header["progress"]), tensors=tensors, told=dict(header["told"])
         )
@@ -222,8 +218,8 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, stored: Stored) -> None:
     optimizer.load_state_dict({"state": dict(sorted(values.items())), "param_groups": joined})
 
 
-def _checksum(tensors: Mapping[str, Tensor]) -> str:
-    digest = xxh3_128()
+def _checksum(tensors: Mapping[str, Tensor], header: str) -> str:
+    digest = xxh3_128(header.encode())
     for name in sorted(tensors):
         value = tensors[name]
         digest.update(f"{name} {value.dtype} {list(value.shape)} ".encode())

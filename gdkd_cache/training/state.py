@@ -9,9 +9,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from gdkd_cache.data.order import Stretch
-from gdkd_cache.training.compute import make_scaler
 from gdkd_cache.training.distributed import sum_over_ranks
-from gdkd_cache.training.optimizers import make_optimizer
+from gdkd_cache.training.optimizers import make_optimizer, make_scaler
 from gdkd_cache.training.options import TrainOptions
 from gdkd_cache.training.schedules import make_schedule
 

@@ -15,7 +15,7 @@ from gdkd_cache.cache.cache import Cache
 from gdkd_cache.cache.ensemble import Ensemble
 from gdkd_cache.data.recipes.recipe import Recipe
 from gdkd_cache.data.source import FullSource, Source, settle
-from gdkd_cache.device import choose_device
+from gdkd_cache.device import choose_device, float32_products
 from gdkd_cache.errors import MismatchError, UsageError
 from gdkd_cache.models.beginning import Beginning
 from gdkd_cache.models.build import build_model
@@ -145,6 +145,8 @@ def train(
         memory_format = try_student(
             options.student, model, card.num_classes, feed.size, num_images=batch_size, device=device
         )
+        if options.memory_format != "auto":
+            memory_format = options.memory_format
         if memory_format == "channels_last":
             # Weights too: gradients then have their order, which DistributedDataParallel wants.
             model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  (torch's stub lacks it)
@@ -158,7 +160,7 @@ def train(
         if stored is not None:
             restore(state, stored, folder.state, rank, device)
             _LOG.info("going on after step %d of epoch %d", state.steps, state.epoch + 1)
-        with in_threads(found["threads"]):
+        with in_threads(found["threads"]), float32_products(options.precision):
             step = Stepper(
                 options=options,
                 task=task,
