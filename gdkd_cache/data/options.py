@@ -34,10 +34,12 @@ class MemoryOptions:
         least=0,
         unset="a quarter of what is free, for images up to 64x64, or any where the recipe only crops and flips",
         metavar="BYTES",
+        rare=True,
     )
     decoded: Path | None = option(
         None,
         "Keep the decoded pixels of other images in a file in this folder, on a local disk that has room for them; it "
         "serves all that train from or build with the same images there, and may be deleted.",
         metavar="DIR",
+        rare=True,
     )

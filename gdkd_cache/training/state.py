@@ -4,9 +4,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import ChainedScheduler, CosineAnnealingLR, LinearLR, LRScheduler, MultiStepLR
+from torch.optim.lr_scheduler import LRScheduler
 
+from gdkd_cache.training.optimizers import make_optimizer
 from gdkd_cache.training.options import TrainOptions
+from gdkd_cache.training.schedules import make_schedule
 
 
 @dataclass(kw_only=True)
@@ -25,7 +27,7 @@ class State:
     def begin(cls, options: TrainOptions, model: nn.Module) -> "State":
         """The state before the first step."""
         optimizer = make_optimizer(options, model)
-        return cls(model=model, optimizer=optimizer, schedule=make_schedule(options, optimizer))
+        return cls(model=model, optimizer=optimizer, schedule=make_schedule(options, optimizer, 1))
 
     @property
     def lr(self) -> float:
@@ -39,20 +41,3 @@ class State:
             return False
         self.best_accuracy, self.best_epoch = accuracy, self.epoch
         return True
-
-
-def make_optimizer(options: TrainOptions, model: nn.Module) -> torch.optim.Optimizer:
-    if options.optimizer == "adamw":
-        return torch.optim.AdamW(model.parameters(), lr=options.lr, weight_decay=options.weight_decay)
-    return torch.optim.SGD(model.parameters(), lr=options.lr, momentum=0.9, weight_decay=options.weight_decay)
-
-
-def make_schedule(options: TrainOptions, optimizer: torch.optim.Optimizer) -> LRScheduler:
-    schedules: list[LRScheduler] = []
-    if options.milestones:
-        schedules.append(MultiStepLR(optimizer, list(options.milestones), gamma=0.1))
-    else:
-        schedules.append(CosineAnnealingLR(optimizer, options.epochs))
-    if options.lr_warmup:
-        schedules.append(LinearLR(optimizer, 1 / (options.lr_warmup + 1), total_iters=options.lr_warmup))
-    return ChainedScheduler(schedules)

@@ -21,6 +21,7 @@ from gdkd_cache.models.registry import MODELS
 from gdkd_cache.schema import short
 from gdkd_cache.terminal import printable
 from gdkd_cache.training.options import CROSS_ENTROPY, TrainOptions
+from gdkd_cache.training.registry import SCHEDULES
 
 _FOLDER = Path(__file__).parent
 _SUFFIX = ".toml"
@@ -201,7 +202,7 @@ def _require(name: str, known: Iterable[str], what: str, more: str = "") -> str:
 
 def _refuse_code(preset: Preset) -> None:
     """A file may be a stranger's: it loads no code."""
-    named = {"student": MODELS, "teacher": MODELS, "loss": LOSSES}
+    named = {"student": MODELS, "teacher": MODELS, "loss": LOSSES, "schedule": SCHEDULES}
     values = {"teacher": preset.teacher, "recipe": preset.recipe, **preset.settings}
     for name, value in values.items():
         foreign = name in ("recipe", "eval_recipe") and str(value).startswith("compat:")
