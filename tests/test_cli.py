@@ -67,6 +67,28 @@ def test_every_help_shows_an_example(command: str) -> None:
     assert f"\n    gdkd-cache {command} " in result.stdout
 
 
+def test_train_help_fits_on_two_screens() -> None:
+    """Of a terminal of 100 columns; what few need is one option away, and is taken from files too."""
+    short, long = (_run("train", flag).stdout for flag in ("--help", "--help-all"))
+    assert len(short.splitlines()) <= 100
+    assert max(map(len, long.splitlines())) <= 112
+    rare = (
+        "--accumulate",
+        "--ema",
+        "--label-smoothing",
+        "--temperatures",
+        "--compile",
+        "--use",
+        "--decoded",
+        "--views",
+    )
+    for flag in rare:
+        assert f" {flag} " not in short
+        assert f"\n  {flag} " in long
+    for flag in ("--data", "--cache", "--student", "--epochs", "--out", "--loss", "--optimizer", "--lr", "--schedule"):
+        assert f"\n  {flag} " in short
+
+
 def test_the_fixed_forms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The commands of the README, on all the digits."""
     monkeypatch.chdir(tmp_path)

@@ -69,7 +69,9 @@ def parse_optimizer(options: TrainOptions) -> Callable[[Iterable[Any]], Optimize
             raise UsageError(f"{what}: {key} is given with {_OWN[key]}, not here")
         if not equals or not (key in allowed or (open_ended and key.isidentifier())):
             raise UsageError(f"{what}: cannot read {short(item)}; allowed: {', '.join(allowed)}, each as KEY=VALUE")
-        values[key] = _value(what, key, text, may_be_text="str" in str(taken[key].annotation) if key in taken else False)
+        values[key] = _value(
+            what, key, text, may_be_text="str" in str(taken[key].annotation) if key in taken else False
+        )
     if "weight_decay" in taken or open_ended:
         values["weight_decay"] = options.weight_decay
     elif options.weight_decay:

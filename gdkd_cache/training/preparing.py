@@ -58,7 +58,9 @@ def compiled(options: TrainOptions, module: nn.Module) -> nn.Module:
     on_cpu = all(one.device.type == "cpu" for one in module.parameters())
     compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
     if on_cpu and shutil.which(compiler) is None:
-        raise UsageError(f"compile needs a C++ compiler, and there is no {compiler}; install it, or leave --compile out")
+        raise UsageError(
+            f"compile needs a C++ compiler, and there is no {compiler}; install it, or leave --compile out"
+        )
     return torch.compile(module)  # pyright: ignore[reportReturnType]  (a module of a module)
 
 

@@ -57,7 +57,6 @@ class TaskOptions:
     )
 
 
-
 @dataclass(frozen=True, kw_only=True)
 class OptimisationOptions:
     """How weights follow from gradients."""
@@ -70,9 +69,7 @@ class OptimisationOptions:
     )
     lr: float = option(0.05, "Learning rate.", above=0, most=10**9)
     weight_decay: float = option(5e-4, "Weight decay.", least=0, most=LARGEST_FACTOR)
-    no_norm_decay: bool = option(
-        False, "No weight decay for tensors of one dimension: norms and biases.", rare=True
-    )
+    no_norm_decay: bool = option(False, "No weight decay for tensors of one dimension: norms and biases.", rare=True)
     schedule: str = option(
         "cosine",
         f"How lr falls: {SCHEDULES.forms()} (`gdkd-cache schedules` lists their settings).",
@@ -94,7 +91,6 @@ class OptimisationOptions:
         unset="none",
         rare=True,
     )
-
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,11 +119,11 @@ class ComputeOptions:
     )
     compile: bool = option(False, "Compile the network with torch.compile.", rare=True)
     activation_checkpointing: bool = option(
-        False, "Keep only the inputs of a network's blocks, and compute the rest again: less memory, more time.", rare=True
+        False,
+        "Keep only the inputs of a network's blocks, and compute the rest again: less memory, more time.",
+        rare=True,
     )
-    sync_batchnorm: bool = option(
-        False, "Have BatchNorm take the statistics of all ranks' images; on GPUs.", rare=True
-    )
+    sync_batchnorm: bool = option(False, "Have BatchNorm take the statistics of all ranks' images; on GPUs.", rare=True)
     max_memory: str | None = option(
         None,
         "Memory that a step may take, as in 4GiB: of the GPU, or of the process; --accumulate is then found by trying.",

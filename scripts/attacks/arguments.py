@@ -44,7 +44,10 @@ _TRAIN = (
     *(("--size", number) for number in ("0", "-8", "9" * 23, "1e9", str(10**7))),
     *(("--schedule", f"multistep:at={text}") for text in ("9" * 23, "-1", "1/1", "/", "nan")),
     *(("--schedule", text) for text in ("os:system", "one-cycle:rise=1e300", "cosine:least=nan", "step:every=0", ":")),
-    *(("--optimizer", text) for text in ("os:system", "adam:betas=nan", "sgd:params=1", "timm:" + "9" * 999, ":", "lbfgs")),
+    *(
+        ("--optimizer", text)
+        for text in ("os:system", "adam:betas=nan", "sgd:params=1", "timm:" + "9" * 999, ":", "lbfgs")
+    ),
     *(("--distillation-weights", text) for text in ("1:nan", "0:1", "2:1,1:1", ",", "9" * 23 + ":1")),
     *(("--save-every", text) for text in ("0", "9" * 23, "1e9h", "-1min")),
     *(("--max-memory", text) for text in ("0", "9" * 23, "1e9GiB", "-1B")),
