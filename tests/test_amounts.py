@@ -21,7 +21,7 @@ def test_intervals(text: str, interval: Interval) -> None:
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "1.5", "0min", "5days", "1e3", "5 min", "9" * 23, "min"])
 def test_no_intervals(text: str) -> None:
-    with pytest.raises(UsageError, match="save_every is .*; it must be a number of steps"):
+    with pytest.raises(UsageError, match=r"save_every is .*; it must be a number of steps"):
         parse_interval("save_every", text)
 
 
@@ -30,7 +30,7 @@ def test_bytes() -> None:
         2**32, 3 * 2**19, 2**19, 77, 3,
     ]  # fmt: skip
     for text in ("", "0", "4GB", "4 GiB", "-1", "0.5B", "nan"):
-        with pytest.raises(UsageError, match="x is .*; it must be a number and one of B, KiB"):
+        with pytest.raises(UsageError, match=r"x is .*; it must be a number and one of B, KiB"):
             parse_bytes("x", text)
 
 

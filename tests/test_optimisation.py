@@ -287,7 +287,7 @@ def test_a_schedule_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.syspath_prepend(tmp_path)
     found = _rates(_options(schedule="own_schedule:Exponential:gamma=0.5", schedule_by="step"), 5)
     assert found == pytest.approx([0.01 * 0.5 ** (call / 5) for call in range(30)])
-    with pytest.raises(UsageError, match="gamma is 2.0"):
+    with pytest.raises(UsageError, match=r"gamma is 2\.0"):
         _rates(_options(schedule="own_schedule:Exponential:gamma=2"), 5)
 
 

@@ -108,7 +108,7 @@ def parse_course(what: str, text: str, *, least: float = 0.0) -> Course:
     if len(points) < len(found):
         raise UsageError(f"{what} is {short(text)}; it must be EPOCH:VALUE,EPOCH:VALUE, as in 1:0,20:1")
     rising = all(one < other for (one, _), (other, _) in itertools.pairwise(points))
-    if not (rising and 1 <= points[0][0] and points[-1][0] <= MOST_EPOCHS):
+    if not (rising and points[0][0] >= 1 and points[-1][0] <= MOST_EPOCHS):
         raise UsageError(f"{what} is {short(text)}; its epochs must rise, in 1..{MOST_EPOCHS}")
     for epoch, value in points:
         if not (math.isfinite(value) and least <= value <= LARGEST_FACTOR):

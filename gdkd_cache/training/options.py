@@ -37,8 +37,8 @@ class TrainOptions(RenderOptions, MemoryOptions, ComputeOptions, OptimisationOpt
     student: str = option(help=f"The network: {MODEL_HELP}", metavar="MODEL")
     init: str | None = option(
         None,
-        "Weights to begin from: a file, or what the network's library calls them (DEFAULT, pretrained). A head for other "
-        "classes begins fresh; inputs are normalised as the card or the library says.",
+        "Weights to begin from: a file, or what the network's library calls them (DEFAULT, pretrained). A head for "
+        "other classes begins fresh; inputs are normalised as the card or the library says.",
         unset="fresh weights",
         metavar="FILE|NAME",
     )
