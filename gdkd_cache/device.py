@@ -1,6 +1,7 @@
 """Where to compute, in which precision, and with images in which order in memory."""
 
 import contextlib
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -54,10 +55,30 @@ def choose_precision(name: str, device: torch.device) -> str:
 
 
 def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """Autocast to the precision; float32 runs as it is."""
-    if precision == "float32":
+    """Autocast to the precision; float32 runs as it is, and so does tf32, which `float32_products` is for."""
+    if precision in ("float32", "tf32"):
         return contextlib.nullcontext()
     return torch.autocast(device.type, getattr(torch, precision))
+
+
+@contextlib.contextmanager
+def float32_products(precision: str) -> Iterator[None]:
+    """Have GPUs multiply float32 in TensorFloat32 (10 bits) in the block, forwards and backwards, where that is `tf32`.
+
+    It holds for all threads of the process: for a live teacher too.
+    """
+    if precision != "tf32":
+        yield
+        return
+    matmul, convolution = torch.get_float32_matmul_precision(), torch.backends.cudnn.conv
+    before = convolution.fp32_precision
+    torch.set_float32_matmul_precision("high")
+    convolution.fp32_precision = "tf32"
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(matmul)
+        convolution.fp32_precision = before
 
 
 def usual_memory_format(device: torch.device) -> str:

@@ -35,6 +35,8 @@ class Option:
         flag: its name on the command line, where it is not the field's, such as `--views`.
         metavar: what stands for its value in help.
         joined: for a tuple: on the command line its values stand in one text, with commas between.
+        outcome: whether it changes what is made, and not only where, when or how fast.
+        rare: few need it: `--help` leaves it out, `--help-all` shows it, and it works like any other.
     """
 
     help: str
@@ -46,6 +48,8 @@ class Option:
     flag: str | None = None
     metavar: str | None = None
     joined: bool = False
+    outcome: bool = True
+    rare: bool = False
 
     @property
     def range(self) -> str:

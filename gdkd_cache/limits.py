@@ -19,6 +19,10 @@ LARGEST_SEED = 2**63 - 1
 """Seeds are whole numbers from minus this to this: what torch takes."""
 LARGEST_FACTOR = 10**6
 """Of weights, rates and temperatures: far beyond it, float32 holds no product of them."""
+LEAST_TEMPERATURE = 1e-3
 MOST_EPOCHS = 10**6
 MOST_WORKERS = 1024
 PRECISIONS = ("auto", "float32", "float16", "bfloat16")
+"""Of a teacher."""
+TRAIN_PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
+"""Of a training's steps."""

@@ -132,7 +132,9 @@ _FLAGS = {
     "epochs": "epochs",
     "size": "size",
     "workers": "num_workers",
-    "milestones": "milestones",
+    "schedule": "schedule",
+    "optimizer": "optimizer",
+    "temperatures": "temperatures",
     "warmup": "warmup",
     "ce-weight": "ce_weight",
 }

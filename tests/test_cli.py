@@ -67,6 +67,28 @@ def test_every_help_shows_an_example(command: str) -> None:
     assert f"\n    gdkd-cache {command} " in result.stdout
 
 
+def test_train_help_fits_on_two_screens() -> None:
+    """Of a terminal of 100 columns; what few need is one option away, and is taken from files too."""
+    short, long = (_run("train", flag).stdout for flag in ("--help", "--help-all"))
+    assert len(short.splitlines()) <= 100
+    assert max(map(len, long.splitlines())) <= 112
+    rare = (
+        "--accumulate",
+        "--ema",
+        "--label-smoothing",
+        "--temperatures",
+        "--compile",
+        "--use",
+        "--decoded",
+        "--views",
+    )
+    for flag in rare:
+        assert f" {flag} " not in short
+        assert f"\n  {flag} " in long
+    for flag in ("--data", "--cache", "--student", "--epochs", "--out", "--loss", "--optimizer", "--lr", "--schedule"):
+        assert f"\n  {flag} " in short
+
+
 def test_the_fixed_forms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The commands of the README, on all the digits."""
     monkeypatch.chdir(tmp_path)
@@ -166,8 +188,17 @@ _BUILD = "build --accept-teacher --data digits --teacher cnn-s --weights {weight
         (f"{_TRAIN} --loss gdkd --cache {{cache}} --recipe none", 1, "recipe none is not the cache's"),
         (f"{_TRAIN} --loss gdkd --cache {{cache}} --view-seed 3", 1, "view seed 3 is not the cache's 0"),
         (f"{_TRAIN} --loss gdkd --cache {{cache}}", 1, "is not in"),  # a cache of 256 digits
-        (f"{_TRAIN} --loss ce --milestones 5,3", 2, "rising epochs"),
-        (f"{_TRAIN} --loss ce --milestones x", 2, "milestones='x' is not int"),
+        (f"{_TRAIN} --loss ce --schedule multistep:at=5/3", 2, "at is 5/3; it must be rising epochs"),
+        (f"{_TRAIN} --loss ce --schedule multistep", 2, "at is missing; it must be rising epochs"),
+        (f"{_TRAIN} --loss ce --schedule multistep:at=x", 2, "at='x' is not int"),
+        (f"{_TRAIN} --loss ce --schedule exponential", 2, "it must be one of cosine, step"),
+        (f"{_TRAIN} --loss ce --schedule cosine:least=1", 2, "least is 1, above lr, which is 0.05"),
+        (f"{_TRAIN} --loss ce --schedule one-cycle --lr-warmup 1", 2, "leave lr_warmup out"),
+        (f"{_TRAIN} --loss ce --optimizer lbfgs", 2, "several passes over a batch"),
+        (f"{_TRAIN} --loss ce --optimizer adamv", 2, "did you mean adam"),
+        (f"{_TRAIN} --loss ce --optimizer adamw:beta=0.9", 2, "cannot read 'beta=0.9'; allowed: betas, eps"),
+        (f"{_TRAIN} --loss ce --optimizer sgd:lr=1", 2, "lr is given with --lr"),
+        (f"{_TRAIN} --loss ce --temperatures 1:4", 2, "it goes with a distillation loss"),
         (f"{_TRAIN} --loss ce --data wds:a.tar", 2, "--eval-data"),
         (f"{_TRAIN} --loss ce --device cuda:99", 2, "cuda:99 does not exist"),
         (f"{_TRAIN} --loss ce --out {{weights}}/out", 1, "Not a directory"),

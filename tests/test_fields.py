@@ -29,6 +29,8 @@ class _Options:
     names: tuple[str, ...] = option((), "who", flag="--name")
     thing: "str | Thing" = option("it", "what")
     place: Path | None = option(None, "where")
+    odd: int = option(7, "seldom", rare=True)
+    odder: bool = option(False, "never", rare=True)
 
     def __post_init__(self) -> None:
         check_fields(self, "options")
@@ -82,7 +84,20 @@ def test_values_of_other_types(given: dict[str, Any]) -> None:
 
 def test_descriptions() -> None:
     rows = {row.name: row for row in describe_fields(_Options)}
-    assert [*rows] == ["count", "rate", "kind", "fast", "size", "steps", "pair", "names", "thing", "place"]
+    assert [*rows] == [
+        "count",
+        "rate",
+        "kind",
+        "fast",
+        "size",
+        "steps",
+        "pair",
+        "names",
+        "thing",
+        "place",
+        "odd",
+        "odder",
+    ]
     assert (rows["count"].kind, rows["count"].default, rows["count"].range) == ("int", "3", "in 1..9")
     assert (rows["size"].default, rows["steps"].default, rows["place"].default) == ("the image's", "never", "")
 
@@ -112,6 +127,23 @@ def test_the_command_line() -> None:
         place=Path("p"),
     )  # fmt: skip
     assert CliRunner().invoke(_command, line.split()).output.strip() == repr(made)
+
+
+def test_rare_options() -> None:
+    """`--help` says how to see them, `--help-all` shows them, and both leave them as they were."""
+    runner = CliRunner()
+    for _ in range(2):
+        short, long = (runner.invoke(_command, [flag]) for flag in ("--help", "--help-all"))
+        assert (short.exit_code, long.exit_code) == (0, 0)
+        assert "--odd" not in short.output
+        assert short.output.splitlines()[-2].split()[0] == "--help-all"
+        shown = " ".join(long.output.split())
+        assert "--odd INTEGER seldom [default: 7]" in shown
+        assert "--odder never" in shown
+        assert "--count INTEGER how many" in shown
+    made = repr(_Options(odd=8, odder=True))
+    assert runner.invoke(_command, ["--odd", "8", "--odder"]).output.strip() == made
+    assert runner.invoke(_command, [], default_map={"odd": 8, "odder": True}).output.strip() == made
 
 
 _NUMBERS: Registry[Any] = Registry(

@@ -178,7 +178,7 @@ def test_devices_that_are_not_there(name: str) -> None:
         ("--epochs 99999999999", "epochs is 99999999999; it must be int in 1..1000000"),
         ("--batch-size 99999999999", "batch_size is 99999999999; it must be int in 1..1048576"),
         ("--workers 99999", "num_workers is 99999; it must be int in 0..1024"),
-        ("--milestones 99999999999", "milestones is 99999999999; it must be int in 1..1000000"),
+        ("--schedule multistep:at=99999999999", "multistep: at is 99999999999; it must be int in 1..1000000"),
         (f"--view-seed {10**22}", "view_seed is 10000000000000000000000; it must be int in"),
         ("--loss kd:temperature=1e300 --cache x", "temperature is 1e+300; it must be float in 0.001..1000000"),
         ("--loss gdkd:w2=1e300 --cache x", "w2 is 1e+300; it must be float in 0..1000000"),

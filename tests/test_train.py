@@ -73,7 +73,7 @@ def test_the_cache_is_the_live_teacher(
 
 
 def test_what_a_training_writes(tmp_path: Path, digits: ArraySource, digits_test: ArraySource) -> None:
-    options = _options(tmp_path / "s", epochs=3, loss="ce", milestones=(2,), lr=0.1)
+    options = _options(tmp_path / "s", epochs=3, loss="ce", schedule="multistep:at=2", lr=0.1)
     result = train(options, digits, digits_test)
     lines = [json.loads(line) for line in (tmp_path / "s/metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2, 3]

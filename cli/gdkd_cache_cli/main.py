@@ -30,6 +30,7 @@ _COMMANDS = (
     "merge:merge",
     "listing:models",
     "listing:losses",
+    "listing:schedules",
     "listing:codecs",
     "listing:recipes",
     "listing:steps",

@@ -39,20 +39,19 @@ class DataOptions:
     )
     stream: bool = option(
         False,
-        "Leave the images of wds shards where they lie until they are needed, for data larger than memory; training "
-        "then shuffles shard by shard.",
+        "Leave images of wds shards where they lie until they are needed; training then shuffles shard by shard.",
     )
     download: bool = option(False, "Let the data fetch its files, where it can.")
     local_copy: Path | None = option(
         None,
-        "Keep what is read of remote wds shards, or of a remote cache, in this folder, and read it there the next "
-        "time. Without it, --stream fetches shards in every pass, and few of them lie on disk at a time.",
+        "Keep what is read of remote wds shards, or of a remote cache, in this folder; without it, --stream fetches "
+        "shards in every pass.",
         metavar="DIR",
     )
     subset: str | None = option(
         None,
-        "Take some of the images only: a number takes so many, those of the smallest key hash, always the same; a "
-        "file those of its keys, one a line (./100 for a file whose name is a number).",
+        "Take some of the images only: so many, always the same, or those of a file's keys, one a line (./100 for a "
+        "file whose name is a number).",
         metavar="N|KEYS.txt",
     )
 
@@ -143,6 +142,7 @@ class UseOptions:
         "Code of your own that a cache or a recipe file mentions, a codec, a loss or a step as package.module:name; "
         "may be repeated. What a file names itself is never loaded.",
         metavar="NAME",
+        rare=True,
     )
 
     def __post_init__(self) -> None:

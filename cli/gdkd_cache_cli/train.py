@@ -27,8 +27,8 @@ class _TeachersOptions(UseOptions):
 
     caches: tuple[str, ...] = option(
         (),
-        "What the distillation loss reads: a folder or a URL (s3://, gs://, az://, https://). Given again for each "
-        "further teacher, over the same views, it reads the mean of their probabilities at the loss's temperature.",
+        "What the distillation loss reads: a folder or a URL (s3://, gs://, az://, https://); given again for each "
+        "further teacher, the mean of their probabilities at the loss's temperature.",
         flag="--cache",
         metavar="CACHE",
     )
@@ -37,18 +37,19 @@ class _TeachersOptions(UseOptions):
         "Weight of a teacher in the mean, one for each --cache, in their order.",
         unset="all alike",
         flag="--cache-weight",
+        rare=True,
     )
     digests: tuple[str, ...] = option(
         (),
         "Refuse any other cache; one for each --cache, in their order.",
         flag="--digest",
         metavar="sha256:...",
+        rare=True,
     )
-    strict_replay: bool = option(False, "Refuse views that differ from the teacher's by rounding.")
+    strict_replay: bool = option(False, "Refuse views that differ from the teacher's by rounding.", rare=True)
     recipe: str | None = option(
         None,
-        "What ce's views are made with, as for build; with a cache it must be the cache's, and is needed only where "
-        "that has code of your own.",
+        "What ce's views are made with, as for build; with a cache, the cache's, where that has code of your own.",
         unset="the preset's, else crop-flip",
         metavar="SPEC",
     )
@@ -58,6 +59,7 @@ class _TeachersOptions(UseOptions):
         least=-LARGEST_SEED,
         most=LARGEST_SEED,
         unset="0",
+        rare=True,
     )
 
     def __post_init__(self) -> None:
@@ -148,8 +150,6 @@ def train(
       gdkd-cache train --preset cifar100/resnet32x4-resnet8x4 --data cifar100:data --cache c100.zarr --out student
       gdkd-cache train --loss gdkd:k=5,w2=8,temperature=4 --data digits --cache s3://bucket/digits.zarr \\
           --local-copy kept --student cnn-s --epochs 8 --out student
-      gdkd-cache train --loss gdkd --data digits --cache one.zarr --cache two.zarr \\
-          --cache-weight 0.7 --cache-weight 0.3 --student cnn-s --epochs 8 --out student
       gdkd-cache train --loss gdkd --data wds:data/train-{000..127}.tar --stream --cache data \\
           --eval-data wds:data/val-{000..003}.tar --student torchvision:resnet18 --epochs 100 --out student
       torchrun --nproc-per-node 4 --no-python gdkd-cache train --loss gdkd --data imagefolder:imagenet \\
@@ -166,7 +166,7 @@ def train(
     from gdkd_cache.ranks import this_rank
     from gdkd_cache.training.train import train as run_train
 
-    _ = options.distillation  # refused before anything is opened
+    options.check()
     if choose_device(options.device).type == "cpu":
         allocator.keep_memory()
     cache = teachers.open(data)

@@ -36,6 +36,7 @@ class MemoryOptions:
         unset="a quarter of what is free, for images up to 64x64, or any where the recipe only crops and flips",
         metavar="BYTES",
         outcome=False,
+        rare=True,
     )
     decoded: Path | None = option(
         None,
@@ -43,4 +44,5 @@ class MemoryOptions:
         "serves all that train from or build with the same images there, and may be deleted.",
         metavar="DIR",
         outcome=False,
+        rare=True,
     )

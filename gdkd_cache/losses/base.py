@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gdkd_cache.errors import CacheError, NotServedError, UsageError
 from gdkd_cache.fields import check_fields, option, parse_fields
-from gdkd_cache.limits import LARGEST_FACTOR
+from gdkd_cache.limits import LARGEST_FACTOR, LEAST_TEMPERATURE
 from gdkd_cache.losses.partition import standardize
 from gdkd_cache.losses.registry import LOSSES
 from gdkd_cache.schema import check_json, kind_of, short
@@ -36,7 +36,7 @@ class Loss(ABC):
     needs_tail: ClassVar[bool] = True
     """Whether it needs each class of the teacher's tail, and not only the tail's mass spread uniformly."""
 
-    temperature: float = option(4.0, "T, which logits are divided by", least=1e-3, most=LARGEST_FACTOR)
+    temperature: float = option(4.0, "T, which logits are divided by", least=LEAST_TEMPERATURE, most=LARGEST_FACTOR)
     standardize: bool = option(False, "standardize student and teacher logits first (LSKD, LS-GDKD)")
 
     def __post_init__(self) -> None:

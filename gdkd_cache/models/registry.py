@@ -40,4 +40,8 @@ MODELS: "Registry[Callable[..., nn.Module]]" = Registry(
     },
 )
 
-MODEL_HELP = f"{MODELS.forms()}; your own is called with num_classes, where it takes that."
+_TOLD = [entry.form for entry in MODELS.entries.values() if entry.form]
+MODEL_HELP = (
+    f"such as cnn-s, resnet8x4, ShuffleV2 (`gdkd-cache models` lists all), {', '.join(_TOLD)}, or package.module:name, "
+    "which is called with num_classes, where it takes that."
+)

@@ -83,7 +83,14 @@ def first_taken(formats: Sequence[str], attempt: Callable[[str], object]) -> str
 
 
 def try_student(
-    name: str, model: nn.Module, num_classes: int, size: tuple[int, int], *, num_images: int, device: torch.device
+    name: str,
+    model: nn.Module,
+    num_classes: int,
+    size: tuple[int, int],
+    *,
+    num_images: int,
+    device: torch.device,
+    memory_format: str = "auto",
 ) -> str:
     """Run a network once as it is evaluated and once as it is trained; neither changes it or draws from torch.
 
@@ -93,9 +100,10 @@ def try_student(
         size: height and width of the images.
         num_images: of the smallest batch.
         device: where the network is.
+        memory_format: of the images; `auto` is the fastest one that it takes.
 
     Returns:
-        The fastest memory format of images that it takes.
+        The memory format of images that it takes.
 
     Raises:
         ModelError: as `try_logits`.
@@ -105,7 +113,7 @@ def try_student(
     def attempt(memory_format: str) -> None:
         _try_student(f"model {name}", model, num_classes, laid_out(blank, memory_format))
 
-    return first_taken(memory_formats(device, size), attempt)
+    return first_taken(memory_formats(device, size) if memory_format == "auto" else [memory_format], attempt)
 
 
 def _try_student(what: str, model: nn.Module, num_classes: int, images: Tensor) -> None:

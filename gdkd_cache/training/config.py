@@ -1,21 +1,16 @@
 """`run.toml` in the folder of a training: every option of it, and what it read; `train --config` repeats it."""
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from gdkd_cache.cache.cache import Cache
 from gdkd_cache.cache.ensemble import Ensemble
 from gdkd_cache.training.facts import plain_options, versions
 from gdkd_cache.training.options import TrainOptions
+from gdkd_cache.training.tables import toml_table, toml_value
 
 _OWN = ("out", "force")
 """Options that are of one run alone."""
-
-
-def toml_value(value: Any) -> str:
-    """Texts, numbers, flags and lists of them are written as in JSON, but for one character."""
-    return json.dumps(value, default=str, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def config_text(
@@ -29,21 +24,13 @@ def config_text(
         cache: what is trained from.
     """
     told = {name: value for name, value in plain_options(options).items() if name not in _OWN}
-    lines = ["# gdkd-cache train --config run.toml --out OTHER trains so again.", *_table("train", told)]
+    lines = ["# gdkd-cache train --config run.toml --out OTHER trains so again.", *toml_table("train", told)]
     for name, values in command.items():
-        lines += _table(name, values)
+        lines += toml_table(name, values)
     caches = cache.caches if isinstance(cache, Ensemble) else [cache] if cache is not None else []
     for one in caches:
         manifest = one.manifest
         per_view = manifest.num_bytes / (manifest.identity.num_rows * manifest.identity.num_views)
         lines += ["", "[[cache]]", f"path = {toml_value(str(one.path))}", f"digest = {toml_value(manifest.digest)}"]
         lines += [f"bytes_per_view = {per_view:.4f}"]
-    return "\n".join([*lines, *_table("versions", versions()), ""])
-
-
-def _table(name: str, values: Mapping[str, Any]) -> Iterator[str]:
-    yield from ("", f"[{name}]")
-    for key, value in values.items():
-        if value is None or value == () or value == []:
-            continue
-        yield f'{key if key.replace("_", "").isalnum() else toml_value(key)} = {toml_value(value)}'
+    return "\n".join([*lines, *toml_table("versions", versions()), ""])

@@ -1,72 +1,62 @@
 """The options of a training; loads no torch, as the command line reads them for help."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gdkd_cache.data.budget import parse_views
 from gdkd_cache.data.options import MemoryOptions, RenderOptions
 from gdkd_cache.errors import UsageError
 from gdkd_cache.fields import option
-from gdkd_cache.limits import LARGEST_BATCH, LARGEST_FACTOR, LARGEST_SEED, LARGEST_SIDE, MOST_EPOCHS, MOST_WORKERS
-from gdkd_cache.losses.registry import LOSSES
+from gdkd_cache.limits import LARGEST_BATCH, LARGEST_SEED, LARGEST_SIDE, LEAST_TEMPERATURE, MOST_EPOCHS
 from gdkd_cache.models.registry import MODEL_HELP
+from gdkd_cache.training.amounts import parse_bytes, parse_course, parse_interval
+from gdkd_cache.training.reporters.registry import REPORTERS
+from gdkd_cache.training.settings import CROSS_ENTROPY, ComputeOptions, OptimisationOptions, TaskOptions
 
 if TYPE_CHECKING:
     from gdkd_cache.losses.base import Loss
 
-CROSS_ENTROPY = "ce"
+_PARSERS: Mapping[str, Callable[[str, str], object]] = {
+    "distillation_weights": parse_course,
+    "temperatures": partial(parse_course, least=LEAST_TEMPERATURE),
+    "max_memory": parse_bytes,
+    "views": lambda name, text: parse_views(text),
+    "save_every": parse_interval,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions(RenderOptions, MemoryOptions):
+class TrainOptions(RenderOptions, MemoryOptions, ComputeOptions, OptimisationOptions, TaskOptions):
     """How to train.
 
     Raises:
         UsageError: a value out of range.
     """
 
-    loss: "str | Loss" = option(
-        CROSS_ENTROPY,
-        f"{CROSS_ENTROPY} for cross-entropy alone, which needs no cache: it makes teachers; or a distillation loss "
-        f"beside it: {', '.join(LOSSES)}, with settings as in gdkd:k=5,w2=8,temperature=4 (`gdkd-cache losses` lists "
-        "them), or package.module:name for your own.",
-        metavar="LOSS",
-    )
     student: str = option(help=f"The network: {MODEL_HELP}", metavar="MODEL")
     init: str | None = option(
         None,
-        "Weights to begin from: a file, or what the network's library calls them (IMAGENET1K_V2, DEFAULT, pretrained). "
-        "A head for other classes begins fresh; inputs are normalised as the weights' card or the library says.",
+        "Weights to begin from: a file, or what the network's library calls them (DEFAULT, pretrained). A head for "
+        "other classes begins fresh; inputs are normalised as the card or the library says.",
         unset="fresh weights",
         metavar="FILE|NAME",
     )
-    init_key: str | None = option(None, "Which of several weights in the file of --init.", metavar="KEY")
+    init_key: str | None = option(None, "Which of several weights in the file of --init.", metavar="KEY", rare=True)
     epochs: int = option(
         help="Passes over the images; epoch e uses view e of the cache, in turn.", least=1, most=MOST_EPOCHS
     )
-    out: Path = option(help="Folder for checkpoints and metrics.jsonl.")
-    force: bool = option(False, "Replace an earlier training in that folder.")
+    out: Path = option(help="Folder for weights, metrics.jsonl and all that a training needs to go on.", outcome=False)
+    force: bool = option(False, "Replace an earlier training in that folder.", outcome=False)
     batch_size: int = option(64, "Images a step, of all ranks.", least=1, most=LARGEST_BATCH)
-    optimizer: str = option("sgd", "The optimizer; sgd has momentum 0.9.", choices=("sgd", "adamw"))
-    lr: float = option(0.05, "Learning rate.", above=0, most=10**9)
-    weight_decay: float = option(5e-4, "Weight decay.", least=0, most=LARGEST_FACTOR)
-    milestones: tuple[int, ...] = option(
-        (),
-        "Epochs after which lr falls to a tenth.",
-        least=1,
-        most=MOST_EPOCHS,
-        unset="a cosine to 0 at the end",
-        metavar="E,E,...",
-        joined=True,
-    )
-    lr_warmup: int = option(0, "Epochs over which lr rises linearly.", least=0, most=MOST_EPOCHS)
-    ce_weight: float = option(1.0, "Weight of the cross-entropy.", least=0, most=LARGEST_FACTOR)
-    distillation_weight: float = option(1.0, "Weight of the distillation loss.", least=0, most=LARGEST_FACTOR)
-    warmup: int = option(
-        0,
-        "Epochs over which the distillation loss ramps up: min(epoch / warmup, 1), epochs from 1.",
-        least=0,
-        most=MOST_EPOCHS,
+    views: str | None = option(
+        None,
+        "Which views of the cache the epochs use, in turn, as in 0-19 or 0,3.",
+        metavar="VIEWS",
+        unset="all",
+        rare=True,
     )
     size: int | None = option(
         None,
@@ -80,24 +70,57 @@ class TrainOptions(RenderOptions, MemoryOptions):
         "What makes the inputs of evaluation.",
         unset="imagenet-eval where the recipe resamples images, else none",
         metavar="SPEC",
+        rare=True,
     )
     seed: int = option(0, "Seed of the initial weights and of the order.", least=-LARGEST_SEED, most=LARGEST_SEED)
-    precision: str = option("float32", "Precision of the steps; bfloat16 is autocast.", choices=("float32", "bfloat16"))
-    device: str = option("auto", "auto, cpu, cuda or cuda:N.")
-    threads: int | None = option(
+    save_every: str | None = option(
         None,
-        "Threads that compute on the CPU.",
+        "Also save all that a resumed training needs after so many steps, or so much time: 500, 90s, 10min, 1h.",
+        metavar="STEPS|TIME",
+        unset="after each epoch",
+        rare=True,
+        outcome=False,
+    )
+    keep_every: int | None = option(
+        None,
+        "Also keep the weights of every so-many-th epoch, for `gdkd-cache average`.",
         least=1,
-        most=MOST_WORKERS,
-        unset="one or all, whichever takes a step faster at the start",
+        most=MOST_EPOCHS,
+        unset="the best and the last alone",
+        rare=True,
+        outcome=False,
+    )
+    report_to: tuple[str, ...] = option(
+        (),
+        "Where metrics go beside metrics.jsonl; may be repeated.",
+        choices=tuple(REPORTERS),
+        rare=True,
+        outcome=False,
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if isinstance(self.loss, str) and self.loss.startswith(f"{CROSS_ENTROPY}:"):
             raise UsageError(f"loss is {self.loss!r}; {CROSS_ENTROPY} takes no settings")
-        if list(self.milestones) != sorted(set(self.milestones)):
-            raise UsageError(f"milestones are {list(self.milestones)}; they must be rising epochs above 0")
+        if self.ema == 1:
+            raise UsageError("ema is 1, which keeps the first weights for ever; it must be below 1")
+        for name, parse in _PARSERS.items():
+            if getattr(self, name) is not None:
+                parse(name, getattr(self, name))
+
+    def check(self) -> None:
+        """Refuse what only torch, or a library, can tell is wrong: call it before anything is opened.
+
+        Raises:
+            UsageError: an unknown loss, optimizer or schedule, or a setting of theirs that is wrong.
+        """
+        from gdkd_cache.training.optimizers import parse_optimizer
+        from gdkd_cache.training.schedules import parse_schedule
+        from gdkd_cache.training.task import Task
+
+        Task.of(self)
+        parse_optimizer(self)
+        parse_schedule(self.schedule)
 
     @property
     def distillation(self) -> "Loss | None":

@@ -1,44 +1,97 @@
 """What a batch's loss is: the loop knows none, and a method that needs more brings a task of its own."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from gdkd_cache.cache.dataset import TeacherBatch
+from gdkd_cache.errors import UsageError
 from gdkd_cache.losses.base import Loss
+from gdkd_cache.training.amounts import Course, parse_course
 from gdkd_cache.training.options import TrainOptions
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """Cross-entropy and, beside it, a distillation loss that ramps up.
+    """Cross-entropy and, beside it, a distillation loss that begins late, ramps up, and changes over the epochs.
 
-    ce_weight * CE + distillation_weight * min(epoch / warmup, 1) * distillation, epochs from 1.
+    In epoch e, from 1, with w(e) the weight and D(e) the distillation loss at the temperature of that epoch:
+
+        e <= skip_epochs:  CE
+        later:             ce_weight * CE + w(e) * min((e - skip_epochs) / warmup, 1) * D(e)
+
+    as in the code of GDKD for transformers (github.com/ZaberKo/vit-gdkd, distillers/gdkd.py), but that the ramp counts
+    its epochs from 1, as GDKD's for CIFAR-100 does: there it counts from 0.
 
     Attributes:
         distillation: None trains with cross-entropy alone.
         ce_weight, distillation_weight: of the two.
         warmup: epochs of the ramp; 0 is none.
+        skip_epochs: epochs before the distillation begins.
+        distillation_weights: in place of `distillation_weight`.
+        temperatures: in place of the loss's own.
+        label_smoothing: of the cross-entropy: each label gives this part of it to all classes alike; in [0, 1].
     """
 
     distillation: Loss | None
     ce_weight: float
     distillation_weight: float
     warmup: int
+    skip_epochs: int = 0
+    distillation_weights: Course | None = None
+    temperatures: Course | None = None
+    label_smoothing: float = 0.0
 
     @classmethod
     def of(cls, options: TrainOptions) -> "Task":
-        """The task of a training's options."""
+        """The task of a training's options.
+
+        Raises:
+            UsageError: an unknown loss or setting; or settings of a distillation loss, and there is none.
+        """
+        weights, temperatures = (
+            None if text is None else parse_course(name, text)
+            for name, text in (
+                ("distillation_weights", options.distillation_weights),
+                ("temperatures", options.temperatures),
+            )
+        )
+        distillation = options.distillation
+        for name in ("skip_epochs", "distillation_weights", "temperatures"):
+            if distillation is None and getattr(options, name):
+                raise UsageError(f"{name} is {getattr(options, name)}; it goes with a distillation loss")
         return cls(
-            distillation=options.distillation,
+            distillation=distillation,
             ce_weight=options.ce_weight,
             distillation_weight=options.distillation_weight,
             warmup=options.warmup,
+            skip_epochs=options.skip_epochs,
+            distillation_weights=weights,
+            temperatures=temperatures,
+            label_smoothing=options.label_smoothing,
         )
 
+    def distillation_in(self, epoch: int) -> Loss | None:
+        """The distillation loss of an epoch, from 0."""
+        if self.distillation is None or self.temperatures is None:
+            return self.distillation
+        return replace(self.distillation, temperature=self.temperatures.at(epoch + 1))
+
+    def weight_in(self, epoch: int) -> float:
+        """The weight of the distillation loss in an epoch, from 0: ramp included, 0 in those that are skipped."""
+        done = epoch + 1 - self.skip_epochs
+        weight = self.distillation_weight
+        if self.distillation_weights is not None:
+            weight = self.distillation_weights.at(epoch + 1)
+        return weight * (min(done / self.warmup, 1.0) if self.warmup else 1.0) if done > 0 else 0.0
+
     def terms(self, logits: Tensor, labels: Tensor, teacher: TeacherBatch | None, epoch: int) -> dict[str, Tensor]:
-        """The loss of a batch, first, under `loss`, and the terms that it is made of: scalars by name.
+        """The loss of a batch, first, under `loss`, and what is told beside it: scalars by name.
+
+        Those are the terms that it is made of, and under `agreement` the share of rows, in [0, 1], whose largest logit
+        is that of the teacher's top class.
 
         Args:
             logits: the student's, float32 [batch, class].
@@ -46,11 +99,19 @@ class Task:
             teacher: what the teacher said of the batch; only a distillation loss needs it.
             epoch: from 0.
         """
-        ce = F.cross_entropy(logits, labels)
-        if self.distillation is None:
+        ce = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        loss = self.distillation_in(epoch)
+        if loss is None:
             return {"loss": self.ce_weight * ce, "ce": ce}
         assert teacher is not None
-        distillation = self.distillation(logits, teacher.logits, labels, teacher.top)
-        ramp = min((epoch + 1) / self.warmup, 1.0) if self.warmup else 1.0
-        total = self.ce_weight * ce + self.distillation_weight * ramp * distillation
-        return {"loss": total, "ce": ce, "distillation": distillation}
+        skipped = epoch < self.skip_epochs
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not skipped):
+            distillation = loss(logits, teacher.logits, labels, teacher.top)
+        total = ce if skipped else self.ce_weight * ce + self.weight_in(epoch) * distillation
+        return {"loss": total, "ce": ce, "distillation": distillation, "agreement": _agreement(logits, teacher)}
+
+
+@torch.no_grad()
+def _agreement(logits: Tensor, teacher: TeacherBatch) -> Tensor:
+    top = teacher.top[:, 0] if teacher.top.shape[1] else teacher.logits.argmax(-1)
+    return (logits.argmax(-1) == top).float().mean()

@@ -42,7 +42,15 @@ _TRAIN = (
     *(("--batch-size", number) for number in ("0", "-1", "9" * 23)),
     *(("--epochs", number) for number in ("0", "-1", "9" * 23)),
     *(("--size", number) for number in ("0", "-8", "9" * 23, "1e9", str(10**7))),
-    *(("--milestones", text) for text in ("9" * 23, "-1", "1,1", ",", "nan")),
+    *(("--schedule", f"multistep:at={text}") for text in ("9" * 23, "-1", "1/1", "/", "nan")),
+    *(("--schedule", text) for text in ("os:system", "one-cycle:rise=1e300", "cosine:least=nan", "step:every=0", ":")),
+    *(
+        ("--optimizer", text)
+        for text in ("os:system", "adam:betas=nan", "sgd:params=1", "timm:" + "9" * 999, ":", "lbfgs")
+    ),
+    *(("--distillation-weights", text) for text in ("1:nan", "0:1", "2:1,1:1", ",", "9" * 23 + ":1")),
+    *(("--save-every", text) for text in ("0", "9" * 23, "1e9h", "-1min")),
+    *(("--max-memory", text) for text in ("0", "9" * 23, "1e9GiB", "-1B")),
     *(("--loss", f"gdkd:temperature={number}") for number in ("1e300", "nan", "1e-300", "-1", str(10**23))),
     *(("--loss", f"gdkd:w2={number}") for number in ("1e300", "1e308", "nan", "-1")),
     *(("--loss", f"gdkd:k={number}") for number in ("0", "-1", "9" * 23, "1e3", "nan")),

@@ -20,7 +20,9 @@ from gdkd_cache.losses.registry import LOSSES
 from gdkd_cache.models.registry import MODELS
 from gdkd_cache.schema import short
 from gdkd_cache.terminal import printable
+from gdkd_cache.training.tables import toml_value
 from gdkd_cache.training.options import CROSS_ENTROPY, TrainOptions
+from gdkd_cache.training.registry import SCHEDULES
 
 _FOLDER = Path(__file__).parent
 _SUFFIX = ".toml"
@@ -58,10 +60,10 @@ class Preset:
     teacher: str | None
     recipe: str | None
 
-    def to_toml(self) -> str:
+    def totoml_value(self) -> str:
         """A file of these settings alone, to be changed."""
         values = {"teacher": self.teacher, "recipe": self.recipe, **self.settings}
-        said = [f"{name} = {_toml(values[name])}" for name in _FIELDS if values.get(name) is not None]
+        said = [f"{name} = {toml_value(values[name])}" for name in _FIELDS if values.get(name) is not None]
         return "\n".join([f"# {printable(self.name)}", *said, ""])
 
 
@@ -153,7 +155,7 @@ def open_preset(name: str) -> Preset:
     if parts:
         raise UsageError(f"preset is {name!r}; it must be FILE/PAIR/LOSS, without {'/'.join(parts)}")
     preset = file.preset(pair, loss)
-    _refuse_code(preset)
+    refuse_code(preset)
     return preset
 
 
@@ -163,11 +165,6 @@ def _split(name: str) -> tuple[str, list[str]]:
     if not suffix:
         head, _, rest = name.partition("/")
     return head + suffix, [part for part in rest.split("/") if part]
-
-
-def _toml(value: Any) -> str:
-    """Texts, numbers, flags and lists of them are written as in JSON, but for one character."""
-    return json.dumps(value, default=str, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _level(table: dict[str, Any], what: str) -> _Level:
@@ -199,9 +196,13 @@ def _require(name: str, known: Iterable[str], what: str, more: str = "") -> str:
     raise UsageError(f"{what} is {name!r}; {meant}" if name else f"{what} is missing; {meant}")
 
 
-def _refuse_code(preset: Preset) -> None:
-    """A file may be a stranger's: it loads no code."""
-    named = {"student": MODELS, "teacher": MODELS, "loss": LOSSES}
+def refuse_code(preset: Preset) -> None:
+    """A file may be a stranger's: it loads no code.
+
+    Raises:
+        UsageError: it names some.
+    """
+    named = {"student": MODELS, "teacher": MODELS, "loss": LOSSES, "schedule": SCHEDULES}
     values = {"teacher": preset.teacher, "recipe": preset.recipe, **preset.settings}
     for name, value in values.items():
         foreign = name in ("recipe", "eval_recipe") and str(value).startswith("compat:")
