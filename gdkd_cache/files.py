@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
 
-from gdkd_cache.errors import GdkdCacheError
+from gdkd_cache.errors import GdkdCacheError, MismatchError
 
 _LOG = logging.getLogger(__name__)
 _POLL_SECONDS = 0.01
@@ -63,6 +63,24 @@ def read_bounded(path: Path, limit: int, what: str, error: type[GdkdCacheError])
     if len(data) > limit:
         raise error(f"{what} {path} is larger than {limit} bytes, the most that are read")
     return data
+
+
+def require_free(out: Path, *, force: bool) -> None:
+    """See that a file can be written: before the work that makes it, not after.
+
+    Args:
+        out: the file.
+        force: whether a plain file of that name may be replaced.
+
+    Raises:
+        MismatchError: something has that name already, or its folder does not exist.
+    """
+    if not out.parent.is_dir():
+        raise MismatchError(f"{out.parent} is no folder; make it, or name another --out")
+    if out.exists() and not out.is_file():
+        raise MismatchError(f"{out} is no plain file; name another --out")
+    if out.exists() and not force:
+        raise MismatchError(f"{out} exists; name another --out, or add --force to replace it")
 
 
 @contextmanager

@@ -185,6 +185,31 @@ def published_classes(name: str, weights: Path | str | None) -> tuple[str, ...] 
     return said.classes if said else None
 
 
+def known_classes(name: str | None, weights: Path | str | None) -> int:
+    """How many classes a network knows, as the card of its weights, else its library, says.
+
+    Args:
+        name, weights: as for `open_network`.
+
+    Raises:
+        ModelError: nobody says it, or there are no such weights.
+        UsageError: an unknown name.
+    """
+    library, argument = (None, "") if name is None else library_of(name)
+    path = located(library, argument, weights)
+    if path is not None and not path.exists():
+        raise ModelError(f"weights {path} do not exist")
+    card = None if path is None else load_card(path)
+    if card is not None:
+        return card.num_classes
+    published = None if name is None else published_classes(name, weights)
+    if published is None:
+        raise ModelError(
+            f"nobody says how many classes {name or weights} knows: type --num-classes N, or the data with --data"
+        )
+    return len(published)
+
+
 def _brought(name: str, num_classes: int, output: str | None) -> tuple[nn.Module, str]:
     """A network with the weights that it brings, and their checksum.
 

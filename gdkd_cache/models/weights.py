@@ -31,7 +31,13 @@ def save_weights(model: nn.Module, card: ModelCard, path: Path) -> None:
     Raises:
         OSError: it cannot be written; what was there stays.
     """
-    replace_file(path, _saved(model, {CARD_KEY: json.dumps(card.to_json())}))
+    replace_file(path, encode_weights(model.state_dict(), card))
+
+
+def encode_weights(tensors: Mapping[str, Tensor], card: ModelCard | None = None) -> bytes:
+    """The bytes of a `.safetensors` file of tensors by name, with their card."""
+    metadata = None if card is None else {CARD_KEY: json.dumps(card.to_json())}
+    return safetensors.torch.save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, metadata)
 
 
 def replace_file(path: Path, data: bytes) -> None:
@@ -59,7 +65,7 @@ def load_card(path: Path) -> ModelCard | None:
         OSError: it cannot be opened.
     """
     if path.suffix == ".safetensors" and path.exists():
-        with open_plain(path, "weights", ModelError) as file, _reading(path):
+        with open_plain(path, "weights", ModelError) as file, reading(path):
             card = SafetensorsFile(file).card
         if card is not None:
             return parse_card(card, f"the card in {path}")
@@ -98,7 +104,7 @@ def load_model(
         is_outline = any(one.is_meta for one in outline.parameters())
         model = build_model(name, num_classes, output) if is_outline else outline
         _load(model, stored, names, path)
-        with _reading(path):
+        with reading(path):
             return model.eval(), stored.checksum()
 
 
@@ -142,19 +148,14 @@ def _found(
 
 def _load(model: nn.Module, stored: WeightsFile, names: Mapping[str, str], path: Path) -> None:
     """Give a network tensors of a file, whose names there are by its own; the others stay."""
-    with _reading(path):
+    with reading(path):
         tensors = stored.read(names.values())
         model.load_state_dict(model.state_dict() | {own: tensors[there] for own, there in names.items()})
 
 
 def own_checksum(model: nn.Module) -> str:
     """`sha256:...` of the weights that a network brings itself: of the file that `save_weights` would make of them."""
-    return f"sha256:{hashlib.sha256(_saved(model)).hexdigest()}"
-
-
-def _saved(model: nn.Module, metadata: dict[str, str] | None = None) -> bytes:
-    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    return safetensors.torch.save(weights, metadata)
+    return f"sha256:{hashlib.sha256(encode_weights(model.state_dict())).hexdigest()}"
 
 
 @contextmanager
@@ -168,7 +169,7 @@ def open_weights(path: Path) -> Iterator[WeightsFile]:
     if not path.exists():
         raise ModelError(f"weights {path} do not exist; train some with: gdkd-cache train --loss ce")
     with ExitStack() as opened:
-        with _reading(path):
+        with reading(path):
             if path.name.endswith(INDEX_SUFFIX):
                 stored: WeightsFile = WeightsShards(path, opened, _open_file)
             else:
@@ -186,7 +187,7 @@ def _described(model: nn.Module) -> dict[str, Described]:
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def reading(path: Path) -> Iterator[None]:
     """Whatever a file does to its reader, and to the libraries below, said in a line."""
     try:
         yield
