@@ -30,9 +30,7 @@ def optimizer_of(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
 
 
-def train_step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor, most: int
-) -> float:
+def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor, most: int) -> float:
     """Micro-batches of at most so many images, each weighted by its share of the rows."""
     total = 0.0
     optimizer.zero_grad()

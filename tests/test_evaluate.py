@@ -185,7 +185,9 @@ def test_eval_against_a_cache(tmp_path: Path, digits: ArraySource, digits_cache:
     said = json.loads(_run(*against, "--json").stdout)
     assert set(said) == {"agreement", "divergence", "accuracy", "view", "num_rows"}
     assert (said["agreement"], said["num_rows"]) == (1.0, 256)
-    line = f"agreement with the teacher 100.00%, KL {said['divergence']:.4f}, accuracy {said['accuracy']:.2%}, on view 0"
+    line = (
+        f"agreement with the teacher 100.00%, KL {said['divergence']:.4f}, accuracy {said['accuracy']:.2%}, on view 0"
+    )
     assert _run(*against).stdout == f"{line} of 256 images\n"
     for wrong, code, text in (
         ((*against, "--per-class"), 2, "--per-class goes without --cache"),
@@ -209,9 +211,7 @@ def test_agreement_on_mixed_images(tmp_path: Path, digits: ArraySource, teacher:
     assert (found.agreement, found.accuracy) == (1.0, None)
 
 
-def test_agreement_at_the_students_size(
-    tmp_path: Path, digits: ArraySource, digits_cache: Path, weights: Path
-) -> None:
+def test_agreement_at_the_students_size(tmp_path: Path, digits: ArraySource, digits_cache: Path, weights: Path) -> None:
     """A student that was trained on the views at another size sees them so, as its card says."""
     card = load_card(weights)
     assert card is not None

@@ -22,7 +22,7 @@ from gdkd_cache.cache.loader import CachedLoader, LoadedBatch
 from gdkd_cache.data.budget import parse_views
 from gdkd_cache.data.recipes.presets import open_recipe
 from gdkd_cache.data.source import ArraySource
-from gdkd_cache.errors import GdkdCacheError, MismatchError, UsageError
+from gdkd_cache.errors import MismatchError, UsageError
 from gdkd_cache.models.network import Network
 from gdkd_cache.training.batches import cached_batches, rendered_batches
 
@@ -93,7 +93,11 @@ def test_a_pass_that_was_broken_off_begins_anew(data: CachedDataset) -> None:
 def test_one_pass_at_a_time(data: CachedDataset) -> None:
     """An older iterator gives no batch of neither; one that was made and never asked disturbs nobody."""
     loader = data.loader(**_ASKED)
-    ends = [lambda: next(iter(loader)), lambda: loader.set_epoch(5), lambda: loader.load_state_dict(loader.state_dict())]
+    ends = [
+        lambda: next(iter(loader)),
+        lambda: loader.set_epoch(5),
+        lambda: loader.load_state_dict(loader.state_dict()),
+    ]
     for end in ends:
         older = iter(loader)
         next(older)
@@ -194,7 +198,9 @@ def test_chosen_views_come_in_turn(tmp_path: Path, few: ArraySource, teacher: Ne
             assert said.view == number
             assert torch.equal(said.logits, cache.view(number).logits(said.rows))
         assert data.view_numbers == tuple(dict.fromkeys(wanted))
-    with pytest.raises(UsageError, match=r"view 0 and 1 more of the 4 asked for: not in .*c.zarr, which has views 2 to 5"):
+    with pytest.raises(
+        UsageError, match=r"view 0 and 1 more of the 4 asked for: not in .*c.zarr, which has views 2 to 5"
+    ):
         cache.dataset(few, views="0-3")
     with pytest.raises(UsageError, match="no view is asked for"):
         cache.dataset(few, views=[])

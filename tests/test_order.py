@@ -27,10 +27,7 @@ def _drawn(stretches: list[Stretch], ranks: int, asked: dict[str, Any], source: 
             done, part = stretches[:position], (rank, world_size)
             seen += sum(_rows(source, 0, part=part, batch_size=batch_size, done=done, **asked)[:batches], [])
     left = len(source) - len(seen)
-    parts = [
-        _rows(source, 0, part=(rank, ranks), batch_size=2, done=stretches, **asked)
-        for rank in range(ranks)
-    ]
+    parts = [_rows(source, 0, part=(rank, ranks), batch_size=2, done=stretches, **asked) for rank in range(ranks)]
     assert len({len(part) for part in parts}) == 1 or left < ranks
     return seen + sum(sum(parts, []), [])
 
@@ -72,7 +69,9 @@ def test_ranks_come_and_go(before: tuple[int, int], after: tuple[int, int], step
     taken = [
         _rows(source, 0, part=(rank, before[0]), batch_size=before[1], **asked)[:steps] for rank in range(before[0])
     ]
-    left = [_rows(source, 0, part=(rank, after[0]), batch_size=after[1], done=done, **asked) for rank in range(after[0])]
+    left = [
+        _rows(source, 0, part=(rank, after[0]), batch_size=after[1], done=done, **asked) for rank in range(after[0])
+    ]
     assert sorted(sum(sum(taken + left, []), [])) == [*range(40)]
     whole = len(_rows(source, 0, part=(0, before[0]), batch_size=before[1], **asked))
     assert whole <= steps + len(left[0]) <= whole + 1

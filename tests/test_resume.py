@@ -3,21 +3,28 @@
 import json
 import os
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
+from math import nan
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from small import fork
 from torch import Tensor, nn
 
 from gdkd_cache import open_cache
 from gdkd_cache.data.source import ArraySource
-from gdkd_cache.errors import MismatchError
+from gdkd_cache.errors import MismatchError, ModelError
+from gdkd_cache.models.weights import load_card
 from gdkd_cache.training import loop
+from gdkd_cache.training.batches import Batch
+from gdkd_cache.training.state import State
 from gdkd_cache.training.step import Stepper
 from gdkd_cache.training.train import TrainOptions, Views, train
 
@@ -229,7 +236,9 @@ def test_a_damaged_state(tmp_path: Path, digits: ArraySource, digits_test: Array
     if damage == "flipped":
         data[-5] ^= 1
     path.write_bytes(
-        {"cut": data[:-100], "flipped": data, "text": b"{}", "facts": data.replace(b"best_epoch", b"last_epoch")}[damage]
+        {"cut": data[:-100], "flipped": data, "text": b"{}", "facts": data.replace(b"best_epoch", b"last_epoch")}[
+            damage
+        ]
     )
     with pytest.raises(MismatchError, match="cannot be read .*--force"):
         train(options, digits, digits_test)
@@ -247,3 +256,113 @@ def test_only_one_training_in_a_folder(tmp_path: Path, digits: ArraySource, digi
         patched.setattr(loop, "_told", lambda evaluation: {"accuracy": 0.5, "refused": float(second())})
         train(replace(options, epochs=1), digits, digits_test)
     assert json.loads((tmp_path / "s/metrics.jsonl").read_text())["refused"] == 1.0
+
+
+def _rank(rank: int, ranks: int, port: int, out: Path, cache: Path, source: ArraySource, stop: int | None) -> None:
+    """One of the ranks of a training, which writes the rows of its batches; asked to stop in its so-many-th step."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test"}
+    torch.set_num_threads(1)
+    taken, whole = 0, Stepper.__call__
+    signal.signal(signal.SIGUSR1, lambda number, frame: os._exit(0))
+
+    def noted(self: Stepper, state: State, batch: Batch) -> dict[str, Tensor]:
+        nonlocal taken
+        taken += 1
+        with (out / f"rows-{rank}.txt").open("a") as file:
+            file.write("".join(f"{state.epoch} {row}\n" for row in batch.rows.tolist()))
+        if taken == stop:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return whole(self, state, batch)
+
+    Stepper.__call__ = noted
+    train(_options(out, batch_size=16, epochs=2, loss="gdkd:k=2"), source, source, cache=open_cache(cache))
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (2, 2)])
+def test_another_number_of_ranks(
+    tmp_path: Path, digits: ArraySource, digits_cache: Path, before: int, after: int
+) -> None:
+    """Stopped by a signal to one rank in the midst of an epoch: each row still comes once an epoch."""
+    out = tmp_path / "s"
+    out.mkdir()
+    for ranks, stop in ((before, 5), (after, None)):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        processes = [
+            fork(partial(_rank, rank, ranks, port, out, digits_cache, digits, stop if rank == ranks - 1 else None))
+            for rank in range(ranks)
+        ]
+        for process in processes:
+            process.join()
+        assert [process.exitcode for process in processes] == [0] * ranks
+        assert (out / "metrics.jsonl").exists() == (stop is None)
+    rows = [line.split() for path in out.glob("rows-*.txt") for line in path.read_text().splitlines()]
+    for epoch in ("0", "1"):
+        assert sorted(int(row) for one, row in rows if one == epoch) == list(range(len(digits)))
+    assert [json.loads(line)["epoch"] for line in (out / "metrics.jsonl").read_text().splitlines()] == [1, 2]
+
+
+def test_a_loss_that_is_not_finite_names_its_images(
+    tmp_path: Path, digits: ArraySource, digits_test: ArraySource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU before the step is taken; where losses are looked at later, the same step is found."""
+    for at_once in (True, False):
+        out = tmp_path / str(at_once)
+        seen: list[list[str]] = []
+
+        def broken(self: Stepper, state: State, batch: Batch, whole: Any = Stepper.__call__) -> dict[str, Tensor]:
+            seen.append([digits.keys[row] for row in batch.rows[:4].tolist()])
+            bad = state.epoch == 1 and state.steps == 2
+            return whole(replace(self, check=at_once), state, batch._replace(images=batch.images * nan) if bad else batch)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Stepper, "__call__", broken)
+            if not at_once:
+                patched.setattr(Stepper, "check", False)
+            with pytest.raises(ModelError) as caught:
+                train(_options(out), digits, digits_test)
+        assert str(caught.value).startswith("epoch 2: step 3: the loss became infinite or NaN (loss nan")
+        keys = ", ".join(seen[6])
+        assert f"on the images {keys} and 60 more; lower --lr, which is 0.02" in str(caught.value)
+        assert str(caught.value).endswith("last.safetensors has the weights of epoch 1")
+
+
+def test_options_of_steps_change_what_they_say(tmp_path: Path, digits: ArraySource, digits_test: ArraySource) -> None:
+    """Clipping bounds the step; parts of a batch are the batch where nothing normalises; weights of epochs are kept."""
+
+    def last(out: str, **fields: Any) -> dict[str, Tensor]:
+        options = _options(tmp_path / out, student="cnn-s", epochs=2, ema=None, save_every=None, **fields)
+        train(options, digits, digits_test)
+        return load_file(tmp_path / out / "last.safetensors")
+
+    plain, parts, clipped = last("plain"), last("parts", accumulate=4, keep_every=1), last("clipped", clip_grad_norm=0.01)
+    steps = [json.loads(line) for line in (tmp_path / "plain/metrics.jsonl").read_text().splitlines()]
+    assert steps[0]["grad_norm"] > 0.01
+    names = [name for name, value in plain.items() if value.is_floating_point() and "running" not in name]
+    apart = {name: (parts[name] - plain[name]).abs().max() for name in names}
+    assert any(value > 0 for value in apart.values())
+    assert (tmp_path / "parts/epoch-0001.safetensors").exists()
+    assert (tmp_path / "parts/epoch-0002.safetensors").read_bytes() == (
+        tmp_path / "parts/last.safetensors"
+    ).read_bytes()
+    assert not list((tmp_path / "plain").glob("epoch-*"))
+    torch.manual_seed(0)
+    assert max((clipped[name] - plain[name]).abs().max() for name in names) > 1e-3
+
+
+def test_the_moving_average(tmp_path: Path, digits: ArraySource, digits_test: ArraySource) -> None:
+    """After one step from weights w0 to w1 with decay d: torch starts it at the weights after the first step."""
+    options = _options(tmp_path / "s", student="cnn-s", epochs=2, ema=0.5, batch_size=256)
+    train(options, digits, digits_test)
+    one = _options(tmp_path / "one", student="cnn-s", epochs=2, ema=None, batch_size=256, keep_every=1)
+    train(one, digits, digits_test)
+    steps = [load_file(tmp_path / f"one/epoch-000{number}.safetensors") for number in (1, 2)]
+    averaged = load_file(tmp_path / "s/last-ema.safetensors")
+    for name, value in averaged.items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, 0.5 * steps[0][name] + 0.5 * steps[1][name])
+    lines = [json.loads(line) for line in (tmp_path / "s/metrics.jsonl").read_text().splitlines()]
+    assert all({"accuracy", "ema_accuracy", "ema_eval_loss", "calibration_error"} <= line.keys() for line in lines)
+    assert load_card(tmp_path / "s/best-ema.safetensors") is not None

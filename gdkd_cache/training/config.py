@@ -13,9 +13,7 @@ _OWN = ("out", "force")
 """Options that are of one run alone."""
 
 
-def config_text(
-    options: TrainOptions, command: Mapping[str, Mapping[str, Any]], cache: Cache | Ensemble | None
-) -> str:
+def config_text(options: TrainOptions, command: Mapping[str, Mapping[str, Any]], cache: Cache | Ensemble | None) -> str:
     """The text of `run.toml`.
 
     Args:

@@ -34,13 +34,13 @@ def training_facts(
     Options that change where and how fast it runs, not what it gives, are left out.
     """
     facts = {
-        "option": {
-            name: value for name, value in plain_options(options).items() if _stated(name).outcome
-        },
+        "option": {name: value for name, value in plain_options(options).items() if _stated(name).outcome},
         "data": {"name": source.name, "digest": source.digest, "mean": source.mean, "std": source.std},
         "evaluation data": {"name": eval_source.name, "digest": eval_source.digest},
         "cache": {str(number): digest for number, digest in enumerate(_digests(cache))},
-        "view": {} if views is None else {"recipe": _recipe_named(views), "seed": views.seed, "number": views.num_views},
+        "view": {}
+        if views is None
+        else {"recipe": _recipe_named(views), "seed": views.seed, "number": views.num_views},
         "teacher": {"live": teacher is not None},
     }
     return json.loads(json.dumps(facts, default=str))

@@ -98,9 +98,7 @@ def from_cache(
     if len(dataset) < cache.num_rows:
         _LOG.info("training on %d of the %d cached rows", len(dataset), cache.num_rows)
     batches = cached_batches(dataset, num_workers=_num_workers(options, dataset.source), **loading)
-    return Feed(
-        batches=batches, recipe=dataset.recipe, size=dataset.size, keys=source.keys, views=dataset.view_numbers
-    )
+    return Feed(batches=batches, recipe=dataset.recipe, size=dataset.size, keys=source.keys, views=dataset.view_numbers)
 
 
 def _tell_error(cache: Cache, loss: Loss, view: View) -> None:

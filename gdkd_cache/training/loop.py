@@ -135,7 +135,9 @@ class Training:
             try:
                 terms = self.step(state, batch)
             except NotFiniteError as error:
-                raise self._diverged(state, f"step {state.steps + 1}: {self._not_finite_on(batch.rows, str(error))}") from None
+                raise self._diverged(
+                    state, f"step {state.steps + 1}: {self._not_finite_on(batch.rows, str(error))}"
+                ) from None
             state.add(terms, len(batch.labels))
             state.step_taken(world_size, self.options.batch_size // world_size)
             if self.options.schedule_by == "step":
@@ -236,7 +238,11 @@ class Training:
 
     def _diverged(self, state: State, what: str) -> ModelError:
         out, options = self.options.out, self.options
-        kept = f"{out / 'last.safetensors'} has the weights of epoch {state.epoch}" if state.epoch else f"{out} stays as it was"
+        kept = (
+            f"{out / 'last.safetensors'} has the weights of epoch {state.epoch}"
+            if state.epoch
+            else f"{out} stays as it was"
+        )
         return ModelError(
             f"epoch {state.epoch + 1}: {what}; lower --lr, which is {options.lr:g}, or raise --lr-warmup, which is "
             f"{options.lr_warmup}; {kept}"

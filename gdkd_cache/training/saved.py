@@ -208,7 +208,9 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, stored: Stored) -> None:
         number, _, key = name.partition(".")
         like = parameters[int(number)]
         if value.shape == like.shape:
-            value = torch.empty_like(like, dtype=value.dtype, device="cpu").copy_(value)  # in the weights' order in memory
+            value = torch.empty_like(like, dtype=value.dtype, device="cpu").copy_(
+                value
+            )  # in the weights' order in memory
         values.setdefault(int(number), {})[key] = value
     told = [
         {name: tuple(value) if isinstance(value, list) else value for name, value in group.items()}
@@ -223,5 +225,5 @@ def _checksum(tensors: Mapping[str, Tensor], header: str) -> str:
     for name in sorted(tensors):
         value = tensors[name]
         digest.update(f"{name} {value.dtype} {list(value.shape)} ".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy())
+        digest.update(memoryview(value.reshape(-1).view(torch.uint8).numpy()))
     return digest.hexdigest()

@@ -14,6 +14,7 @@ from gdkd_cache.training.optimizers import make_optimizer, make_scaler
 from gdkd_cache.training.options import TrainOptions
 from gdkd_cache.training.schedules import make_schedule
 
+
 @dataclass(kw_only=True)
 class State:
     """A training between two steps; the network's mode and torch's random numbers go with it.

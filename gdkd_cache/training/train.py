@@ -153,9 +153,7 @@ def train(
         if rank:
             torch.manual_seed(options.seed + rank)  # the same weights, but dropout of its own
         before = {} if stored is None else stored.progress
-        found = measured(
-            options, before, task, model, card.num_classes, feed.size, memory_format, device, teacher
-        )
+        found = measured(options, before, task, model, card.num_classes, feed.size, memory_format, device, teacher)
         state = State.begin(options, model, device, _num_steps(len(source), options.batch_size, world_size))
         if stored is not None:
             restore(state, stored, folder.state, rank, device)
@@ -250,5 +248,3 @@ def _require_same_classes(source: FullSource, eval_source: FullSource) -> None:
                 f"{len(eval_source.classes)} classes, and {here} in training source {source.name}, which has "
                 f"{len(source.classes)}; both must have the same, in the same order"
             )
-
-

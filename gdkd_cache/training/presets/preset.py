@@ -6,7 +6,6 @@ and the pair's for that loss.
 """
 
 import difflib
-import json
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
@@ -20,9 +19,9 @@ from gdkd_cache.losses.registry import LOSSES
 from gdkd_cache.models.registry import MODELS
 from gdkd_cache.schema import short
 from gdkd_cache.terminal import printable
-from gdkd_cache.training.tables import toml_value
 from gdkd_cache.training.options import CROSS_ENTROPY, TrainOptions
 from gdkd_cache.training.registry import SCHEDULES
+from gdkd_cache.training.tables import toml_value
 
 _FOLDER = Path(__file__).parent
 _SUFFIX = ".toml"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self
 from gdkd_cache.training.reporters.base import Reporter
 
 if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
+    pass
 
 
 class TensorBoard(Reporter):

@@ -1,11 +1,10 @@
 """trackio: a database on this machine (`TRACKIO_DIR`), or a Hugging Face Space (`TRACKIO_SPACE_ID`)."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from gdkd_cache.training.reporters.base import PROJECT, Reporter, run_id
+from gdkd_cache.training.reporters.base import Reporter
 
 if TYPE_CHECKING:
     from trackio import Run
