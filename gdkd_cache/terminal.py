@@ -62,11 +62,13 @@ def say_table(columns: Iterable[str], rows: Iterable[Sequence[Cell]], *, title: 
 def log_lines(level: int, indent: str = "") -> None:
     """Let what is logged at this level or above go to stderr, a line for each message."""
     handler = logging.StreamHandler()
-    handler.setFormatter(_Line(f"{indent}%(message)s"))
+    handler.setFormatter(Line(f"{indent}%(message)s"))
     logging.basicConfig(level=level, handlers=[handler])
 
 
-class _Line(logging.Formatter):
+class Line(logging.Formatter):
+    """Writes a message as one line of printable characters."""
+
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record))
 

@@ -192,7 +192,7 @@ def test_a_terminated_build_says_how_to_go_on(tmp_path: Path, weights: Path) -> 
     said = process.communicate()[1]
     assert process.returncode == 143
     assert said.splitlines()[-1].startswith(
-        "Error: terminated; a build or a copy goes on when the same command is run again"
+        "Error: terminated; a build, a training or a copy goes on when the same command is run again"
     )
     assert "Traceback" not in said
     done = len(list(out.glob("ledger/*/*.json")))

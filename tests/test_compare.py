@@ -98,7 +98,21 @@ def test_a_run_under_way(tmp_path: Path) -> None:
 
 def test_a_real_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    command = ["train", "--loss", "ce", "--data", "digits", "--student", "cnn-s", "--epochs", "2", "--device", "cpu", "--out", "a"]
+    command = [
+        "train",
+        "--loss",
+        "ce",
+        "--data",
+        "digits",
+        "--student",
+        "cnn-s",
+        "--epochs",
+        "2",
+        "--device",
+        "cpu",
+        "--out",
+        "a",
+    ]
     assert _run(*command).exit_code == 0
     (row,) = json.loads(_run("compare", "a", "--json").stdout)["groups"]
     metrics = [json.loads(line) for line in Path("a/metrics.jsonl").read_text().splitlines()]

@@ -55,10 +55,11 @@ def _train(path: Path, first: int, epochs: int = 2, *, force: bool = True) -> No
 def _go_on(path: Path) -> bool:
     """Write again what a kill left unwritten of the epoch that the state is of; whether there is a state."""
     folder = RunFolder(path, force=False)
-    if not folder.goes_on:
+    data = folder.read_state()
+    if data is None:
         return False
     with folder.held():
-        lines, replaces = json.loads(folder.state.read_bytes())
+        lines, replaces = json.loads(data)
         if not folder.go_on(lines, replaces):
             _write(folder, lines[:-1], json.loads(lines[-1])["epoch"])
     return True

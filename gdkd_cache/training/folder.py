@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from torch import nn
 
 from gdkd_cache.errors import MismatchError
+from gdkd_cache.files import open_plain
 from gdkd_cache.models.card import ModelCard
 from gdkd_cache.models.weights import save_weights
 
@@ -58,20 +59,28 @@ class RunFolder:
             raise MismatchError(f"{path} holds an earlier training; name another --out, or add --force to replace it")
         self.path, self._force = path, force
         self._metrics = b""
+        self._read: os.stat_result | None = None
         found = self._found()
         self.replaces = hashlib.sha256(found).hexdigest() if found and force else None
 
-    @property
-    def goes_on(self) -> bool:
-        """Whether there is a state to go on from."""
-        return self.state.exists() and not self._force
+    def read_state(self) -> bytes | None:
+        """The file of the state to go on from; None for none.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        if self._force or not self.state.exists():
+            return None
+        with open_plain(self.state, "the state of a training", MismatchError) as file:
+            self._read = os.fstat(file.fileno())
+            return file.read()
 
     @contextmanager
     def held(self) -> Iterator[None]:
         """Be the only training there in the block; what trainings that were killed while writing left is removed.
 
         Raises:
-            MismatchError: another training runs there.
+            MismatchError: another training runs there, or has done so since the state was read.
             OSError: it cannot be written.
         """
         with self._telling():
@@ -84,6 +93,8 @@ class RunFolder:
                 raise MismatchError(f"another training writes to {self.path} now; name another --out") from None
             except OSError:  # a file system without locks
                 pass
+            if self._read is not None and not os.path.samestat(self._read, self.state.stat()):
+                raise self._of_another()
             with self._telling():
                 self._sweep()
             yield

@@ -106,8 +106,8 @@ class Training:
                     break
                 self._finish(state)
                 due.saved()
-        if not state.lines:
-            raise GdkdCacheError(f"the training in {self.folder.path} was ended by a signal in its first epoch")
+        if state.epoch < self.options.epochs:  # where the signal's own handler did not raise, or another rank had it
+            raise GdkdCacheError(f"a signal ended the training in {self.folder.path}; run it again to go on")
         return result_of(state.lines)
 
     def _epoch(self, state: State, due: Due, unusual: set[str], advance: Advance) -> bool:

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -118,6 +118,7 @@ def find_accumulation(
     return Accumulation(parts=parts, images=images, peak_bytes=peak)
 
 
+@runtime_checkable
 class _Gauge(Protocol):
     def settle(self) -> int:
         """Give back what is free, have the peak count from here, and tell the bytes taken now."""

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from xxhash import xxh3_128
 
 from gdkd_cache.errors import MismatchError, first_line, is_out_of_memory
-from gdkd_cache.files import open_plain
 from gdkd_cache.training.schedules import load_schedule_state, schedule_state
 from gdkd_cache.training.state import State
 
@@ -121,17 +120,6 @@ def load_state(data: bytes, path: Path) -> Stored:
         if is_out_of_memory(error):
             raise
         raise _unreadable(path, error) from None
-
-
-def read_state(path: Path) -> bytes:
-    """The whole file of a state.
-
-    Raises:
-        MismatchError: it is no plain file.
-        OSError: it cannot be read.
-    """
-    with open_plain(path, "the state of a training", MismatchError) as file:
-        return file.read()
 
 
 def restore(state: State, stored: Stored, path: Path, rank: int, device: torch.device) -> None:

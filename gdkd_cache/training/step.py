@@ -62,7 +62,7 @@ class Stepper:
                     logits = self.trained(laid_out(part.images, self.memory_format))
                 terms = self.task.terms(logits.float(), part.labels, part.said, state.epoch)
                 if self.check and not terms["loss"].isfinite():
-                    raise NotFiniteError(", ".join(f"{name} {float(term):.4g}" for name, term in terms.items()))
+                    raise NotFiniteError(", ".join(f"{name} {term.item():.4g}" for name, term in terms.items()))
                 state.scaler.scale(terms["loss"] if len(parts) == 1 else terms["loss"] * share).backward()
             for name, term in terms.items():
                 term = term.detach() if len(parts) == 1 else term.detach() * share

@@ -3,8 +3,8 @@
 import itertools
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -31,12 +31,13 @@ from gdkd_cache.training.evaluate import Evaluator
 from gdkd_cache.training.facts import plain_options, require_same, training_facts
 from gdkd_cache.training.feeds import Loading, Views, from_cache, from_views
 from gdkd_cache.training.folder import LOG, RunFolder
+from gdkd_cache.training.logs import kept_log
 from gdkd_cache.training.loop import Training, TrainResult, result_of
 from gdkd_cache.training.measured import measured
 from gdkd_cache.training.options import TrainOptions
 from gdkd_cache.training.preparing import compiled, prepared
 from gdkd_cache.training.reporters.reports import Reports, require_reporters
-from gdkd_cache.training.saved import Stored, load_state, read_state, restore
+from gdkd_cache.training.saved import Stored, load_state, restore
 from gdkd_cache.training.state import State
 from gdkd_cache.training.step import Stepper
 from gdkd_cache.training.task import Task
@@ -100,8 +101,9 @@ def train(
     if cache is None:
         views = views or Views()
     facts = training_facts(options, source, eval_source, cache, views, teacher)
-    with process_group(device), _first_rank(folder):
+    with process_group(device), ExitStack() as stack:
         rank, world_size = rank_and_size()
+        log = None if rank else stack.enter_context(kept_log())
         if options.batch_size % world_size:
             raise UsageError(
                 f"batch_size is {options.batch_size}, the images a step of all {world_size} ranks; it must be a "
@@ -150,6 +152,10 @@ def train(
         if memory_format == "channels_last":
             # Weights too: gradients then have their order, which DistributedDataParallel wants.
             model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  (torch's stub lacks it)
+        if log is not None:
+            # Only now, as nothing is left where a training is refused.
+            stack.enter_context(folder.held())
+            log.to(folder.path / LOG)
         if rank:
             torch.manual_seed(options.seed + rank)  # the same weights, but dropout of its own
         before = {} if stored is None else stored.progress
@@ -200,31 +206,13 @@ def train(
                 reports.close()
 
 
-@contextmanager
-def _first_rank(folder: RunFolder) -> Iterator[None]:
-    """Let the first rank hold the folder, and add what is said to its log."""
-    if rank_and_size()[0]:
-        yield
-        return
-    with folder.held():
-        handler = logging.FileHandler(folder.path / LOG)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-        logger = logging.getLogger("gdkd_cache")
-        logger.addHandler(handler)
-        try:
-            yield
-        finally:
-            logger.removeHandler(handler)
-            handler.close()
-
-
 def _stored(folder: RunFolder, facts: Mapping[str, Any]) -> Stored | None:
     """The state to go on from, which the first rank reads; None for none.
 
     Raises:
         MismatchError: it is of another training, or damaged.
     """
-    data = broadcast_bytes(read_state(folder.state) if folder.goes_on and not rank_and_size()[0] else None)
+    data = broadcast_bytes(None if rank_and_size()[0] else folder.read_state())
     if data is None:
         return None
     stored = load_state(data, folder.state)

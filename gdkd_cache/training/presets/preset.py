@@ -59,7 +59,7 @@ class Preset:
     teacher: str | None
     recipe: str | None
 
-    def totoml_value(self) -> str:
+    def to_toml(self) -> str:
         """A file of these settings alone, to be changed."""
         values = {"teacher": self.teacher, "recipe": self.recipe, **self.settings}
         said = [f"{name} = {toml_value(values[name])}" for name in _FIELDS if values.get(name) is not None]

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from gdkd_cache.training.reporters.base import Reporter
 
@@ -23,7 +23,7 @@ class TensorBoard(Reporter):
         self._writer: SummaryWriter = SummaryWriter(str(folder), purge_step=last_step + 1)
 
     @classmethod
-    def open(cls, folder: Path, name: str, options: Mapping[str, object], first_epoch: int) -> Self:
+    def open(cls, folder: Path, name: str, options: Mapping[str, object], first_epoch: int) -> "Reporter":
         folder = folder / "tensorboard"
         opened = cls(folder, min(_last_step(folder), first_epoch - 1))
         if first_epoch == 1:

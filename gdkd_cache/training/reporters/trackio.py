@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from gdkd_cache.training.reporters.base import Reporter
 
@@ -18,5 +18,5 @@ class Trackio(Reporter):
         self.hint = f"trackio show --project {run.project}, run {run.name}"
 
     @classmethod
-    def open(cls, folder: Path, name: str, options: Mapping[str, object], first_epoch: int) -> Self:
+    def open(cls, folder: Path, name: str, options: Mapping[str, object], first_epoch: int) -> "Reporter":
         raise NotImplementedError

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from gdkd_cache.training.reporters.base import PROJECT, Reporter, run_id
 
@@ -23,7 +23,7 @@ class WeightsAndBiases(Reporter):
         self.hint = run.url or f"wandb sync {Path(run.dir).parent}"
 
     @classmethod
-    def open(cls, folder: Path, name: str, options: Mapping[str, object], first_epoch: int) -> Self:
+    def open(cls, folder: Path, name: str, options: Mapping[str, object], first_epoch: int) -> "Reporter":
         import wandb
 
         run = wandb.init(
