@@ -75,7 +75,9 @@ def main() -> None:
             )
             for figure in rows[name](bench):
                 told.append((name, figure))
-                say(f"{name}: {figure.what} / {figure.against}: {figure.median:.2f}", error=True)
+                least, most = min(figure.ratios), max(figure.ratios)
+                found = f"{figure.median:.2f} ({least:.2f} .. {most:.2f})"
+                say(f"{name}: {figure.what} / {figure.against}: {found}", error=True)
     machine = {"device": str(device), "threads": torch.get_num_threads(), "load": os.getloadavg()[0]}
     machine |= {"torch": torch.__version__}
     if arguments.json:
