@@ -21,6 +21,7 @@ from gdkd_cache.models.weights import load_card, save_weights
 
 _OWN = """
 import torch
+from gdkd_cache.models.export.base import ExportFormat
 
 class Plain(ExportFormat):
     suffix = ".txt"
@@ -118,7 +119,9 @@ def test_a_program_gives_the_networks_logits(
 
 def test_foreign_weights_become_ours(tmp_path: Path, weights: Path) -> None:
     """What had to be typed stands in the card from then on."""
-    torch.save({"state_dict": {f"module.{name}": value for name, value in load_file(weights).items()}}, tmp_path / "a.pt")
+    torch.save(
+        {"state_dict": {f"module.{name}": value for name, value in load_file(weights).items()}}, tmp_path / "a.pt"
+    )
     foreign = ("--model", "cnn-s", "--weights", tmp_path / "a.pt", "--normalize", "half")
     out = tmp_path / "a.safetensors"
     for given, said in (
@@ -131,8 +134,7 @@ def test_foreign_weights_become_ours(tmp_path: Path, weights: Path) -> None:
     assert load_card(out) == ModelCard(name="cnn-s", num_classes=10, size=(8, 8), mean=(0.5,) * 3, std=(0.5,) * 3)
     assert all(torch.equal(value, load_file(weights)[name]) for name, value in load_file(out).items())
     evaluated = [
-        _run("eval", "--data", "digits", "--device", "cpu", *given).stdout
-        for given in (("--weights", out), foreign)
+        _run("eval", "--data", "digits", "--device", "cpu", *given).stdout for given in (("--weights", out), foreign)
     ]
     assert evaluated[0] == evaluated[1] != ""
 
@@ -203,7 +205,11 @@ def test_whole_or_not_at_all(tmp_path: Path, weights: Path, own: None) -> None:
     [
         (("--out", "a.bin"), 2, "its name must end in .safetensors (safetensors), .pt2 (torch-export), .onnx (onnx)"),
         (("--out", "a.pt2", "--format", "onnx"), 2, "out is 'a.pt2'; the name of a onnx file ends in .onnx"),
-        (("--out", "a.pt2", "--format", "tflite"), 2, "format is 'tflite'; it must be one of safetensors, torch-export"),
+        (
+            ("--out", "a.pt2", "--format", "tflite"),
+            2,
+            "format is 'tflite'; it must be one of safetensors, torch-export",
+        ),
         (("--out", "no/a.pt2"), 1, "no is no folder; make it, or name another --out"),
         (("--out", "a.safetensors", "--input", "pixels"), 2, "--input pixels is for programs"),
         (("--out", "a.pt2", "--input", "bytes"), 2, "input is 'bytes'; it must be one of normalized, pixels"),
@@ -223,7 +229,9 @@ def test_what_is_refused(
 def test_weights_that_are_not_there(tmp_path: Path) -> None:
     result = _run("export", "--weights", tmp_path / "a.pt", "--out", tmp_path / "b.pt2")
     assert (result.exit_code, "a.pt do not exist" in result.stderr) == (1, True)
-    assert "name the weights, with --weights" in _run("export", "--num-classes", "3", "--out", tmp_path / "b.pt2").stderr
+    assert (
+        "name the weights, with --weights" in _run("export", "--num-classes", "3", "--out", tmp_path / "b.pt2").stderr
+    )
 
 
 @pytest.mark.parametrize("suffix", [".pt2", ".onnx"])

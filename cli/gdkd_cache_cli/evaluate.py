@@ -122,7 +122,9 @@ class _TeacherOptions(CacheOptions):
         )
 
 
-@click.command("eval", short_help="How right trained weights are, and how calibrated; or how far they follow a teacher.")
+@click.command(
+    "eval", short_help="How right trained weights are, and how calibrated; or how far they follow a teacher."
+)
 @takes(data=CachedDataOptions, options=_EvalOptions, teacher=_TeacherOptions)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for machines.")
 def evaluate(data: CachedDataOptions, options: _EvalOptions, teacher: _TeacherOptions, as_json: bool) -> None:

@@ -37,7 +37,9 @@ def save_weights(model: nn.Module, card: ModelCard, path: Path) -> None:
 def encode_weights(tensors: Mapping[str, Tensor], card: ModelCard | None = None) -> bytes:
     """The bytes of a `.safetensors` file of tensors by name, with their card."""
     metadata = None if card is None else {CARD_KEY: json.dumps(card.to_json())}
-    return safetensors.torch.save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, metadata)
+    return safetensors.torch.save(
+        {name: value.detach().cpu().contiguous() for name, value in tensors.items()}, metadata
+    )
 
 
 def replace_file(path: Path, data: bytes) -> None:

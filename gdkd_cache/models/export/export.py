@@ -113,7 +113,9 @@ def _check(name: str, form: ExportFormat, exported: Exported) -> None:
     values = exported.network.model.state_dict().values()
     num_bytes = sum(value.nbytes for value in values if isinstance(value, Tensor))
     if form.most_bytes is not None and num_bytes > form.most_bytes:
-        raise ModelError(f"{exported.card.name} has {num_bytes} bytes of weights; format {name} holds {form.most_bytes}")
+        raise ModelError(
+            f"{exported.card.name} has {num_bytes} bytes of weights; format {name} holds {form.most_bytes}"
+        )
 
 
 @torch.no_grad()
@@ -126,7 +128,9 @@ def _difference(form: ExportFormat, data: bytes, exported: Exported, number: int
     random = torch.Generator().manual_seed(number)
     pixels = torch.randint(256, (number, 3, *exported.card.size), generator=random, dtype=torch.uint8)
     own = exported.network.logits(pixels)
-    images = pixels / 255 if exported.input == PIXELS else normalize_pixels(pixels, exported.card.mean, exported.card.std)
+    images = (
+        pixels / 255 if exported.input == PIXELS else normalize_pixels(pixels, exported.card.mean, exported.card.std)
+    )
     found: Tensor = form.run(data, exported, images)
     difference = float((found - own).abs().max()) if found.shape == own.shape else float("inf")
     if not difference <= _TOLERANCE * max(float(own.abs().max()), 1):

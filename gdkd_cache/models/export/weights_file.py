@@ -1,4 +1,4 @@
-"""Weights with their card, as `train` writes them: for this package's own commands, and for all that read safetensors."""
+"""Weights with their card, as `train` writes them: for this package itself, and for all that read safetensors."""
 
 from pathlib import Path
 
@@ -23,4 +23,6 @@ class WeightsFormat(ExportFormat):
         return functional_call(exported.network.model, safetensors.torch.load(data), (images,))
 
     def hint(self, out: Path) -> str:
-        return f"gdkd-cache eval --weights {out} --data ..., or gdkd_cache.open_network(None, {str(out)!r}, num_classes)"
+        return (
+            f"gdkd-cache eval --weights {out} --data ..., or gdkd_cache.open_network(None, {str(out)!r}, num_classes)"
+        )
