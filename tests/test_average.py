@@ -73,7 +73,7 @@ def test_the_mean_of_equals_is_the_same(tmp_path: Path) -> None:
         ),
         (
             lambda path: save_weights(build_model("resnet8", 12), _CARD, path),
-            r"fc.bias is floating-point \[12\], not floating-point \[10\]",
+            r"'fc.bias' is floating-point \[12\], not floating-point \[10\]",
         ),
         (
             lambda path: torch.save(build_model("resnet8", 10).state_dict(), path),

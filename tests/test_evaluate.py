@@ -37,8 +37,8 @@ def _evaluated(model: nn.Module, source: ArraySource, **options: int) -> Evaluat
 
 
 def _student(num_classes: int = 10) -> nn.Module:
-    """One that is sure of some images and unsure of others, and wrong about most."""
-    torch.manual_seed(3)
+    """One that is right about some classes more often than about others."""
+    torch.manual_seed(2)
     return linear_student(num_classes)
 
 
@@ -64,7 +64,7 @@ def test_the_figures_are_torchmetrics(digits: ArraySource, batch_size: int) -> N
     assert 0 < found.accuracy < found.top5_accuracy < 1
     by_class = multiclass_accuracy(logits, labels, 10, average="none")
     assert found.class_accuracies == pytest.approx(by_class.tolist())
-    assert len(set(found.class_accuracies)) > 3
+    assert len(set(found.class_accuracies)) == 8
     assert found.num_rows == 256
 
 
@@ -155,21 +155,22 @@ def test_agreement_with_oneself(digits: ArraySource, digits_cache: Path, teacher
     assert found.accuracy is not None
 
 
-def test_agreement_with_a_teacher(digits: ArraySource, digits_cache: Path) -> None:
+def test_agreement_with_a_teacher(digits: ArraySource, digits_cache: Path, teacher: Network) -> None:
+    """As with the teacher itself, run on the same views."""
     model, cache = _student(), open_cache(digits_cache)
     found = agree(model, cache.dataset(digits), mean=_MEAN, std=_STD, device=_CPU, batch_size=7)
     same, right, apart = 0, 0, 0.0
-    loader = cache.dataset(digits).loader(0, batch_size=256, normalize=(_MEAN, _STD))
-    for images, labels, teacher in loader:
+    for pixels, labels, _ in cache.dataset(digits).loader(0, batch_size=64, normalize=None):
         with torch.no_grad():
-            logits = model(images)
-        p = teacher.logits.softmax(1)
-        same += int((logits.argmax(1) == teacher.logits.argmax(1)).sum())
+            logits = model(normalize_pixels(pixels, _MEAN, _STD))
+        said = teacher.logits(pixels)
+        p = said.softmax(1)
+        same += int((logits.argmax(1) == said.argmax(1)).sum())
         right += int((logits.argmax(1) == labels).sum())
         apart += float((p * (p.log() - logits.log_softmax(1))).sum())
     assert 0 < found.agreement < 1
     assert (found.agreement, found.accuracy) == (same / 256, right / 256)
-    assert found.divergence == pytest.approx(apart / 256, rel=1e-4)
+    assert found.divergence == pytest.approx(apart / 256, rel=1e-3)
     with torch.no_grad():
         next(model.parameters()).fill_(float("nan"))
     with pytest.raises(ModelError, match="on view 0 the network's outputs, or what the teacher said, are not finite"):
@@ -195,7 +196,7 @@ def test_eval_against_a_cache(tmp_path: Path, digits: ArraySource, digits_cache:
         ((*common, "--local-copy", tmp_path), 2, "--local-copy goes with --cache"),
         ((*against, "--digest", "sha256:0"), 1, "sha256:0"),
         ((*against, "--recipe", "none"), 1, "is not the cache's crop-flip"),
-        ((*against, "--split", "test"), 1, "is not in source"),
+        ((*against, "--split", "test"), 1, "are not in source digits/test"),
     ):
         result = _run(*wrong)
         assert (result.exit_code, text in result.stderr) == (code, True), result.output

@@ -21,6 +21,7 @@ from gdkd_cache.models.weights import load_card, save_weights
 
 _OWN = """
 import torch
+from gdkd_cache.models.export.base import ExportFormat
 
 class Plain(ExportFormat):
     suffix = ".txt"

@@ -57,11 +57,11 @@ class Run:
     path: Path
     settings: Mapping[str, Scalar | tuple[Scalar, ...]] | None
     cache_digests: tuple[str, ...] | None
-    bytes_per_view: float | None
+    bytes_per_view: int | float | None
     epochs: int
-    best_accuracy: float
-    last_accuracy: float
-    images_per_second: float | None
+    best_accuracy: int | float
+    last_accuracy: int | float
+    images_per_second: int | float | None
     memory_bytes: int | None
     device_memory_bytes: int | None
 
@@ -83,10 +83,10 @@ class Spread:
 
     mean: float
     deviation: float | None
-    values: tuple[float, ...]
+    values: tuple[int | float, ...]
 
     @classmethod
-    def of(cls, values: Iterable[float | None]) -> "Spread | None":
+    def of(cls, values: Iterable[int | float | None]) -> "Spread | None":
         """Of values of which some may be missing; None where all are."""
         known = tuple(value for value in values if value is not None)
         if not known:
@@ -185,7 +185,7 @@ def _metrics(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def _settings(path: Path) -> tuple[dict[str, Scalar | tuple[Scalar, ...]], tuple[str, ...] | None, float | None]:
+def _settings(path: Path) -> tuple[dict[str, Scalar | tuple[Scalar, ...]], tuple[str, ...] | None, int | float | None]:
     """The settings by `table.name`, and of the caches their digests and the bytes of a view of all."""
     settings: dict[str, Scalar | tuple[Scalar, ...]] = {}
     with _understood(path):
@@ -210,7 +210,7 @@ def _is_scalar(value: object) -> bool:
     return isinstance(value, str | float) or (isinstance(value, int) and abs(value) < 2**64)
 
 
-def _require_range(name: str, value: float, most: float) -> None:
+def _require_range(name: str, value: int | float, most: int) -> None:
     if not 0 <= value <= most:
         raise ValueError(f"{name} is {short(value)}; it must be 0 to {most:g}")
 

@@ -1,4 +1,4 @@
-"""Weights with their card, as `train` writes them: for this package's own commands, and for all that read safetensors."""
+"""Weights with their card, as `train` writes them: for this package itself, and for all that read safetensors."""
 
 from pathlib import Path
 
