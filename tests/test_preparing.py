@@ -47,10 +47,7 @@ class _Dropping(nn.Module):
 
 
 def _networks() -> dict[str, Callable[[], nn.Module]]:
-    return {"dropping": _Dropping} | {
-        name: lambda name=name: build_model(name, 10)
-        for name in ("resnet8", "wrn_16_1")
-    }
+    return {"dropping": _Dropping} | {name: lambda name=name: build_model(name, 10) for name in ("resnet8", "wrn_16_1")}
 
 
 def _images(side: int = 32) -> Tensor:
