@@ -73,7 +73,7 @@ def test_optimizers_of_torch(spec: str, make: Callable[[Any], torch.optim.Optimi
 
 @_timm
 def test_optimizers_of_timm() -> None:
-    from timm.optim import create_optimizer_v2
+    from timm.optim._optim_factory import create_optimizer_v2
 
     def made(model: nn.Module) -> torch.optim.Optimizer:
         given: Any = model.parameters()

@@ -1,7 +1,7 @@
 """What is done to a network before it trains, and in which precision: each changes what it says, and nothing else."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ class _Dropping(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
-def _networks() -> dict[str, Callable[[], nn.Module]]:
+def _networks() -> Mapping[str, Callable[[], nn.Module]]:
     return {"dropping": _Dropping} | {name: lambda name=name: build_model(name, 10) for name in ("resnet8", "wrn_16_1")}
 
 
@@ -64,6 +64,7 @@ def _kept(model: nn.Module, images: Tensor) -> tuple[dict[str, Tensor], dict[str
 
     torch.manual_seed(5)
     model.train()
+    amount = 0
     for _ in range(2):
         model.zero_grad()
         kept.clear()
@@ -204,8 +205,10 @@ def test_precisions(precision: str) -> None:
 
 
 def test_what_tf32_sets_is_put_back() -> None:
+    convolution: Any = torch.backends.cudnn.conv  # pyright: ignore[reportAttributeAccessIssue]
+
     def set_now() -> tuple[str, str]:
-        return torch.get_float32_matmul_precision(), torch.backends.cudnn.conv.fp32_precision
+        return torch.get_float32_matmul_precision(), convolution.fp32_precision
 
     def failing() -> None:
         with float32_products("tf32"):

@@ -6,6 +6,7 @@ A spec may stand in a stranger's file. It names one of these classes and gives i
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -46,7 +47,7 @@ def make_scaler(options: TrainOptions, device: torch.device) -> torch.amp.GradSc
 
 
 def parse_optimizer(options: TrainOptions) -> Callable[[Iterable[Any]], Optimizer]:
-    """What makes the optimizer of parameters, or of groups of them; looks at no values.
+    """What makes the optimizer of parameters, or of groups of them; of values it looks at their kind.
 
     Raises:
         UsageError: an unknown optimizer or argument, one that a training cannot serve, or weight decay where it has
@@ -92,7 +93,7 @@ def _try(make: Callable[[Iterable[Any]], Optimizer], device: torch.device) -> No
     make([parameter]).step()
 
 
-def _of_torch(spec: str, name: str) -> type[Optimizer]:
+def _of_torch(spec: str, name: str) -> Callable[..., Optimizer]:
     if name in _REFUSED:
         raise UsageError(f"optimizer {short(spec)} {_REFUSED[name]}, which a training has not; name another")
     kinds = {
@@ -106,7 +107,7 @@ def _of_torch(spec: str, name: str) -> type[Optimizer]:
 def _of_timm(spec: str, name: str) -> tuple[Any, Callable[..., Optimizer]]:
     """The class that timm has by a name, and what makes one as timm does."""
     try:
-        from timm import optim
+        optim: Any = import_module("timm.optim")
     except ImportError:
         raise UsageError(
             f"optimizer {short(spec)} needs timm, which is not installed: pip install 'gdkd-cache[timm]'"
@@ -120,7 +121,7 @@ def _of_timm(spec: str, name: str) -> tuple[Any, Callable[..., Optimizer]]:
         raise UsageError(f"optimizer {short(spec)}: {first_line(error)}") from None
 
     def make(parameters: Iterable[Any], **values: Any) -> Optimizer:
-        return optim.create_optimizer_v2(parameters, opt=name, **values)  # pyright: ignore[reportArgumentType]
+        return optim.create_optimizer_v2(parameters, opt=name, **values)
 
     return kind, make
 
