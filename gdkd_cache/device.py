@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,8 +71,8 @@ def float32_products(precision: str) -> Iterator[None]:
     if precision != "tf32":
         yield
         return
-    matmul, convolution = torch.get_float32_matmul_precision(), torch.backends.cudnn.conv
-    before = convolution.fp32_precision
+    convolution: Any = torch.backends.cudnn.conv  # pyright: ignore[reportAttributeAccessIssue]  (made when torch loads)
+    matmul, before = torch.get_float32_matmul_precision(), convolution.fp32_precision
     torch.set_float32_matmul_precision("high")
     convolution.fp32_precision = "tf32"
     try:

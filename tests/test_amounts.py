@@ -12,8 +12,8 @@ from gdkd_cache.training.options import TrainOptions
 
 @pytest.mark.parametrize(
     ("text", "interval"),
-    [("500", Interval(steps=500)), ("90s", Interval(seconds=90)), ("10min", Interval(seconds=600)),
-     ("1.5h", Interval(seconds=5400))],
+    [("500", Interval(steps=500)), ("90s", Interval(seconds=90.0)), ("10min", Interval(seconds=600.0)),
+     ("1.5h", Interval(seconds=5400.0))],
 )  # fmt: skip
 def test_intervals(text: str, interval: Interval) -> None:
     assert parse_interval("save_every", text) == interval
@@ -65,8 +65,9 @@ def test_no_courses(text: str, said: str) -> None:
     ("fields", "said"),
     [({"save_every": "often"}, "save_every is often"), ({"max_memory": "much"}, "max_memory is much"),
      ({"views": "all"}, "views is all"), ({"temperatures": "1:0"}, "temperatures: 0.0 at epoch 1 must be in 0.001"),
-     ({"distillation_weights": "x"}, "distillation_weights is x"), ({"ema": 1}, "it must be below 1"),
-     ({"ema": 0}, "ema is 0"), ({"accumulate": 0}, "accumulate is 0"), ({"clip_grad_norm": 0}, "clip_grad_norm is 0"),
+     ({"distillation_weights": "x"}, "distillation_weights is x"), ({"ema": 1.0}, "it must be below 1"),
+     ({"ema": 0.0}, "ema is 0"), ({"accumulate": 0}, "accumulate is 0"),
+     ({"clip_grad_norm": 0.0}, "clip_grad_norm is 0"),
      ({"report_to": ("paper",)}, "it must be one of tensorboard, trackio, wandb"),
      ({"label_smoothing": 1.5}, "label_smoothing is 1.5"), ({"memory_format": "x"}, "memory_format is 'x'")],
 )  # fmt: skip

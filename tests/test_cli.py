@@ -69,7 +69,9 @@ def test_every_help_shows_an_example(command: str) -> None:
 
 def test_train_help_fits_on_two_screens() -> None:
     """Of a terminal of 100 columns; what few need is one option away, and is taken from files too."""
-    short, long = (_run("train", flag).stdout for flag in ("--help", "--help-all"))
+    short, long = (
+        CliRunner().invoke(main, ["train", flag], terminal_width=100).stdout for flag in ("--help", "--help-all")
+    )
     assert len(short.splitlines()) <= 100
     assert max(map(len, long.splitlines())) <= 112
     rare = (

@@ -6,6 +6,7 @@ A spec may stand in a stranger's file. It names one of these classes and gives i
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -46,7 +47,7 @@ def make_scaler(options: TrainOptions, device: torch.device) -> torch.amp.GradSc
 
 
 def parse_optimizer(options: TrainOptions) -> Callable[[Iterable[Any]], Optimizer]:
-    """What makes the optimizer of parameters, or of groups of them; looks at no values.
+    """What makes the optimizer of parameters, or of groups of them; of values it looks at their kind.
 
     Raises:
         UsageError: an unknown optimizer or argument, one that a training cannot serve, or weight decay where it has
@@ -69,9 +70,7 @@ def parse_optimizer(options: TrainOptions) -> Callable[[Iterable[Any]], Optimize
             raise UsageError(f"{what}: {key} is given with {_OWN[key]}, not here")
         if not equals or not (key in allowed or (open_ended and key.isidentifier())):
             raise UsageError(f"{what}: cannot read {short(item)}; allowed: {', '.join(allowed)}, each as KEY=VALUE")
-        values[key] = _value(
-            what, key, text, may_be_text="str" in str(taken[key].annotation) if key in taken else False
-        )
+        values[key] = _value(f"{what}: {key}", text, taken.get(key))
     if "weight_decay" in taken or open_ended:
         values["weight_decay"] = options.weight_decay
     elif options.weight_decay:
@@ -94,7 +93,7 @@ def _try(make: Callable[[Iterable[Any]], Optimizer], device: torch.device) -> No
     make([parameter]).step()
 
 
-def _of_torch(spec: str, name: str) -> type[Optimizer]:
+def _of_torch(spec: str, name: str) -> Callable[..., Optimizer]:
     if name in _REFUSED:
         raise UsageError(f"optimizer {short(spec)} {_REFUSED[name]}, which a training has not; name another")
     kinds = {
@@ -108,7 +107,7 @@ def _of_torch(spec: str, name: str) -> type[Optimizer]:
 def _of_timm(spec: str, name: str) -> tuple[Any, Callable[..., Optimizer]]:
     """The class that timm has by a name, and what makes one as timm does."""
     try:
-        from timm import optim
+        optim: Any = import_module("timm.optim")
     except ImportError:
         raise UsageError(
             f"optimizer {short(spec)} needs timm, which is not installed: pip install 'gdkd-cache[timm]'"
@@ -122,7 +121,7 @@ def _of_timm(spec: str, name: str) -> tuple[Any, Callable[..., Optimizer]]:
         raise UsageError(f"optimizer {short(spec)}: {first_line(error)}") from None
 
     def make(parameters: Iterable[Any], **values: Any) -> Optimizer:
-        return optim.create_optimizer_v2(parameters, opt=name, **values)  # pyright: ignore[reportArgumentType]
+        return optim.create_optimizer_v2(parameters, opt=name, **values)
 
     return kind, make
 
@@ -136,16 +135,29 @@ def _known(spec: str, name: str, known: list[str], more: str) -> str:
     raise UsageError(f"optimizer is {short(spec)}; {meant}")
 
 
-def _value(what: str, key: str, text: str, *, may_be_text: bool) -> Any:
-    """A plain value: true, false, a number, or several numbers with / between."""
+def _value(what: str, text: str, parameter: inspect.Parameter | None) -> Any:
+    """A plain value of the kind that a parameter has by default: true, false, a number, or several with / between."""
+    default = None if parameter is None else parameter.default
     if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    try:
-        numbers = [int(part) if part.removeprefix("-").isdecimal() else float(part) for part in text.split("/")]
-    except ValueError:
-        numbers = []
-    if numbers and all(abs(number) <= 1e300 for number in numbers):
-        return tuple(numbers) if len(numbers) > 1 else numbers[0]
-    if may_be_text and text.isidentifier():
-        return text
-    raise UsageError(f"{what}: {key} is {short(text)}; it must be a number, true, false, or numbers as in 0.9/0.95")
+        value: Any = text.lower() == "true"
+    else:
+        try:
+            numbers = [int(part) if part.removeprefix("-").isdecimal() else float(part) for part in text.split("/")]
+        except ValueError:
+            numbers = [float("nan")]
+        value = tuple(numbers) if len(numbers) > 1 else numbers[0]
+        if not all(abs(number) <= 1e300 for number in numbers):
+            if not (parameter is not None and "str" in str(parameter.annotation) and text.isidentifier()):
+                raise UsageError(
+                    f"{what} is {short(text)}; it must be a number, true, false, or several as in 0.9/0.95"
+                )
+            value = text
+    if isinstance(default, tuple) and not (isinstance(value, tuple) and len(value) == len(default)):
+        raise UsageError(
+            f"{what} is {short(text)}; it must be {len(default)} numbers, as in {'/'.join(map(str, default))}"
+        )
+    if isinstance(default, bool) and not isinstance(value, bool):
+        raise UsageError(f"{what} is {short(text)}; it must be true or false")
+    if type(default) in (int, float) and type(value) not in (int, float):
+        raise UsageError(f"{what} is {short(text)}; it must be a number")
+    return value

@@ -71,11 +71,11 @@ def make_schedule(options: TrainOptions, optimizer: Optimizer, steps_per_epoch: 
         UsageError: an unknown schedule or setting, or one that does not fit the training.
     """
     schedule = parse_schedule(options.schedule)
+    if options.lr_warmup and schedule.rises:
+        raise UsageError(f"schedule {options.schedule} begins with a rise of its own; leave lr_warmup out")
     calls = steps_per_epoch if options.schedule_by == "step" else 1
     chained = [schedule.scheduler(optimizer, options.epochs, calls)]
     if options.lr_warmup:
-        if schedule.rises:
-            raise UsageError(f"schedule {options.schedule} begins with a rise of its own; leave lr_warmup out")
         warmup = options.lr_warmup * calls
         chained.append(LinearLR(optimizer, 1 / (warmup + 1), total_iters=warmup))
     return _Chained(chained)
