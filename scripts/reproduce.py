@@ -191,7 +191,9 @@ def _tell(study: _Study, teacher: Run | None, runs: Mapping[str, list[Run]]) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("preset", metavar="PRESET", help="FILE/PAIR as `gdkd-cache presets` lists them, or a .toml file")
+    parser.add_argument(
+        "preset", metavar="PRESET", help="FILE/PAIR as `gdkd-cache presets` lists them, or a .toml file"
+    )
     parser.add_argument("--data", required=True, help="as for gdkd-cache train")
     parser.add_argument("--eval-data", help="by default the test split of --data")
     parser.add_argument("--out", type=Path, required=True, help="a folder; finished runs in it are kept")

@@ -93,7 +93,9 @@ def test_the_fewest_parts_that_fit(
 @linux
 def test_one_image_is_too_large() -> None:
     steps = _Steps(64)
-    with pytest.raises(MismatchError, match=r"a step of 1 images at a time needs about .* --max-memory is .*; raise it"):
+    with pytest.raises(
+        MismatchError, match=r"a step of 1 images at a time needs about .* --max-memory is .*; raise it"
+    ):
         _find(steps, 16, 32)
     assert steps.taken == [1]
     with pytest.raises(MismatchError, match="are taken before the first step, --max-memory is 1 MiB"):

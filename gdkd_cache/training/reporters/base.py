@@ -6,7 +6,7 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar
 
 from gdkd_cache.errors import UsageError
 from gdkd_cache.files import read_bounded
@@ -31,7 +31,7 @@ class Reporter(ABC):
 
     @classmethod
     @abstractmethod
-    def open(cls, folder: Path, name: str, options: Mapping[str, object], first_epoch: int) -> Self:
+    def open(cls, folder: Path, name: str, options: Mapping[str, object], first_epoch: int) -> "Reporter":
         """Begin a run, or go on with the one of an earlier process.
 
         Args:
@@ -50,6 +50,7 @@ class Reporter(ABC):
             values: finite numbers by name.
         """
 
+    @abstractmethod
     def close(self) -> None:
         """Have all that was reported be kept."""
 

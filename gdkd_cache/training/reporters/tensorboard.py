@@ -1,14 +1,15 @@
 """TensorBoard's event files, in `FOLDER/tensorboard`."""
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from gdkd_cache.training.reporters.base import Reporter
 
 if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
+    pass
 
 
 class TensorBoard(Reporter):
@@ -23,7 +24,7 @@ class TensorBoard(Reporter):
         self._writer: SummaryWriter = SummaryWriter(str(folder), purge_step=last_step + 1)
 
     @classmethod
-    def open(cls, folder: Path, name: str, options: Mapping[str, object], first_epoch: int) -> Self:
+    def open(cls, folder: Path, name: str, options: Mapping[str, object], first_epoch: int) -> "Reporter":
         folder = folder / "tensorboard"
         opened = cls(folder, min(_last_step(folder), first_epoch - 1))
         if first_epoch == 1:
@@ -46,5 +47,6 @@ def _last_step(folder: Path) -> int:
 
     if not folder.is_dir():
         return 0
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns of each time that a training went on
     held = EventAccumulator(str(folder), size_guidance={SCALARS: 1}).Reload()  # of each figure, the last
     return max((event.step for name in held.Tags()[SCALARS] for event in held.Scalars(name)), default=0)
