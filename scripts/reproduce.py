@@ -72,7 +72,7 @@ class _Study:
         return TrainOptions(**{**settings, **self.given, **more, "out": self.arguments.out / name})
 
     def teacher(self) -> tuple[Network, Run | None]:
-        """The teacher, and what its training gave where it is trained here: with the file's settings, not the pair's."""
+        """The teacher, and what its training gave where it is trained here: by the file's settings, not the pair's."""
         first, weights = next(iter(self.losses.values())), self.arguments.weights
         name, made = self.arguments.teacher or first.teacher, None
         if weights is None:
@@ -185,7 +185,7 @@ def _tell(study: _Study, teacher: Run | None, runs: Mapping[str, list[Run]]) -> 
             )
             for name, count, found in rows
         ],
-        title=f"{arguments.preset} on {study.source.name}",
+        title=f"{arguments.preset} on {arguments.data}",
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from gdkd_cache.training.reporters.base import PROJECT, Reporter, run_id
 
 if TYPE_CHECKING:
-    from trackio import Run
+    from trackio.run import Run
 
 
 class Trackio(Reporter):
