@@ -12,8 +12,9 @@ all share initial weights, views and order. Started again, it goes on where it w
 
 import argparse
 import logging
+import re
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from gdkd_cache.building.build import build
 from gdkd_cache.building.options import BuildOptions
 from gdkd_cache.cache.cache import Cache
 from gdkd_cache.data.source import Source
-from gdkd_cache.errors import GdkdCacheError
+from gdkd_cache.errors import GdkdCacheError, UsageError
 from gdkd_cache.models.network import Network
 from gdkd_cache.models.normalization import NAMED
 from gdkd_cache.models.opening import open_network
@@ -71,10 +72,12 @@ class _Study:
         return TrainOptions(**{**settings, **self.given, **more, "out": self.arguments.out / name})
 
     def teacher(self) -> tuple[Network, Run | None]:
-        """The teacher, and what its training gave where it is trained here: with the file's settings, not the pair's."""
+        """The teacher, and what its training gave where it is trained here: by the file's settings, not the pair's."""
         first, weights = next(iter(self.losses.values())), self.arguments.weights
         name, made = self.arguments.teacher or first.teacher, None
         if weights is None:
+            if name is None:
+                raise UsageError(f"{self.arguments.preset} names no teacher; name one with --teacher")
             own = _without_teacher(self.file, None)
             options = self.options(own, "teacher", student=name, loss=CROSS_ENTROPY)
             made = run(options, self.source, self.eval_source, views=Views(recipe=self.recipe))
@@ -127,27 +130,36 @@ def _without_teacher(file: PresetFile, pair: str | None) -> Preset:
 def _scaled(settings: dict[str, Any], epochs: int) -> dict[str, Any]:
     """Settings for another number of epochs: what counts epochs keeps its share of them."""
     share = epochs / settings["epochs"]
+
+    def moved(numbers: Iterable[int]) -> list[int]:
+        return sorted({max(round(number * share), 1) for number in numbers})
+
     scaled: dict[str, Any] = {"epochs": epochs}
-    for name in ("warmup", "lr_warmup"):
+    for name in ("warmup", "lr_warmup", "skip_epochs"):
         if settings.get(name):
             scaled[name] = round(settings[name] * share)
     if settings.get("milestones"):
-        scaled["milestones"] = tuple(sorted({max(round(at * share), 1) for at in settings["milestones"]}))
+        scaled["milestones"] = tuple(moved(settings["milestones"]))
+    if stated := re.search(r"(?<=at=)[0-9/]+", settings.get("schedule", "")):
+        at = "/".join(map(str, moved(map(int, stated[0].split("/")))))
+        scaled["schedule"] = settings["schedule"].replace(stated[0], at)
     return settings | scaled
 
 
 def _study(arguments: argparse.Namespace) -> _Study:
-    stem, _, pair = arguments.preset.partition("/")
+    head, suffix, rest = arguments.preset.partition(".toml")
+    stem, _, pair = (head + suffix, "/", rest.strip("/")) if suffix else arguments.preset.partition("/")
     file = open_preset_file(stem)
-    names = arguments.losses or [name for name in file.losses(pair or None) if name != CROSS_ENTROPY]
-    losses = {name: open_preset("/".join(filter(None, (stem, pair, name)))) for name in names}
+    open_preset(f"{stem}/{pair}")  # a pair that it lacks is refused
+    names = arguments.losses or [name for name in file.losses(pair) if name != CROSS_ENTROPY]
+    losses = {name: open_preset(f"{stem}/{pair}/{name}") for name in names}
     if missing := set(arguments.live or ()) - set(losses):
         raise SystemExit(f"--live {min(missing)} is none of the losses: {', '.join(losses)}")
     return _Study(
         arguments=arguments,
         file=file,
         losses=losses,
-        alone=_without_teacher(file, pair or None),
+        alone=_without_teacher(file, pair),
         source=open_source(arguments.data),
         eval_source=open_source(arguments.eval_data or arguments.data, split="test"),
         given={} if arguments.student is None else {"student": arguments.student},
@@ -173,7 +185,7 @@ def _tell(study: _Study, teacher: Run | None, runs: Mapping[str, list[Run]]) -> 
             )
             for name, count, found in rows
         ],
-        title=f"{arguments.preset} on {study.source.name}",
+        title=f"{arguments.preset} on {arguments.data}",
     )
 
 

@@ -18,12 +18,10 @@ _BATCH = 64
 
 
 def student() -> nn.Sequential:
-    """Some 8 MiB of activations an image of 48x48."""
+    """Some 8 MiB of activations an image of 48x48, and little to compute."""
     torch.manual_seed(0)
-    layers: list[nn.Module] = [nn.Conv2d(3, 64, 3, padding=1), nn.ReLU()]
-    for _ in range(4):
-        layers += [nn.Conv2d(64, 64, 3, padding=1), nn.GroupNorm(8, 64), nn.ReLU()]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+    depth = [nn.GELU() for _ in range(12)]
+    return nn.Sequential(nn.Conv2d(3, 64, 1), *depth, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
 
 
 def optimizer_of(model: nn.Module) -> torch.optim.Optimizer:
@@ -37,7 +35,7 @@ def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tenso
     for some, theirs in zip(images.split(most), labels.split(most), strict=True):
         loss = F.cross_entropy(model(some), theirs) * len(some) / len(images)
         loss.backward()
-        total += float(loss)
+        total += loss.item()
     optimizer.step()
     return total
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
 
 from gdkd_cache.training.reporters.base import Reporter
 
@@ -14,7 +13,7 @@ class Breaking(Reporter):
     """Works for a step, then never again."""
 
     @classmethod
-    def open(cls, folder: Path, name: str, options: Mapping[str, object], first_epoch: int) -> Self:
+    def open(cls, folder: Path, name: str, options: Mapping[str, object], first_epoch: int) -> "Reporter":
         SEEN.clear()
         return cls()
 
@@ -23,13 +22,19 @@ class Breaking(Reporter):
         if step > 1:
             raise ConnectionError("no route to host")
 
+    def close(self) -> None:
+        raise AssertionError
+
 
 class Closed(Reporter):
     """Cannot even begin."""
 
     @classmethod
-    def open(cls, folder: Path, name: str, options: Mapping[str, object], first_epoch: int) -> Self:
+    def open(cls, folder: Path, name: str, options: Mapping[str, object], first_epoch: int) -> "Reporter":
         raise ConnectionError("no route to host")
 
     def report(self, step: int, values: Mapping[str, float]) -> None:
+        raise AssertionError
+
+    def close(self) -> None:
         raise AssertionError

@@ -5,13 +5,13 @@ python reporting.py KIND FOLDER LINES_BEFORE FIRST LAST dies|ends
 
 import os
 import sys
-import time
 from pathlib import Path
+from typing import Any
 
 from gdkd_cache.training.reporters.reports import Reports
 
 
-def line(epoch: int) -> dict[str, object]:
+def line(epoch: int) -> dict[str, Any]:
     return {"epoch": epoch, "loss": 4.0 / epoch, "accuracy": epoch / 10, "agreement": None, "note": "text"}
 
 
@@ -22,6 +22,5 @@ if __name__ == "__main__":
     for epoch in range(int(first), int(last) + 1):
         reports.report(line(epoch))
     if end == "dies":
-        time.sleep(2)  # what a library keeps back for a moment
         os._exit(0)
     reports.close()

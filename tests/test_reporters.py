@@ -3,15 +3,21 @@
 import json
 import logging
 import os
+import sqlite3
+import struct
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from own_reporters import SEEN
 from reporting import line
 
 from gdkd_cache.errors import GdkdCacheError, UsageError
+from gdkd_cache.training.reporters.base import run_id
 from gdkd_cache.training.reporters.registry import REPORTERS
 from gdkd_cache.training.reporters.reports import Reports, require_reporters
 
@@ -28,11 +34,38 @@ def _run(kind: str, folder: Path, *arguments: object) -> None:
         "PYTHONPATH": os.pathsep.join([str(_HERE), str(_HERE.parent)]),
     }
     command = [sys.executable, str(_HERE / "reporting.py"), kind, str(folder), *map(str, arguments)]
-    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
 
 
-def _tensorboard(folder: Path) -> dict[str, list[tuple[int, float]]]:
+def _trackio(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """Of the one run there."""
+    with closing(sqlite3.connect(folder / "trackio" / "gdkd-cache.db")) as database:
+        rows = database.execute("select run_id, step, metrics from metrics order by step").fetchall()
+    assert len({run for run, _, _ in rows}) == 1
+    told = [(step, json.loads(metrics)) for _, step, metrics in rows]
+    return {name: [(step, metrics[name]) for step, metrics in told] for name in sorted(told[0][1])}
+
+
+def _wandb(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """Of the one run there: its file is a log of records, each after a checksum (4 bytes), its size (2) and a kind."""
+    from wandb.proto.wandb_internal_pb2 import Record  # pyright: ignore[reportAttributeAccessIssue]  (made when loaded)
+
+    (file,) = (folder / "wandb").glob("offline-run-*/*.wandb")
+    data, at = file.read_bytes(), 7
+    told: dict[str, list[tuple[int, float]]] = {}
+    while at < len(data):
+        size, kind = struct.unpack("<HB", data[at + 4 : at + 7])
+        assert kind == 1  # whole
+        record = Record.FromString(data[at + 7 : at + 7 + size])
+        at += 7 + size
+        values = {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.history.item}
+        for name in values.keys() - {"_step", "_timestamp", "_runtime"}:
+            told.setdefault(name, []).append((values["_step"], values[name]))
+    return told
+
+
+def _tensorboard(folder: Path) -> dict[str, list[tuple[int, Any]]]:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     held = EventAccumulator(str(folder / "tensorboard")).Reload()
@@ -45,7 +78,7 @@ def _tensorboard(folder: Path) -> dict[str, list[tuple[int, float]]]:
 def _expected(last: int) -> dict[str, list[tuple[int, float]]]:
     """Only numbers are told, and the epoch is the step."""
     lines = [line(epoch) for epoch in range(1, last + 1)]
-    return {name: [(one["epoch"], one[name]) for one in lines] for name in ("accuracy", "loss")}  # pyright: ignore
+    return {name: [(one["epoch"], one[name]) for one in lines] for name in ("accuracy", "loss")}
 
 
 def _open(folder: Path, *names: str, before: int = 0) -> Reports:
@@ -67,7 +100,7 @@ def test_tensorboard(tmp_path: Path) -> None:
     _open(tmp_path, "tensorboard", before=5).close()
     assert _tensorboard(tmp_path) == _expected(5)
     _open(tmp_path, "tensorboard").close()  # begun anew
-    assert _tensorboard(tmp_path) == {}
+    assert not any(_tensorboard(tmp_path).values())
 
 
 def test_tensorboard_keeps_the_options(tmp_path: Path) -> None:
@@ -78,6 +111,28 @@ def test_tensorboard_keeps_the_options(tmp_path: Path) -> None:
     (event,) = held.Tensors("options/text_summary")
     text = event.tensor_proto.string_val[0].decode()
     assert json.loads(text.strip("`")) == {"name": "student", "lr": 0.05, "losses": ["a", "b"]}
+
+
+@pytest.mark.parametrize(("kind", "read"), [("trackio", _trackio), ("wandb", _wandb)])
+def test_services(kind: str, read: Callable[[Path], object], tmp_path: Path) -> None:
+    """Killed at once after its reports, which libraries write only later, or after an end; each time it goes on."""
+    _run(kind, tmp_path, 0, 1, 3, "dies")
+    _run(kind, tmp_path, 3, 4, 4, "ends")
+    first = (tmp_path / f"{kind}-run.txt").read_text()
+    assert read(tmp_path) == _expected(4)
+    _run(kind, tmp_path, 5, 6, 7, "ends")
+    assert read(tmp_path) == _expected(7)
+    assert (tmp_path / f"{kind}-run.txt").read_text() == first
+
+
+def test_the_id_of_a_run(tmp_path: Path) -> None:
+    """A training that begins has a new one; what a stranger's folder says is no id."""
+    first = run_id(tmp_path, "wandb", 1)
+    assert run_id(tmp_path, "wandb", 2) == first
+    assert run_id(tmp_path, "trackio", 2) != first
+    assert run_id(tmp_path, "wandb", 1) != first
+    (tmp_path / "wandb-run.txt").write_text("../../elsewhere")
+    assert len(run_id(tmp_path, "wandb", 2)) == 32
 
 
 @pytest.mark.parametrize("name", [*REPORTERS])

@@ -97,11 +97,12 @@ def test_what_is_refused(
 
 
 def test_fewer_epochs_keep_their_shares(reproduce: ModuleType) -> None:
-    settings = dict(open_preset("cifar100/resnet32x4-resnet8x4/gdkd").settings)
+    settings = {"epochs": 240, "warmup": 20, "lr": 0.05, "milestones": (150, 180, 210)}
+    settings["schedule"] = "multistep:at=150/180/210,gamma=0.1"
     scaled = reproduce._scaled(settings, 24)
-    assert (scaled["epochs"], scaled["warmup"], scaled["milestones"]) == (24, 2, (15, 18, 21))
-    assert scaled["lr"] == settings["lr"]
-    assert reproduce._scaled(settings, 240)["milestones"] == (150, 180, 210)
+    assert (scaled["epochs"], scaled["warmup"], scaled["lr"], scaled["milestones"]) == (24, 2, 0.05, (15, 18, 21))
+    assert scaled["schedule"] == "multistep:at=15/18/21,gamma=0.1"
+    assert reproduce._scaled(settings, 240) == settings
     assert reproduce._scaled(settings, 2)["milestones"] == (1, 2)
 
 

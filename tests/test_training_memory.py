@@ -156,9 +156,9 @@ def _train(limit: int) -> dict[str, Any]:
 def test_a_training_stays_below_its_limit() -> None:
     """One whose plain step takes more gives the same losses."""
     plain = _train(0)
-    limit = int(0.6 * plain["peak"]) // _MIB
+    limit = int(0.8 * plain["peak"]) // _MIB
     split = _train(limit)
     assert split["parts"] > 1
-    assert 0.4 * plain["peak"] < split["peak"] < limit * _MIB < plain["peak"]
+    assert split["expected"] * 0.9 < split["peak"] < limit * _MIB < plain["peak"]
     assert split["losses"] == pytest.approx(plain["losses"], rel=1e-4)
     assert split["losses"][0] != split["losses"][-1]

@@ -6,10 +6,10 @@ import logging
 import resource
 import sys
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -118,15 +118,14 @@ def find_accumulation(
     return Accumulation(parts=parts, images=images, peak_bytes=peak)
 
 
-@runtime_checkable
-class _Gauge(Protocol):
+class _Gauge(ABC):
+    @abstractmethod
     def settle(self) -> int:
         """Give back what is free, have the peak count from here, and tell the bytes taken now."""
-        ...
 
+    @abstractmethod
     def peak(self, call: Callable[[], object]) -> int:
         """The most bytes taken during a call."""
-        ...
 
 
 def _probe(gauge: _Gauge, step: Callable[[int], object], images: int, device: torch.device) -> int | None:
@@ -141,7 +140,7 @@ def _probe(gauge: _Gauge, step: Callable[[int], object], images: int, device: to
 
 
 @dataclass(frozen=True)
-class _DeviceGauge:
+class _DeviceGauge(_Gauge):
     device: torch.device
 
     def settle(self) -> int:
@@ -155,7 +154,7 @@ class _DeviceGauge:
         return torch.cuda.max_memory_reserved(self.device)
 
 
-class _ProcessGauge:
+class _ProcessGauge(_Gauge):
     """By what Linux tells; where it does not reset its peak, by looking every millisecond."""
 
     def __init__(self) -> None:

@@ -26,7 +26,7 @@ _LARGE_SIDE = 224
 
 
 def live(name: str) -> Callable[[Tensor], Tensor]:
-    """A teacher without training, of pixels of 32x32; those of a library see them at the size that they are made for."""
+    """A teacher without training, of pixels of 32x32; those of a library see them at 224x224."""
     model = build_model(name, _CLASSES).eval()
     side = _LARGE_SIDE if ":" in name else None
 

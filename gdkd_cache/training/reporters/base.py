@@ -50,6 +50,7 @@ class Reporter(ABC):
             values: finite numbers by name.
         """
 
+    @abstractmethod
     def close(self) -> None:
         """Have all that was reported be kept."""
 

@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeGuard
 
 from gdkd_cache.errors import GdkdCacheError, first_line
 from gdkd_cache.ranks import this_rank
@@ -94,7 +95,7 @@ class Reports:
             del self._reporters[kind]
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 

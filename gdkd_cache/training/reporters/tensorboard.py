@@ -1,6 +1,7 @@
 """TensorBoard's event files, in `FOLDER/tensorboard`."""
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,5 +47,6 @@ def _last_step(folder: Path) -> int:
 
     if not folder.is_dir():
         return 0
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns of each time that a training went on
     held = EventAccumulator(str(folder), size_guidance={SCALARS: 1}).Reload()  # of each figure, the last
     return max((event.step for name in held.Tags()[SCALARS] for event in held.Scalars(name)), default=0)

@@ -1,6 +1,7 @@
 """Weights & Biases, or, with `WANDB_MODE=offline`, files for `wandb sync` in `FOLDER/wandb`."""
 
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,15 +13,19 @@ if TYPE_CHECKING:
 
 
 class WeightsAndBiases(Reporter):
-    """Continues the run whose id the folder keeps."""
+    """Continues the run whose id the folder keeps; without a network, one that goes on is written anew and whole.
+
+    What it writes is on disk only a quarter of a minute later, and a server takes several files for several runs.
+    """
 
     library = "wandb"
 
-    def __init__(self, run: "Run", first_epoch: int) -> None:
+    def __init__(self, run: "Run") -> None:
         self._run = run
-        # Files of an earlier process are not read again; a server tells what it has.
-        self.last_step = first_epoch - 1 if run.offline else min(run.starting_step, first_epoch) - 1
-        self.hint = run.url or f"wandb sync {Path(run.dir).parent}"
+        if run.offline:
+            self.hint = f"wandb sync {Path(run.dir).parent}"
+        else:
+            self.last_step, self.hint = max(run.starting_step - 1, 0), str(run.url)
 
     @classmethod
     def open(cls, folder: Path, name: str, options: Mapping[str, object], first_epoch: int) -> "Reporter":
@@ -36,7 +41,11 @@ class WeightsAndBiases(Reporter):
             # What a training says is not sent: only its figures and options are.
             settings=wandb.Settings(silent=True, console="off"),
         )
-        return cls(run, first_epoch)
+        if run.offline:
+            for earlier in (folder / "wandb").glob(f"offline-run-*-{run.id}"):
+                if earlier != Path(run.dir).parent:
+                    shutil.rmtree(earlier)
+        return cls(run)
 
     def report(self, step: int, values: Mapping[str, float]) -> None:
         self._run.log(dict(values), step=step, commit=True)
