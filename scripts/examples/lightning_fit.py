@@ -19,8 +19,7 @@ class Distilled(lightning.LightningModule):
 
     def training_step(self, batch, index):
         images, labels, teacher = batch
-        logits = self.student(images)
-        return F.cross_entropy(logits, labels) + losses.gdkd(logits, teacher.logits, top=teacher.top)
+        return F.cross_entropy(out := self.student(images), labels) + losses.gdkd(out, teacher.logits, top=teacher.top)
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
