@@ -33,7 +33,7 @@ def _run(code: str, *arguments: object) -> str:
 
 
 def test_examples_are_short() -> None:
-    examples = [path for path in _FOLDER.glob("*.py")]
+    examples = list(_FOLDER.glob("*.py"))
     assert {path.stem for path in examples} == {"plain", "lightning_fit", "timm_task", "accelerate_loop"}
     assert all(len(path.read_text().splitlines()) < 40 for path in examples)
 

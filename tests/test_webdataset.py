@@ -254,9 +254,7 @@ def test_shuffling_stays_near_a_few_shards() -> None:
     }
     assert len(orders) == 4
     assert len({order[0] // 1000 for order in orders}) > 1
-    one_shard = [
-        epoch_requests(placed(np.array([0, 99])), 0, epoch=epoch, batch_size=99)[0].rows for epoch in range(2)
-    ]
+    one_shard = [epoch_requests(placed(np.array([0, 99])), 0, epoch=epoch, batch_size=99)[0].rows for epoch in range(2)]
     assert not np.array_equal(one_shard[0], one_shard[1])
 
 

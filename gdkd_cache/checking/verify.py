@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from gdkd_cache.cache.cache import Cache, open_cache
-from gdkd_cache.cache.rows import match_rows
 from gdkd_cache.cache.replay import Replay, check_replay, compare_images, comparison_with, recipe_of
+from gdkd_cache.cache.rows import match_rows
 from gdkd_cache.checking.rerun import Rerun, rerun
 from gdkd_cache.data.recipes.recipe import Recipe
 from gdkd_cache.data.source import FullSource, Source, settle

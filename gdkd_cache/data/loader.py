@@ -100,7 +100,6 @@ class ViewLoader:
             for batch in batches:
                 yield from batch.split(sizes) if len(sizes) > 1 else [batch]
 
-
     def _results(self) -> Iterator[list[ViewBatch] | GdkdCacheError]:
         """One pass over the current requests. Workers serve the newest: an older one would be given its batches."""
         self._pass += 1

@@ -4,7 +4,7 @@ Three makers with one signature in effect: from a cache, with a live teacher, an
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -37,6 +37,7 @@ class Batch(NamedTuple):
     rows: np.ndarray
 
 
+@runtime_checkable
 class Batches(Protocol):
     """Epochs of batches."""
 

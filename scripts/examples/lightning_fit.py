@@ -1,4 +1,4 @@
-"""Lightning, which goes on in the midst of an epoch when run again: python scripts/examples/lightning_fit.py CACHE OUT"""
+"""Lightning, which goes on in an epoch when it is run again: python scripts/examples/lightning_fit.py CACHE OUT"""
 
 import sys
 
