@@ -36,4 +36,4 @@ def main(cache: str, out: str, epochs: int = 2) -> Distilled:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.argv[1], sys.argv[2])

@@ -16,16 +16,16 @@ class CachedDistillation(TrainingTask):  # as LogitDistillationTask, which runs 
         self.trainable_module, self.distillation = student, loss
 
     def forward(self, input, target):
-        (labels, teacher), output = target, self.trainable_module(input)
-        task, kd = F.cross_entropy(output, labels), self.distillation(output, teacher.logits, labels, teacher.top)
+        (labels, (logits, top, *_)), output = target, self.trainable_module(input)
+        task, kd = F.cross_entropy(output, labels), self.distillation(output, logits, labels, top)
         return {"loss": task + kd, "output": output, "task_loss": task, "kd_loss": kd}
 
 
 def main(cache: str, epochs: int = 2) -> None:
     loader = gc.open_cache(cache).dataset(gc.open_source("digits")).loader(batch_size=128, shuffle=True)
-    torch.manual_seed(0)
     task = CachedDistillation(timm.create_model("test_resnet", num_classes=10), gc.loss("gdkd:k=5,temperature=4"))
     optimizer = torch.optim.AdamW(task.parameters(), lr=3e-3)
+    result = {}
     while loader.epoch < epochs:
         for images, labels, teacher in loader:
             result = task(images, (labels, teacher))
@@ -36,4 +36,4 @@ def main(cache: str, epochs: int = 2) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.argv[1])
