@@ -26,42 +26,54 @@ def cache(tmp_path_factory: pytest.TempPathFactory, teacher: Network) -> Path:
 
 def _run(code: str, *arguments: object) -> str:
     """What a program prints that can import the examples, in a process with the warnings that libraries give."""
-    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(_FOLDER)!r})\n{code}"]
-    ended = subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, timeout=300, check=False)
+    return _output("-c", f"import sys; sys.path.insert(0, {str(_FOLDER)!r})\n{code}", *arguments)
+
+
+def _output(*arguments: object) -> str:
+    command = [sys.executable, *map(str, arguments)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert ended.returncode == 0, ended.stderr
     return ended.stdout
 
 
+def _epochs(printed: str) -> list[str]:
+    return [line.split(":")[0] for line in printed.splitlines()]
+
+
 def test_examples_are_short() -> None:
-    examples = [path for path in _FOLDER.glob("*.py")]
+    examples = list(_FOLDER.glob("*.py"))
     assert {path.stem for path in examples} == {"plain", "lightning_fit", "timm_task", "accelerate_loop"}
     assert all(len(path.read_text().splitlines()) < 40 for path in examples)
 
 
-_STOPPED = """
-import torch, {module}
-from pathlib import Path
-save, saves = {saver}, []
+_PLAIN = """
+import torch, plain
+whole, parts = sys.argv[2:]
+plain.main(sys.argv[1], whole)
+save, saves = torch.save, []
 
-def stop_late(*given, **named):
-    save(*given, **named)
+def stopping(*given):
+    save(*given)
     saves.append(0)
-    if len(saves) == {stop}:
-        raise SystemExit(0)
+    if len(saves) == 17:
+        raise InterruptedError
 
-{saver} = stop_late
-{module}.main(*sys.argv[1:])
+torch.save = stopping
+try:
+    plain.main(sys.argv[1], parts)
+except InterruptedError:
+    assert torch.load(parts)["loader"]["batch"] == 17 - 12
+plain.main(sys.argv[1], parts)
 """
 
 
 def test_the_plain_loop_goes_on(tmp_path: Path, cache: Path) -> None:
     """Stopped in the midst of the second epoch, it ends with the weights of one that was not."""
-    printed = _run("import plain; plain.main(*sys.argv[1:])", cache, tmp_path / "whole")
-    assert [line.split(":")[0] for line in printed.splitlines()] == ["epoch 1", "epoch 2"]
-    _run(_STOPPED.format(module="plain", saver="torch.save", stop=17), cache, tmp_path / "parts")
-    assert _loaded(tmp_path / "parts")["loader"]["batch"] == 17 - 12
-    assert _run("import plain; plain.main(*sys.argv[1:])", cache, tmp_path / "parts") == printed.splitlines()[1] + "\n"
-    _assert_same(_loaded(tmp_path / "parts")["student"], _loaded(tmp_path / "whole")["student"])
+    printed = _run(_PLAIN, cache, tmp_path / "whole", tmp_path / "parts")
+    assert _epochs(printed) == ["epoch 1", "epoch 2", "epoch 1", "epoch 2"]
+    lines = printed.splitlines()
+    assert lines[:2] == lines[2:]
+    _assert_same(*(_loaded(tmp_path / name)["student"] for name in ("parts", "whole")))
 
 
 _LIGHTNING = """
@@ -70,52 +82,55 @@ step, told = lightning_fit.Distilled.training_step, []
 
 def training_step(self, batch, index):
     told.append((self.global_step, index, batch[2].view, batch[2].rows.tolist()))
-    if len(told) == int(sys.argv[3]):
-        raise SystemError
+    if len(told) == 24 + 18:
+        raise InterruptedError
     return step(self, batch, index)
 
 lightning_fit.Distilled.training_step = training_step
-model = None
+whole = lightning_fit.main(sys.argv[1], sys.argv[2])
 try:
-    model = lightning_fit.main(*sys.argv[1:3])
-except SystemError:
-    pass
-torch.save({"told": told, "weights": model and model.state_dict()}, sys.argv[4])
+    lightning_fit.main(sys.argv[1], sys.argv[3])
+except InterruptedError:
+    parts = lightning_fit.main(sys.argv[1], sys.argv[3])
+torch.save({"told": told, "whole": whole.state_dict(), "parts": parts.state_dict()}, sys.argv[4])
 """
 
 
 def test_lightning_goes_on(tmp_path: Path, cache: Path) -> None:
     """Its second epoch is ours; stopped at step 17, it goes on from its checkpoint of step 15 to the same weights."""
-    _run(_LIGHTNING, cache, tmp_path / "whole", 0, tmp_path / "whole.pt")
-    whole = _loaded(tmp_path / "whole.pt")
+    _run(_LIGHTNING, cache, tmp_path / "whole", tmp_path / "parts", tmp_path / "told.pt")
+    found = _loaded(tmp_path / "told.pt")
+    whole, rest = found["told"][:24], found["told"][24 + 18 :]
     data = open_cache(cache).dataset(open_source("digits"))
     wanted = [(said.view, said.rows.tolist()) for epoch in (0, 1) for *_, said in data.loader(epoch, **_ASKED)]
-    assert [(view, rows) for _, _, view, rows in whole["told"]] == wanted
-    _run(_LIGHTNING, cache, tmp_path / "parts", 18, tmp_path / "first.pt")
-    _run(_LIGHTNING, cache, tmp_path / "parts", 0, tmp_path / "rest.pt")
-    rest = _loaded(tmp_path / "rest.pt")
-    assert rest["told"] == whole["told"][15:]
-    _assert_same(rest["weights"], whole["weights"])
+    assert [(view, rows) for _, _, view, rows in whole] == wanted
+    assert [index for _, index, _, _ in whole] == [*range(12)] * 2
+    assert rest == whole[15:]
+    _assert_same(found["parts"], found["whole"])
 
 
 def test_timm_takes_a_cached_teacher(cache: Path) -> None:
-    printed = _run("import timm_task; timm_task.main(*sys.argv[1:])", cache).splitlines()
-    losses = [float(line.rsplit(maxsplit=1)[1]) for line in printed]
-    assert [line.split(":")[0] for line in printed] == ["epoch 1", "epoch 2"]
-    assert losses[1] < losses[0]
+    printed = _run("import torch, timm_task; torch.manual_seed(0); timm_task.main(sys.argv[1])", cache)
+    assert _epochs(printed) == ["epoch 1", "epoch 2"]
+    first, second = (float(line.rsplit(maxsplit=1)[1]) for line in printed.splitlines())
+    assert second < first
+
+
+_ACCELERATE = """
+import accelerate_loop
+accelerate_loop.main(sys.argv[1], sys.argv[2])
+for epochs in (1, 2):
+    accelerate_loop.main(sys.argv[1], sys.argv[3], epochs=epochs)
+"""
 
 
 def test_accelerate_goes_on(tmp_path: Path, cache: Path) -> None:
-    """Stopped after an epoch, it goes on with the next; in two processes each has half of every batch."""
-    code = "import accelerate_loop; accelerate_loop.main(*sys.argv[1:3], epochs=int(sys.argv[3]))"
-    whole = _run(code, cache, tmp_path / "whole", 2).splitlines()
-    parts = [_run(code, cache, tmp_path / "parts", epochs).strip() for epochs in (1, 2)]
-    assert parts == whole
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1"]
-    arguments = [str(_FOLDER / "accelerate_loop.py"), str(cache), str(tmp_path / "two")]
-    ended = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=300, check=False)
-    assert ended.returncode == 0, ended.stderr
-    assert [line.split(":")[0] for line in ended.stdout.splitlines()] == ["epoch 1", "epoch 2"]
+    """Stopped after an epoch, it goes on with the next; of two processes, each takes half of every epoch."""
+    lines = _run(_ACCELERATE, cache, tmp_path / "whole", tmp_path / "parts").splitlines()
+    assert len(lines) == 4
+    assert lines[:2] == lines[2:]
+    launch = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1")
+    assert _epochs(_output(*launch, _FOLDER / "accelerate_loop.py", cache, tmp_path / "two")) == ["epoch 1", "epoch 2"]
 
 
 def _loaded(path: Path) -> Any:

@@ -1,5 +1,6 @@
 """The order of an epoch that goes on with another number of ranks."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -19,20 +20,24 @@ def _rows(*asked: Any, **more: Any) -> list[list[int]]:
     return [request.rows.tolist() for request in epoch_requests(*asked, **more)]
 
 
+def _flat(parts: Iterable[list[list[int]]]) -> list[int]:
+    return [row for part in parts for batch in part for row in batch]
+
+
 def _drawn(stretches: list[Stretch], ranks: int, asked: dict[str, Any], source: Any) -> list[int]:
     """Rows in the order that they come: of each stretch, then all that are left."""
     seen: list[int] = []
     for position, (world_size, batch_size, batches) in enumerate(stretches):
-        for rank in range(world_size):
-            done, part = stretches[:position], (rank, world_size)
-            seen += sum(_rows(source, 0, part=part, batch_size=batch_size, done=done, **asked)[:batches], [])
+        asked |= {"batch_size": batch_size, "done": stretches[:position]}
+        seen += _flat(_rows(source, 0, part=(rank, world_size), **asked)[:batches] for rank in range(world_size))
     left = len(source) - len(seen)
-    parts = [_rows(source, 0, part=(rank, ranks), batch_size=2, done=stretches, **asked) for rank in range(ranks)]
+    asked |= {"batch_size": 2, "done": stretches}
+    parts = [_rows(source, 0, part=(rank, ranks), **asked) for rank in range(ranks)]
     assert len({len(part) for part in parts}) == 1 or left < ranks
-    return seen + sum(sum(parts, []), [])
+    return seen + _flat(parts)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 @given(
     sizes=st.lists(st.integers(1, 20), min_size=1, max_size=4),
     stretches=_STRETCHES,
@@ -51,13 +56,9 @@ def test_every_row_once_whatever_the_stretches(
     if not sharded:
         count = int(starts[-1])
         images = np.zeros((count, 3, 1, 1), np.uint8)
-        source = ArraySource(
-            name="held", images=images, labels=source.labels, keys=source.keys, classes=source.classes,
-            mean=(0, 0, 0), std=(1, 1, 1),
-        )  # fmt: skip
-    assert sorted(_drawn(stretches, ranks, {"epoch": epoch, "seed": 1, "shuffle": shuffle}, source)) == [
-        *range(starts[-1])
-    ]
+        source = ArraySource(name="held", images=images, labels=source.labels, keys=source.keys, classes=source.classes)
+    drawn = _drawn(stretches, ranks, {"epoch": epoch, "seed": 1, "shuffle": shuffle}, source)
+    assert sorted(drawn) == [*range(starts[-1])]
 
 
 @pytest.mark.parametrize(("before", "after"), [((1, 6), (2, 3)), ((2, 3), (1, 6)), ((3, 4), (2, 6))])
@@ -72,7 +73,7 @@ def test_ranks_come_and_go(before: tuple[int, int], after: tuple[int, int], step
     left = [
         _rows(source, 0, part=(rank, after[0]), batch_size=after[1], done=done, **asked) for rank in range(after[0])
     ]
-    assert sorted(sum(sum(taken + left, []), [])) == [*range(40)]
+    assert sorted(_flat(taken + left)) == [*range(40)]
     whole = len(_rows(source, 0, part=(0, before[0]), batch_size=before[1], **asked))
     assert whole <= steps + len(left[0]) <= whole + 1
 
@@ -92,7 +93,7 @@ def test_what_is_left_is_split_anew() -> None:
     ]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(count=st.integers(5, 60), ranks=st.integers(1, 5), batch_size=st.integers(1, 7), data=st.data())
 def test_the_same_split_goes_on(count: int, ranks: int, batch_size: int, data: st.DataObject) -> None:
     """Stretches with the split of now are batches left out, in one piece or several."""

@@ -215,7 +215,7 @@ class CachedDataset:
             device: where batches are put, and decoded.
             part: (rank, world size): every row is in exactly one part, and all parts have as many batches if
                 `batch_size` is at least 2; None takes torch.distributed's where it is initialised, else everything.
-            first_batch: leave out the first pass's batches before this one, to go on with an epoch that was interrupted.
+            first_batch: leave out the first pass's batches before this one, to go on with an interrupted epoch.
             done: what was done of that epoch before with other numbers of ranks, as for `epoch_requests`.
 
         Raises:

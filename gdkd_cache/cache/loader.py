@@ -18,7 +18,7 @@ _PLACE = ("epoch", "batch", "done", "world_size", "batch_size")
 class CachedLoader:
     """Epochs of (images, labels, `TeacherBatch`), a pass each. Made by `CachedDataset.loader`.
 
-    A pass that gave its last batch is over: the next one is the next epoch, in an order and as a view of its own. A pass
+    A pass that gave its last batch is over: the next one is the next epoch, in another order and of the next view. One
     that was broken off begins anew where it began. One pass runs at a time: `iter`, `set_epoch` to another epoch and
     `load_state_dict` end the one before, whose iterator then raises instead of giving batches of neither.
 
@@ -61,7 +61,7 @@ class CachedLoader:
         self._pass += 1
 
     def __len__(self) -> int:
-        """Batches of the coming epoch on this rank; those count too that were given before a stop, as torchdata does."""
+        """Batches of the epoch on this rank; those that were given before a stop count too, as in torchdata."""
         left = len(self._requests(self.epoch, self._done, self._first))
         return sum(batches for *_, batches in self._done) + self._first + left
 

@@ -51,7 +51,7 @@ def chosen_views(views: str | Sequence[int] | None, available: range, where: obj
     if missing:
         others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise UsageError(
-            f"view {missing[0]}{others} of the {len(numbers)} asked for: not in {where}, which has views {available[0]} to "
-            f"{available[-1]}"
+            f"view {missing[0]}{others} of the {len(numbers)} asked for: not in {where}, which has views "
+            f"{available[0]} to {available[-1]}"
         )
     return numbers

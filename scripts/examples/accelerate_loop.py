@@ -18,9 +18,9 @@ def main(cache: str, out: str, epochs: int = 2) -> None:
     # Every epoch is split over the processes already: network and optimizer alone are to be prepared.
     loader = data.loader(batch_size=128 // accelerator.num_processes, shuffle=True, device=accelerator.device)
     torch.manual_seed(0)
-    student = build_model("cnn-s", 10)
-    optimizer = torch.optim.SGD(student.parameters(), lr=0.05, momentum=0.9)
-    student, optimizer = accelerator.prepare(student, optimizer)
+    student = accelerator.prepare(build_model("cnn-s", 10))
+    optimizer = accelerator.prepare(torch.optim.SGD(student.parameters(), lr=0.05, momentum=0.9))
+    loss = torch.zeros(())
     accelerator.register_for_checkpointing(loader)
     if Path(out).exists():
         accelerator.load_state(out)
@@ -36,4 +36,4 @@ def main(cache: str, out: str, epochs: int = 2) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.argv[1], sys.argv[2])

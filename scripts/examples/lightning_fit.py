@@ -1,4 +1,4 @@
-"""Lightning, which goes on in the midst of an epoch when run again: python scripts/examples/lightning_fit.py CACHE OUT"""
+"""Lightning, which goes on in an epoch when it is run again: python scripts/examples/lightning_fit.py CACHE OUT"""
 
 import sys
 
@@ -19,8 +19,7 @@ class Distilled(lightning.LightningModule):
 
     def training_step(self, batch, index):
         images, labels, teacher = batch
-        logits = self.student(images)
-        return F.cross_entropy(logits, labels) + losses.gdkd(logits, teacher.logits, top=teacher.top)
+        return F.cross_entropy(out := self.student(images), labels) + losses.gdkd(out, teacher.logits, top=teacher.top)
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
@@ -37,4 +36,4 @@ def main(cache: str, out: str, epochs: int = 2) -> Distilled:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.argv[1], sys.argv[2])

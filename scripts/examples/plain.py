@@ -15,7 +15,7 @@ def main(cache: str, state: str, epochs: int = 2) -> None:
     data = gc.open_cache(cache).dataset(gc.open_source("digits"))
     loader = data.loader(batch_size=128, shuffle=True)
     torch.manual_seed(0)
-    student = build_model("cnn-s", 10)
+    student, loss = build_model("cnn-s", 10), torch.zeros(())
     optimizer = torch.optim.SGD(student.parameters(), lr=0.05, momentum=0.9)
     if Path(state).exists():
         saved = torch.load(state)
@@ -35,4 +35,4 @@ def main(cache: str, state: str, epochs: int = 2) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.argv[1], sys.argv[2])
