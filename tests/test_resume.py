@@ -241,7 +241,7 @@ def test_a_damaged_state(tmp_path: Path, digits: ArraySource, digits_test: Array
             damage
         ]
     )
-    with pytest.raises(MismatchError, match="cannot be read .*--force"):
+    with pytest.raises(MismatchError, match=r"cannot be read .*--force"):
         train(options, digits, digits_test)
 
 
@@ -318,7 +318,9 @@ def test_a_loss_that_is_not_finite_names_its_images(
         out = tmp_path / str(at_once)
         seen: list[list[str]] = []
 
-        def broken(self: Stepper, state: State, batch: Batch, whole: Any = Stepper.__call__) -> dict[str, Tensor]:
+        def broken(
+            self: Stepper, state: State, batch: Batch, seen: list[list[str]] = seen, whole: Any = Stepper.__call__
+        ) -> dict[str, Tensor]:
             seen.append([digits.keys[row] for row in batch.rows[:4].tolist()])
             if state.epoch == 1 and state.steps == 2:
                 batch = batch._replace(images=batch.images * nan)

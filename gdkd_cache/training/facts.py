@@ -3,12 +3,12 @@
 import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.metadata import version
 from typing import Any
 
 import torch
 import torchvision
 
-import gdkd_cache
 from gdkd_cache.cache.cache import Cache
 from gdkd_cache.cache.ensemble import Ensemble
 from gdkd_cache.data.source import FullSource
@@ -48,8 +48,11 @@ def training_facts(
 
 def versions() -> dict[str, str]:
     """Of what computes."""
-    own = gdkd_cache.__version__
-    return {"gdkd-cache": own, "torch": str(torch.__version__), "torchvision": str(torchvision.__version__)}
+    return {
+        "gdkd-cache": version("gdkd-cache"),
+        "torch": str(torch.__version__),
+        "torchvision": str(torchvision.__version__),
+    }
 
 
 def require_same(there: Mapping[str, Any], here: Mapping[str, Any], out: object) -> None:
