@@ -81,6 +81,10 @@ def test_the_list_is_complete() -> None:
             {"loss": "dkd:alpha=1,beta=0.5,temperature=1", "schedule": "multistep:at=30/60"},
         ),
         ("cub200/ResNet34-ResNet18/kd", {"lr": 0.0025, "weight_decay": 1e-3, "schedule": "multistep:at=40/80"}),
+        (
+            "imagenet-transformers/resnet50-swin_t/kd",
+            {"schedule": "cosine:least=1e-5", "no_norm_decay": True, "label_smoothing": 0.1, "clip_grad_norm": 5.0},
+        ),
         ("imagenet-transformers/resnet50-swin_t", {"loss": "gdkd3:k=5,w0=1,w1=1,w2=1,temperature=1"}),
     ],
 )

@@ -101,7 +101,8 @@ def _of_torch(spec: str, name: str) -> Callable[..., Optimizer]:
         for key, kind in vars(torch.optim).items()
         if isinstance(kind, type) and issubclass(kind, Optimizer) and kind is not Optimizer
     }
-    return kinds[_known(spec, name, sorted(kinds.keys() - _REFUSED), "timm:NAME")]
+    known = sorted(kinds.keys() - _REFUSED)
+    return kinds[_known(spec, name, known, f"it must be one of {', '.join(known)}, or timm:NAME")]
 
 
 def _of_timm(spec: str, name: str) -> tuple[Any, Callable[..., Optimizer]]:
@@ -112,7 +113,9 @@ def _of_timm(spec: str, name: str) -> tuple[Any, Callable[..., Optimizer]]:
         raise UsageError(
             f"optimizer {short(spec)} needs timm, which is not installed: pip install 'gdkd-cache[timm]'"
         ) from None
-    plain = _known(spec, name.removeprefix("lookahead_"), optim.list_optimizers(), f"each as {_TIMM}:NAME")
+    plain = _known(
+        spec, name.removeprefix("lookahead_"), optim.list_optimizers(), "timm.optim.list_optimizers() tells timm's"
+    )
     if optim.get_optimizer_info(plain).second_order:
         raise UsageError(f"optimizer {short(spec)} wants second derivatives, which a training has not; name another")
     try:
@@ -126,12 +129,12 @@ def _of_timm(spec: str, name: str) -> tuple[Any, Callable[..., Optimizer]]:
     return kind, make
 
 
-def _known(spec: str, name: str, known: list[str], more: str) -> str:
-    """The name, where it is known; else the nearest are told, or all."""
+def _known(spec: str, name: str, known: list[str], otherwise: str) -> str:
+    """The name, where it is known; else the nearest are told, where some are near."""
     if name in known:
         return name
     near = difflib.get_close_matches(name, known)
-    meant = f"did you mean {' or '.join(near)}?" if near else f"it must be one of {', '.join(known)}, or {more}"
+    meant = f"did you mean {' or '.join(near)}?" if near else otherwise
     raise UsageError(f"optimizer is {short(spec)}; {meant}")
 
 
