@@ -4,11 +4,12 @@
     python scripts/kill_trainings.py --count 20 --seed 0
     python scripts/kill_trainings.py --count 20 --seed 0 --ranks 2
 
-Trainings are of a small network with batch normalisation and dropout, with GDKD from a cache of the first 512 images of
-scikit-learn's digits, an average of the weights, and a state that is saved after every third step. Each is killed once
-or more, and run again until it is done. In one process the weights, their average, the optimizer's state and the metrics
-(but for speed and memory) must be those of the training that was not killed to the bit; of two ranks, which sum up
-gradients, within 1e-6. No epoch may be missing from the metrics, or be there twice. Exits with 1 when something differs.
+Trainings are of a small network with batch normalisation and dropout, with GDKD from a cache of the first 512 images
+of scikit-learn's digits, an average of the weights, and a state that is saved after every third step. Each is killed
+once or more, and run again until it is done. In one process the weights, their average, the optimizer's state and the
+metrics (but for speed and memory) must be those of the training that was not killed to the bit; of two ranks, which
+sum up gradients, within 1e-6. No epoch may be missing from the metrics, or be there twice. Exits with 1 when something
+differs.
 """
 
 import argparse
@@ -160,8 +161,8 @@ def main() -> None:
                 print(f"a training killed {killed} times differs by {found:.3g}", file=sys.stderr)
             shutil.rmtree(out)
     print(
-        f"{equal} of {arguments.count} trainings ({arguments.ranks} ranks) killed {kills} times in all, {midway} of them "
-        f"with a state to go on from, are the one that was not, within {limit:g}"
+        f"{equal} of {arguments.count} trainings ({arguments.ranks} ranks), killed {kills} times in all, {midway} of "
+        f"them with a state to go on from, are the one that was not, within {limit:g}"
     )
     sys.exit(equal < arguments.count)
 

@@ -64,7 +64,8 @@ def _killed_at(step: int, monkeypatch: pytest.MonkeyPatch, do: Callable[[], None
 
 def _options(out: Path, **fields: Any) -> TrainOptions:
     defaults: dict[str, Any] = {"student": "test_resume:net", "epochs": 3, "lr": 0.02, "ema": 0.9, "save_every": "2"}
-    return TrainOptions(out=out, **(defaults | {"batch_size": 64, "threads": 1} | fields))
+    defaults |= {"batch_size": 64, "threads": 1}
+    return TrainOptions(out=out, **(defaults | fields))
 
 
 def _held(out: Path) -> tuple[dict[str, dict[str, Tensor]], list[dict[str, Any]]]:
@@ -307,7 +308,8 @@ def test_another_number_of_ranks(
 
 
 def _stepper(at_once: bool, **fields: Any) -> Stepper:
-    return Stepper(**(fields | {"check": at_once}))
+    fields["check"] = at_once
+    return Stepper(**fields)
 
 
 def test_a_loss_that_is_not_finite_names_its_images(
@@ -321,7 +323,7 @@ def test_a_loss_that_is_not_finite_names_its_images(
         def broken(
             self: Stepper, state: State, batch: Batch, seen: list[list[str]] = seen, whole: Any = Stepper.__call__
         ) -> dict[str, Tensor]:
-            seen.append([digits.keys[row] for row in batch.rows[:4].tolist()])
+            seen.append([str(digits.keys[row]) for row in batch.rows[:4].tolist()])
             if state.epoch == 1 and state.steps == 2:
                 batch = batch._replace(images=batch.images * nan)
             return whole(self, state, batch)

@@ -140,8 +140,8 @@ def train(
     Ranks that torchrun starts train one network together, each on its part of every step's images; the first writes.
 
     Writes best.safetensors and last.safetensors (each says how to rebuild its network), metrics.jsonl, run.toml and
-    log.txt. A training that was stopped or killed goes on when the same command is run again: state.safetensors holds all
-    of it. Asked to stop, by SIGTERM, Ctrl-C or Slurm's --signal=USR1@120, it saves first.
+    log.txt. Stopped or killed, it goes on when the same command is run again; SIGTERM, Ctrl-C and Slurm's warning
+    (--signal=USR1@120) have it save first.
 
     \b
     Examples:

@@ -80,6 +80,7 @@ def from_cache(
 ) -> Feed:
     assert distillation is not None
     cache.require(distillation)
+    _refuse_temperatures(options, cache)
     dataset = cache.dataset(
         source,
         temperature=distillation.temperature,
@@ -99,6 +100,15 @@ def from_cache(
         _LOG.info("training on %d of the %d cached rows", len(dataset), cache.num_rows)
     batches = cached_batches(dataset, num_workers=_num_workers(options, dataset.source), **loading)
     return Feed(batches=batches, recipe=dataset.recipe, size=dataset.size, keys=source.keys, views=dataset.view_numbers)
+
+
+def _refuse_temperatures(options: TrainOptions, cache: Cache | Ensemble) -> None:
+    if options.temperatures is None:
+        return
+    if isinstance(cache, Ensemble):
+        raise UsageError("several caches are averaged at one temperature; leave --temperatures out, or give one cache")
+    if cache.manifest.identity.codec.name == "topk":
+        raise UsageError(f"{cache.path} keeps the tail's mass at one temperature (topk); leave --temperatures out")
 
 
 def _tell_error(cache: Cache, loss: Loss, view: View) -> None:

@@ -113,7 +113,7 @@ class Training:
     def _epoch(self, state: State, due: Due, unusual: set[str], advance: Advance) -> bool:
         """Take this rank's steps of an epoch, or those that are left; False where the training is to end now."""
         self.step.trained.train()
-        rank, world_size = rank_and_size()
+        world_size = rank_and_size()[1]
         recent: list[tuple[Tensor, np.ndarray]] = []
         since = time.monotonic()
 

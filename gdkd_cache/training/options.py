@@ -46,7 +46,7 @@ class TrainOptions(RenderOptions, MemoryOptions, ComputeOptions, OptimisationOpt
     )
     init_key: str | None = option(None, "Which of several weights in the file of --init.", metavar="KEY", rare=True)
     epochs: int = option(
-        help="Passes over the images; epoch e uses view e of the cache, in turn.", least=1, most=MOST_EPOCHS
+        help="Passes over the images; each uses the next view of the cache, in turn.", least=1, most=MOST_EPOCHS
     )
     out: Path = option(help="Folder for weights, metrics.jsonl and all that a training needs to go on.", outcome=False)
     force: bool = option(False, "Replace an earlier training in that folder.", outcome=False)

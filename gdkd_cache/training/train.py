@@ -15,7 +15,7 @@ from gdkd_cache.cache.cache import Cache
 from gdkd_cache.cache.ensemble import Ensemble
 from gdkd_cache.data.recipes.recipe import Recipe
 from gdkd_cache.data.source import FullSource, Source, settle
-from gdkd_cache.device import choose_device, float32_products
+from gdkd_cache.device import choose_device
 from gdkd_cache.errors import MismatchError, UsageError
 from gdkd_cache.models.beginning import Beginning
 from gdkd_cache.models.build import build_model
@@ -142,16 +142,21 @@ def train(
         model = build_model(options.student, card.num_classes)
         if beginning is not None and stored is None:
             beginning.load(model, card.num_classes)
-        model = prepared(options, model.to(device), device)
+        model = model.to(device)
         batch_size = min(loading["batch_size"], 2)
         memory_format = try_student(
-            options.student, model, card.num_classes, feed.size, num_images=batch_size, device=device
+            options.student,
+            model,
+            card.num_classes,
+            feed.size,
+            num_images=batch_size,
+            device=device,
+            memory_format=options.memory_format,
         )
-        if options.memory_format != "auto":
-            memory_format = options.memory_format
         if memory_format == "channels_last":
             # Weights too: gradients then have their order, which DistributedDataParallel wants.
             model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  (torch's stub lacks it)
+        model = prepared(options, model, device)
         if log is not None:
             # Only now, as nothing is left where a training is refused.
             stack.enter_context(folder.held())
@@ -164,7 +169,7 @@ def train(
         if stored is not None:
             restore(state, stored, folder.state, rank, device)
             _LOG.info("going on after step %d of epoch %d", state.steps, state.epoch + 1)
-        with in_threads(found["threads"]), float32_products(options.precision):
+        with in_threads(found["threads"]):
             step = Stepper(
                 options=options,
                 task=task,
