@@ -97,6 +97,9 @@ class ExportFormat(ABC):
 class _Program(nn.Module):
     """A network, and perhaps the normalisation before it."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, model: nn.Module, card: ModelCard, *, takes_pixels: bool) -> None:
         super().__init__()
         self.model, self._takes_pixels = model, takes_pixels

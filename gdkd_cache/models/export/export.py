@@ -43,7 +43,7 @@ def export(
 
     Args:
         options: what to write.
-        network: a network with its weights, as `open_network` gives it.
+        network: a network with its weights, as `open_network` gives it; its module is moved to the CPU.
         num_classes: of its logits.
         class_names: what they are called, for the file; empty where nobody says.
 
@@ -66,13 +66,14 @@ def export(
     network = replace(
         network, model=on_cpu, device=torch.device("cpu"), precision="float32", memory_format="contiguous"
     ).tried(num_classes, size)
+    accuracy = network.description.accuracy
     card = ModelCard(
         name=network.description.name,
         num_classes=num_classes,
         size=size,
         mean=network.mean,
         std=network.std,
-        accuracy=network.description.accuracy,
+        accuracy=accuracy if isinstance(accuracy, int | float) else None,
         eval_recipe=network.eval_recipe or "none",
     )
     exported = Exported(network=network, card=card, input=options.input, class_names=tuple(class_names))
