@@ -32,8 +32,8 @@ def _run(*args: str | Path) -> Result:
     return CliRunner().invoke(main, [str(arg) for arg in args])
 
 
-def _evaluated(model: nn.Module, source: ArraySource, **options: int) -> Evaluation:
-    return Evaluator(source, mean=_MEAN, std=_STD, device=_CPU, **options)(model)
+def _evaluated(model: nn.Module, source: ArraySource, batch_size: int = 512) -> Evaluation:
+    return Evaluator(source, mean=_MEAN, std=_STD, device=_CPU, batch_size=batch_size)(model)
 
 
 def _student(num_classes: int = 10) -> nn.Module:
@@ -101,6 +101,8 @@ def test_a_class_without_images(digits: ArraySource) -> None:
 
 class _Constant(nn.Module):
     """Gives all images the same logits."""
+
+    logits: Tensor
 
     def __init__(self, logits: list[float]) -> None:
         super().__init__()

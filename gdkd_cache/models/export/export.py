@@ -43,7 +43,7 @@ def export(
 
     Args:
         options: what to write.
-        network: a network with its weights, as `open_network` gives it.
+        network: a network with its weights, as `open_network` gives it; its module is moved to the CPU.
         num_classes: of its logits.
         class_names: what they are called, for the file; empty where nobody says.
 

@@ -1,5 +1,8 @@
 """A model for ONNX runtimes, checked with one."""
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -17,7 +20,7 @@ class OnnxModel(ExportFormat):
     most_bytes = 2**31 - 2**24  # a protobuf, which such a file is, ends at 2 GiB
 
     def encode(self, exported: Exported) -> bytes:
-        with torch.no_grad():
+        with torch.no_grad(), _quiet():
             made = torch.onnx.export(
                 exported.program,
                 (exported.example,),
@@ -43,3 +46,17 @@ class OnnxModel(ExportFormat):
 
     def hint(self, out: Path) -> str:
         return f"onnxruntime.InferenceSession({str(out)!r}).run(['logits'], {{'images': images}})"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Have the exporter keep its steps to itself: to it, they are worth a line each."""
+    loggers = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir", "torch.onnx")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
