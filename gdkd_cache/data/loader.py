@@ -173,8 +173,9 @@ def _workers_begin_afresh() -> Iterator[None]:
     """
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         os._exit(1)  # this is such a worker, in the midst of the script; the process that waits for it says so
-    path = getattr(sys.modules["__main__"], "__file__", None)
-    if sys.modules["__main__"].__spec__ is None and path is not None and not Path(path).exists():
+    script = sys.modules["__main__"]
+    path = getattr(script, "__file__", None)
+    if getattr(script, "__spec__", None) is None and path is not None and not Path(path).exists():
         raise UsageError(
             f"worker processes import the script that is run, and {path} is no file; run it from a file, or load with "
             "num_workers=0"
