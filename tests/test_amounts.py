@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from gdkd_cache.errors import UsageError
-from gdkd_cache.training.amounts import Course, Interval, parse_bytes, parse_course, parse_interval, parse_views
+from gdkd_cache.training.amounts import Course, Interval, parse_bytes, parse_course, parse_interval
 from gdkd_cache.training.options import TrainOptions
 
 
@@ -32,14 +32,6 @@ def test_bytes() -> None:
     for text in ("", "0", "4GB", "4 GiB", "-1", "0.5B", "nan"):
         with pytest.raises(UsageError, match=r"x is .*; it must be a number and one of B, KiB"):
             parse_bytes("x", text)
-
-
-def test_views() -> None:
-    assert parse_views("views", "0-3,7") == (0, 1, 2, 3, 7)
-    assert parse_views("views", "5") == (5,)
-    for text in ("", "3-1", "-1", "1,1", "0-2,2", "a", "0-99999999", "1;2"):
-        with pytest.raises(UsageError, match="views is "):
-            parse_views("views", text)
 
 
 def test_courses() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gdkd_cache.errors import GdkdCacheError, ModelError
+from gdkd_cache.errors import GdkdCacheError, ModelError, UsageError
 from gdkd_cache.models.card import ModelCard
 from gdkd_cache.progress import Advance, progress
 from gdkd_cache.schema import short
@@ -96,6 +96,7 @@ class Training:
         Raises:
             ModelError: the loss, the weights or an evaluation are not finite any more; earlier epochs' files stay.
         """
+        self._require_enough(state)
         unusual = _not_finite(state.model)  # such as a mask of -inf
         total = self.options.epochs * self.num_images
         done = state.epoch * self.num_images + sum(ranks * size * steps for ranks, size, steps in state.taken)
@@ -109,6 +110,15 @@ class Training:
         if state.epoch < self.options.epochs:  # where the signal's own handler did not raise, or another rank had it
             raise GdkdCacheError(f"a signal ended the training in {self.folder.path}; run it again to go on")
         return result_of(state.lines)
+
+    def _require_enough(self, state: State) -> None:
+        """Refuse to go on with more ranks than the epoch has images left: one without any would wait for ever."""
+        ranks, left = rank_and_size()[1], self.num_images - round(state.totals().get("images", 0.0))
+        if state.taken and state.taken[-1][0] != ranks and 0 < left < ranks:
+            raise UsageError(
+                f"{left} images are left of epoch {state.epoch + 1}, fewer than the {ranks} ranks; go on with "
+                f"{state.taken[-1][0]}, as before, until its end"
+            )
 
     def _epoch(self, state: State, due: Due, unusual: set[str], advance: Advance) -> bool:
         """Take this rank's steps of an epoch, or those that are left; False where the training is to end now."""
