@@ -56,7 +56,7 @@ def test_no_courses(text: str, said: str) -> None:
 @pytest.mark.parametrize(
     ("fields", "said"),
     [({"save_every": "often"}, "save_every is often"), ({"max_memory": "much"}, "max_memory is much"),
-     ({"views": "all"}, "views is all"), ({"temperatures": "1:0"}, "temperatures: 0.0 at epoch 1 must be in 0.001"),
+     ({"views": "all"}, "views are 'all'"), ({"temperatures": "1:0"}, "temperatures: 0.0 at epoch 1 must be in 0.001"),
      ({"distillation_weights": "x"}, "distillation_weights is x"), ({"ema": 1.0}, "it must be below 1"),
      ({"ema": 0.0}, "ema is 0"), ({"accumulate": 0}, "accumulate is 0"),
      ({"clip_grad_norm": 0.0}, "clip_grad_norm is 0"),

@@ -16,7 +16,6 @@ from gdkd_cache.training.schedules import load_schedule_state, schedule_state
 from gdkd_cache.training.state import State
 
 _KEY = "gdkd_cache_state"
-_CHECKSUM = "checksum"
 _FORMAT = 1
 _NUMBERS = {
     "epoch": int,
@@ -91,7 +90,8 @@ def state_bytes(
     numbers = {name: getattr(state, name) for name in _NUMBERS}
     numbers |= {"taken": state.taken, "lines": state.lines, "sums": dict(sums)}
     header = json.dumps({"format": _FORMAT, "facts": facts, "progress": {**found, **numbers}, "told": told})
-    return safetensors.torch.save(tensors, {_KEY: header, _CHECKSUM: _checksum(tensors, header)})
+    # One key, as the order of several is not fixed, and equal states are equal bytes.
+    return safetensors.torch.save(tensors, {_KEY: f"{_checksum(tensors, header)} {header}"})
 
 
 def load_state(data: bytes, path: Path) -> Stored:
@@ -107,10 +107,10 @@ def load_state(data: bytes, path: Path) -> Stored:
     try:
         tensors = safetensors.torch.load(data)
         length = int.from_bytes(data[:8], "little")
-        metadata = json.loads(data[8 : 8 + length])["__metadata__"]
-        if metadata[_CHECKSUM] != _checksum(tensors, metadata[_KEY]):
+        checksum, _, text = json.loads(data[8 : 8 + length])["__metadata__"][_KEY].partition(" ")
+        if checksum != _checksum(tensors, text):
             raise ValueError("its checksum is another")
-        header = json.loads(metadata[_KEY])
+        header = json.loads(text)
         if header["format"] != _FORMAT:
             raise ValueError(f"it is of format {header['format']}, this version reads {_FORMAT}")
         return Stored(

@@ -157,10 +157,6 @@ def train(
             # Weights too: gradients then have their order, which DistributedDataParallel wants.
             model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  (torch's stub lacks it)
         model = prepared(options, model, device)
-        if log is not None:
-            # Only now, as nothing is left where a training is refused.
-            stack.enter_context(folder.held())
-            log.to(folder.path / LOG)
         if rank:
             torch.manual_seed(options.seed + rank)  # the same weights, but dropout of its own
         before = {} if stored is None else stored.progress
@@ -169,11 +165,16 @@ def train(
         if stored is not None:
             restore(state, stored, folder.state, rank, device)
             _LOG.info("going on after step %d of epoch %d", state.steps, state.epoch + 1)
+        trained = compiled(options, parallel(model, device))
+        if log is not None:
+            # Only now, as nothing is left where a training is refused.
+            stack.enter_context(folder.held())
+            log.to(folder.path / LOG)
         with in_threads(found["threads"]):
             step = Stepper(
                 options=options,
                 task=task,
-                trained=compiled(options, parallel(model, device)),
+                trained=trained,
                 device=device,
                 memory_format=memory_format,
                 parts=found["parts"],
