@@ -185,7 +185,7 @@ def _tell(study: _Study, teacher: Run | None, runs: Mapping[str, list[Run]]) -> 
             )
             for name, count, found in rows
         ],
-        title=f"{arguments.preset} on {arguments.data}",
+        title=arguments.preset,
     )
 
 
