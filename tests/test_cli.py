@@ -121,7 +121,8 @@ def test_the_fixed_forms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert card is not None
     assert evaluated["accuracy"] == card.accuracy
     written = sorted(path.name for path in Path("student").iterdir())
-    assert written == ["best.safetensors", "last.safetensors", "metrics.jsonl"]
+    named = ["best.safetensors", "last.safetensors", "log.txt", "metrics.jsonl", "run.toml", "state.safetensors"]
+    assert written == named
 
 
 def test_plan_says_what_build_takes(tmp_path: Path, weights: Path) -> None:
