@@ -13,14 +13,14 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
-from student_runs import run, spread
+from student_runs import spread
 
 from gdkd_cache import open_cache, open_source
 from gdkd_cache.building.build import build
 from gdkd_cache.building.options import BuildOptions
 from gdkd_cache.models.opening import open_network
 from gdkd_cache.training.options import CROSS_ENTROPY
-from gdkd_cache.training.train import TrainOptions, Views
+from gdkd_cache.training.train import TrainOptions, Views, train
 
 _CODECS = {
     "dense float16": ("dense", 0.1),
@@ -51,7 +51,7 @@ def main() -> None:
     weights = arguments.weights or out / "teacher" / "last.safetensors"
     if arguments.weights is None:
         options = TrainOptions(out=out / "teacher", student=arguments.teacher, epochs=arguments.teacher_epochs)
-        print("teacher:", run(options, source, eval_source, views=Views(recipe=arguments.recipe)))
+        print("teacher:", train(options, source, eval_source, views=Views(recipe=arguments.recipe)))
     teacher = open_network(arguments.teacher, weights, len(source.classes))
     facts: dict[str, tuple[float, float]] = {}
     for name, (codec, fidelity) in _CODECS.items():
@@ -73,12 +73,12 @@ def main() -> None:
             )  # fmt: skip
             views = Views(recipe=arguments.recipe, num_views=arguments.epochs)
             if name in _CODECS:
-                result = run(options, source, eval_source, cache=open_cache(out / f"{name}.zarr"))
+                result = train(options, source, eval_source, cache=open_cache(out / f"{name}.zarr"))
             else:
                 live = teacher.logits if name == "live teacher" else None
-                result = run(options, source, eval_source, views=views, teacher=live)
-            last.setdefault(name, []).append(result.last)
-            best.setdefault(name, []).append(result.best)
+                result = train(options, source, eval_source, views=views, teacher=live)
+            last.setdefault(name, []).append(result.last_accuracy)
+            best.setdefault(name, []).append(result.best_accuracy)
     table = Table("student trained with", "bytes a view", "gradient error", "last epoch", "against live", "best epoch")
     live = last["live teacher"]
     for name, values in last.items():

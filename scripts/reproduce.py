@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from student_runs import Run, run, spread
+from student_runs import spread
 
 from gdkd_cache import open_cache, open_source
 from gdkd_cache.building.build import build
@@ -31,9 +31,10 @@ from gdkd_cache.models.network import Network
 from gdkd_cache.models.normalization import NAMED
 from gdkd_cache.models.opening import open_network
 from gdkd_cache.terminal import log_lines, say, say_table
+from gdkd_cache.training.loop import TrainResult
 from gdkd_cache.training.options import CROSS_ENTROPY
 from gdkd_cache.training.presets.preset import Preset, PresetFile, open_preset, open_preset_file
-from gdkd_cache.training.train import TrainOptions, Views
+from gdkd_cache.training.train import TrainOptions, Views, train
 
 _PUBLISHED = {  # top-1 of students in percent, as DKD (CVPR 2022) tells them
     "cifar100/resnet32x4-resnet8x4": {"kd": 73.33, "dkd": 76.32},
@@ -71,7 +72,7 @@ class _Study:
             settings = _scaled(settings, epochs)
         return TrainOptions(**{**settings, **self.given, **more, "out": self.arguments.out / name})
 
-    def teacher(self) -> tuple[Network, Run | None]:
+    def teacher(self) -> tuple[Network, TrainResult | None]:
         """The teacher, and what its training gave where it is trained here: by the file's settings, not the pair's."""
         first, weights = next(iter(self.losses.values())), self.arguments.weights
         name, made = self.arguments.teacher or first.teacher, None
@@ -80,7 +81,7 @@ class _Study:
                 raise UsageError(f"{self.arguments.preset} names no teacher; name one with --teacher")
             own = _without_teacher(self.file, None)
             options = self.options(own, "teacher", student=name, loss=CROSS_ENTROPY)
-            made = run(options, self.source, self.eval_source, views=Views(recipe=self.recipe))
+            made = train(options, self.source, self.eval_source, views=Views(recipe=self.recipe))
             weights = options.out / "last.safetensors"
         normalization = NAMED[self.arguments.normalize] if self.arguments.normalize else None
         return open_network(name, weights, len(self.source.classes), normalization=normalization), made
@@ -106,19 +107,19 @@ class _Study:
         build(options, self.source, teacher)
         return open_cache(options.out)
 
-    def students(self, teacher: Network, cache: Cache) -> Iterator[tuple[str, Run]]:
+    def students(self, teacher: Network, cache: Cache) -> Iterator[tuple[str, TrainResult]]:
         """All runs, by what they are called in the table."""
         views = Views(recipe=self.recipe, num_views=self.num_views)
         live = self.arguments.live or [next(iter(self.losses))]
         for seed in range(self.arguments.seeds):
             options = self.options(self.alone, f"{CROSS_ENTROPY}-{seed}", loss=CROSS_ENTROPY, seed=seed)
-            yield "cross-entropy", run(options, self.source, self.eval_source, views=views)
+            yield "cross-entropy", train(options, self.source, self.eval_source, views=views)
             for name, preset in self.losses.items():
                 options = self.options(preset, f"{name}-{seed}", seed=seed)
-                yield f"{name}, cached", run(options, self.source, self.eval_source, cache=cache)
+                yield f"{name}, cached", train(options, self.source, self.eval_source, cache=cache)
             for name in live:
                 options = self.options(self.losses[name], f"{name}-live-{seed}", seed=seed)
-                done = run(options, self.source, self.eval_source, views=views, teacher=teacher.logits)
+                done = train(options, self.source, self.eval_source, views=views, teacher=teacher.logits)
                 yield f"{name}, live", done
 
 
@@ -138,8 +139,6 @@ def _scaled(settings: dict[str, Any], epochs: int) -> dict[str, Any]:
     for name in ("warmup", "lr_warmup", "skip_epochs"):
         if settings.get(name):
             scaled[name] = round(settings[name] * share)
-    if settings.get("milestones"):
-        scaled["milestones"] = tuple(moved(settings["milestones"]))
     if stated := re.search(r"(?<=at=)[0-9/]+", settings.get("schedule", "")):
         at = "/".join(map(str, moved(map(int, stated[0].split("/")))))
         scaled["schedule"] = settings["schedule"].replace(stated[0], at)
@@ -166,7 +165,7 @@ def _study(arguments: argparse.Namespace) -> _Study:
     )
 
 
-def _tell(study: _Study, teacher: Run | None, runs: Mapping[str, list[Run]]) -> None:
+def _tell(study: _Study, teacher: TrainResult | None, runs: Mapping[str, list[TrainResult]]) -> None:
     arguments = study.arguments
     is_published = not (arguments.student or arguments.teacher or arguments.epochs or arguments.views)
     published = _PUBLISHED.get(arguments.preset, {}) if is_published else {}
@@ -178,8 +177,8 @@ def _tell(study: _Study, teacher: Run | None, runs: Mapping[str, list[Run]]) -> 
             (
                 name,
                 str(count),
-                spread([one.last for one in found]),
-                spread([one.best for one in found]),
+                spread([one.last_accuracy for one in found]),
+                spread([one.best_accuracy for one in found]),
                 f"{statistics.mean(one.images_per_second for one in found):,.0f}",
                 f"{published[loss]:.2f}%" if (loss := name.split(",")[0]) in published else "-",
             )
@@ -200,7 +199,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--losses", nargs="+", metavar="LOSS", help="the preset's names; by default all but ce")
     parser.add_argument("--live", nargs="+", metavar="LOSS", help="those also trained with the teacher live: the first")
-    parser.add_argument("--epochs", type=int, help="instead of the preset's; warm-up and milestones keep their share")
+    parser.add_argument("--epochs", type=int, help="instead of the preset's; warm-up and the schedule keep their share")
     parser.add_argument("--views", type=int, help="of the cache; by default one an epoch")
     parser.add_argument("--teacher", help="instead of the preset's")
     parser.add_argument("--weights", type=Path, help="of the teacher; without, it is trained first")
@@ -212,7 +211,7 @@ def main() -> None:
     try:
         study = _study(arguments)
         teacher, made = study.teacher()
-        runs: dict[str, list[Run]] = {}
+        runs: dict[str, list[TrainResult]] = {}
         for name, found in study.students(teacher, study.cache(teacher)):
             runs.setdefault(name, []).append(found)
     except GdkdCacheError as error:

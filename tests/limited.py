@@ -1,70 +1,60 @@
-"""A training by hand, in a process of its own, below a limit of memory or without one.
+"""A training in a process of its own, below a limit of memory or without one.
 
-python limited.py LIMIT_MIB|0 STEPS    # prints what it took, and its losses, as JSON
+python limited.py OUT LIMIT_MIB|0    # prints what it took, and its losses, as JSON
 """
 
-import copy
 import json
 import sys
+from pathlib import Path
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+import numpy as np
+from torch import nn
 
 from gdkd_cache.allocator import keep_memory
-from gdkd_cache.training.memory import find_accumulation, peak_memory
+from gdkd_cache.data.source import ArraySource
+from gdkd_cache.training.train import TrainOptions, train
 
-_BATCH = 64
+_ROWS, _SIDE, _CLASSES = 192, 48, 10
 
 
-def student() -> nn.Sequential:
+def student(num_classes: int) -> nn.Sequential:
     """Some 8 MiB of activations an image of 48x48, and little to compute."""
-    torch.manual_seed(0)
     depth = [nn.GELU() for _ in range(12)]
-    return nn.Sequential(nn.Conv2d(3, 64, 1), *depth, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+    return nn.Sequential(nn.Conv2d(3, 64, 1), *depth, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, num_classes))
 
 
-def optimizer_of(model: nn.Module) -> torch.optim.Optimizer:
-    return torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
-
-
-def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor, most: int) -> float:
-    """Micro-batches of at most so many images, each weighted by its share of the rows."""
-    total = 0.0
-    optimizer.zero_grad()
-    for some, theirs in zip(images.split(most), labels.split(most), strict=True):
-        loss = F.cross_entropy(model(some), theirs) * len(some) / len(images)
-        loss.backward()
-        total += loss.item()
-    optimizer.step()
-    return total
-
-
-def main(limit: int, steps: int) -> None:
+def main(out: Path, limit: int) -> None:
     keep_memory()
-    model = student()
-    most, parts, expected = _BATCH, 1, 0
-    if limit:
-        trial = copy.deepcopy(model)
-        trial_optimizer = optimizer_of(trial)
-
-        def step(count: int) -> None:
-            images, labels = torch.zeros(2 * count, 3, 48, 48), torch.zeros(2 * count, dtype=torch.int64)
-            train_step(trial, trial_optimizer, images, labels, count)
-
-        found = find_accumulation(step, _BATCH, limit * 2**20, torch.device("cpu"), batch_norm=False)
-        most, parts, expected = found.images, found.parts, found.peak_bytes
-        del trial, trial_optimizer
-    optimizer = optimizer_of(model)
-    generator = torch.Generator().manual_seed(1)
-    losses = []
-    for _ in range(steps):
-        images = torch.randn(_BATCH, 3, 48, 48, generator=generator)
-        labels = torch.randint(10, (_BATCH,), generator=generator)
-        losses.append(train_step(model, optimizer, images, labels, most))
-    peak = peak_memory(torch.device("cpu"))["memory_bytes"]
-    print(json.dumps({"peak": peak, "expected": expected, "parts": parts, "images": most, "losses": losses}))
+    random = np.random.default_rng(0)
+    source = ArraySource(
+        name="noise",
+        images=random.integers(0, 256, (_ROWS, 3, _SIDE, _SIDE), dtype=np.uint8),
+        labels=random.integers(0, _CLASSES, _ROWS),
+        keys=[str(row) for row in range(_ROWS)],
+        classes=[str(label) for label in range(_CLASSES)],
+    )
+    train(
+        TrainOptions(
+            student="limited:student",
+            epochs=3,
+            lr=0.1,
+            out=out,
+            max_memory=f"{limit}MiB" if limit else None,
+            num_workers=0,
+        ),
+        source,
+        source,
+    )
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    print(
+        json.dumps(
+            {
+                "peak": max(line["memory_bytes"] for line in lines),
+                "losses": [value for line in lines for value in (line["loss"], line["eval_loss"])],
+            }
+        )
+    )
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main(Path(sys.argv[1]), int(sys.argv[2]))

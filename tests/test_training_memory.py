@@ -144,21 +144,20 @@ def test_systems_that_tell_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         find_accumulation(_Steps(1), 8, 2**40, _CPU, batch_norm=False)
 
 
-def _train(limit: int) -> dict[str, Any]:
+def _train(out: Path, limit: int) -> dict[str, Any]:
     environment = {"PYTHONPATH": str(_HERE.parent)}
-    command = [sys.executable, str(_HERE / "limited.py"), str(limit), "3"]
-    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=120)
+    command = [sys.executable, str(_HERE / "limited.py"), str(out), str(limit)]
+    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
 @linux
-def test_a_training_stays_below_its_limit() -> None:
-    """One whose plain step takes more gives the same losses."""
-    plain = _train(0)
+def test_a_training_stays_below_its_limit(tmp_path: Path) -> None:
+    """One whose plain step takes more, its evaluation too; the losses are the same."""
+    plain = _train(tmp_path / "plain", 0)
     limit = int(0.8 * plain["peak"]) // _MIB
-    split = _train(limit)
-    assert split["parts"] > 1
-    assert split["expected"] * 0.9 < split["peak"] < limit * _MIB < plain["peak"]
+    split = _train(tmp_path / "split", limit)
+    assert split["peak"] < limit * _MIB < plain["peak"]
     assert split["losses"] == pytest.approx(plain["losses"], rel=1e-4)
-    assert split["losses"][0] != split["losses"][-1]
+    assert split["losses"][0] != split["losses"][-2]

@@ -41,7 +41,7 @@ def training_facts(
         "view": {}
         if views is None
         else {"recipe": _recipe_named(views), "seed": views.seed, "number": views.num_views},
-        "teacher": {"live": teacher is not None},
+        "teacher": _teacher_facts(teacher),
     }
     return json.loads(json.dumps(facts, default=str))
 
@@ -91,6 +91,12 @@ def plain_options(options: TrainOptions) -> dict[str, Any]:
         if not isinstance(value, int | float | str | tuple):
             plain[name] = str(value)
     return plain
+
+
+def _teacher_facts(teacher: Callable[..., object] | None) -> dict[str, Any]:
+    """Of a live teacher: its weights, where it is a network of ours."""
+    description = getattr(getattr(teacher, "__self__", None), "description", None)
+    return {} if teacher is None else {"weights": getattr(description, "weights", "unknown")}
 
 
 def _recipe_named(views: Views) -> str:

@@ -11,7 +11,6 @@ from torch import Tensor, distributed, nn
 
 from gdkd_cache.cache.batch import TeacherBatch
 from gdkd_cache.device import laid_out
-from gdkd_cache.threads import in_threads
 from gdkd_cache.training.amounts import parse_bytes
 from gdkd_cache.training.batches import Batch
 from gdkd_cache.training.distributed import rank_and_size
@@ -53,17 +52,17 @@ def measured(
     ranks, now = rank_and_size()[1], versions()
     if before and before.get("versions") != now:
         _LOG.warning("the training began with %s, and goes on with %s", _listed(before.get("versions")), _listed(now))
-    threads = options.threads or before.get("threads")
-    if threads is None:
-        threads = torch.get_num_threads()
-        if device.type == "cpu":
-            threads = choose_threads(_trial_step(model, options.batch_size // ranks, size, memory_format, teacher))
     parts = options.accumulate
     if options.max_memory is not None:
         parts = before.get("parts") if before.get("ranks") == ranks else None
         if parts is None:
-            with in_threads(int(threads)):
-                parts = _parts(options, task, model, num_classes, size, memory_format, device)
+            parts = _parts(options, task, model, num_classes, size, memory_format, device)
+    threads = options.threads or before.get("threads")
+    if threads is None:
+        threads = torch.get_num_threads()
+        if device.type == "cpu":
+            images = -(-options.batch_size // (ranks * int(parts)))
+            threads = choose_threads(_trial_step(model, images, size, memory_format, teacher))
     return {"threads": int(threads), "parts": int(parts), "ranks": ranks, "versions": now}
 
 

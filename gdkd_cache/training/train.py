@@ -43,6 +43,8 @@ from gdkd_cache.training.step import Stepper
 from gdkd_cache.training.task import Task
 
 _LOG = logging.getLogger(__name__)
+_EVALUATED = 512
+"""Images a batch of evaluation; fewer where memory is bounded."""
 
 
 def train(
@@ -128,28 +130,18 @@ def train(
             std=source.std,
             eval_recipe=options.eval_recipe or feed.recipe.evaluation(feed.size),
         )
-        evaluator = Evaluator(
-            eval_source,
-            mean=source.mean,
-            std=source.std,
-            device=device,
-            num_workers=options.num_workers,
-            images_in_memory=options.images_in_memory,
-            decoded=options.decoded,
-            recipe=card.eval_recipe,
-        )
         torch.manual_seed(options.seed)
         model = build_model(options.student, card.num_classes)
         if beginning is not None and stored is None:
             beginning.load(model, card.num_classes)
         model = model.to(device)
-        batch_size = min(loading["batch_size"], 2)
+        batch_size = loading["batch_size"]
         memory_format = try_student(
             options.student,
             model,
             card.num_classes,
             feed.size,
-            num_images=batch_size,
+            num_images=min(batch_size, 2),
             device=device,
             memory_format=options.memory_format,
         )
@@ -161,6 +153,17 @@ def train(
             torch.manual_seed(options.seed + rank)  # the same weights, but dropout of its own
         before = {} if stored is None else stored.progress
         found = measured(options, before, task, model, card.num_classes, feed.size, memory_format, device, teacher)
+        evaluator = Evaluator(
+            eval_source,
+            mean=source.mean,
+            std=source.std,
+            device=device,
+            batch_size=_EVALUATED if options.max_memory is None else min(_EVALUATED, batch_size // found["parts"] + 1),
+            num_workers=options.num_workers,
+            images_in_memory=options.images_in_memory,
+            decoded=options.decoded,
+            recipe=card.eval_recipe,
+        )
         state = State.begin(options, model, device, _num_steps(len(source), options.batch_size, world_size))
         if stored is not None:
             restore(state, stored, folder.state, rank, device)
