@@ -4,6 +4,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -380,3 +382,11 @@ def test_the_moving_average(tmp_path: Path, digits: ArraySource, digits_test: Ar
     lines = [json.loads(line) for line in (tmp_path / "s/metrics.jsonl").read_text().splitlines()]
     assert all({"accuracy", "ema_accuracy", "ema_eval_loss", "calibration_error"} <= line.keys() for line in lines)
     assert load_card(tmp_path / "s/best-ema.safetensors") is not None
+
+
+def test_killed_trainings_go_on() -> None:
+    """`scripts/kill_trainings.py`, which does so at random instants, in short."""
+    script = Path(__file__).parents[1] / "scripts" / "kill_trainings.py"
+    run = subprocess.run([sys.executable, str(script), "--count", "2", "--seed", "3"], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.startswith("2 of 2 trainings (1 ranks), killed ")
