@@ -90,7 +90,7 @@ def _same(one: Path, other: Path) -> None:
     [
         {"loss": "gdkd:k=2"},
         {"optimizer": "adamw", "schedule_by": "step", "lr_warmup": 1, "accumulate": 3, "clip_grad_norm": 0.5},
-        {"schedule": "one-cycle", "schedule_by": "step", "precision": "bfloat16"},
+        {"schedule": "one-cycle", "schedule_by": "step", "precision": "float16"},
     ],
     ids=["gdkd", "adamw", "one-cycle"],
 )

@@ -88,9 +88,10 @@ class State:
             self._add(name, term * num_images)
 
     def add_norm(self, norm: Tensor) -> None:
-        """Add the norm of a step's gradient."""
-        self._add("grad_norm", norm)
-        self._add("norms", torch.ones_like(norm))
+        """Add the norm of a step's gradient, but for those that a scaler leaves out as they are not finite."""
+        is_finite = norm.isfinite()
+        self._add("grad_norm", norm.where(is_finite, 0.0))
+        self._add("norms", is_finite.to(norm.dtype))
 
     def _add(self, name: str, value: Tensor) -> None:
         value = value.detach()
@@ -105,8 +106,9 @@ class State:
     def means(self) -> dict[str, float]:
         """The means of the epoch's terms so far, over all ranks, which all ask."""
         totals = self.totals()
-        images, norms = totals.pop("images"), totals.pop("norms")
-        return {name: total / (norms if name == "grad_norm" else images) for name, total in totals.items()}
+        images, norms, norm = (totals.pop(name) for name in ("images", "norms", "grad_norm"))
+        means = {name: total / images for name, total in totals.items()}
+        return means | ({"grad_norm": norm / norms} if norms else {})
 
     def epoch_done(self) -> None:
         """Take note that an epoch is done."""
