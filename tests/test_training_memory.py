@@ -51,10 +51,10 @@ def _find(steps: Callable[[int], object], batch_size: int, room: int, batch_norm
 
 
 def test_the_peak() -> None:
+    memory._ProcessGauge().settle()  # what other tests took counts no more
     before = peak_memory(_CPU)
     assert list(before) == ["memory_bytes"]
-    unused = before["memory_bytes"] - (memory._of_status("VmRSS") or 0)
-    np.ones(unused + 64 * _MIB, np.uint8)
+    np.ones(256 * _MIB, np.uint8)
     assert peak_memory(_CPU)["memory_bytes"] > before["memory_bytes"] + 32 * _MIB
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from gdkd_cache.fields import Option, convert_text, field_kind, option_of
+from gdkd_cache.terminal import say
 
 _HELP_ALL = "help_all"
 _TYPES = {int: click.INT, float: click.FLOAT, Path: click.Path(path_type=Path)}
@@ -62,7 +63,7 @@ def _show_all(context: click.Context, parameter: click.Parameter, asked: bool) -
     for one in rare:
         one.hidden = False
     try:
-        click.echo(context.get_help(), color=context.color)
+        say(*context.get_help().splitlines())
     finally:
         for one in rare:
             one.hidden = True
