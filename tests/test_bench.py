@@ -24,7 +24,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 def test_every_row_runs(bench: ModuleType) -> None:
     """At the smallest size, once: not to measure anything."""
-    done = subprocess.run([sys.executable, _SCRIPT, "--smoke", "--json"], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, _SCRIPT, "--smoke", "--json"], capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout)["figures"]
     skipped = {"view-load"} if "view-load: skipped" in done.stderr else set()  # where git lacks version 0.1.0
