@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save
 from small import fork
 from torch import Tensor, nn
 
@@ -24,7 +25,7 @@ from gdkd_cache import open_cache
 from gdkd_cache.data.source import ArraySource
 from gdkd_cache.errors import MismatchError, ModelError
 from gdkd_cache.models.weights import load_card
-from gdkd_cache.training import loop
+from gdkd_cache.training import loop, saved
 from gdkd_cache.training import train as training
 from gdkd_cache.training.batches import Batch
 from gdkd_cache.training.state import State
@@ -245,6 +246,34 @@ def test_a_damaged_state(tmp_path: Path, digits: ArraySource, digits_test: Array
             damage
         ]
     )
+    with pytest.raises(MismatchError, match=r"cannot be read .*--force"):
+        train(options, digits, digits_test)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"epoch": -1}, {"epoch": 10**9}, {"epoch": "1"}, {"threads": 0}, {"threads": 10**9}, {"parts": 0},
+        {"parts": None},
+        {"taken": [[0, 0, 1]]}, {"taken": [[1, 64]]}, {"taken": [[1, 64, -1]]}, {"taken": 7}, {"lines": []},
+        {"lines": ["{}"]}, {"lines": ["["]}, {"lines": ['{"epoch": 1, "accuracy": 2, "images_per_second": 1}']},
+        {"sums": {"loss": "x"}, "taken": [[1, 64, 1]]}, {"best_accuracy": []},
+    ],
+)  # fmt: skip
+def test_a_strangers_state(
+    tmp_path: Path, digits: ArraySource, digits_test: ArraySource, change: dict[str, Any]
+) -> None:
+    """One that says what no training of ours does, with a checksum that fits."""
+    options = _options(tmp_path / "s", epochs=2, student="cnn-s")
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(_Killed), _killed_at(6, patched):
+        train(options, digits, digits_test)
+    path = tmp_path / "s/state.safetensors"
+    with safe_open(path, "pt") as file:
+        ((key, value),) = file.metadata().items()
+    header = json.loads(value.partition(" ")[2])
+    header["progress"] |= change
+    tensors, text = load_file(path), json.dumps(header)
+    path.write_bytes(save(tensors, {key: f"{saved._checksum(tensors, text)} {text}"}))
     with pytest.raises(MismatchError, match=r"cannot be read .*--force"):
         train(options, digits, digits_test)
 

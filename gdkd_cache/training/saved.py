@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from xxhash import xxh3_128
 
 from gdkd_cache.errors import MismatchError, first_line, is_out_of_memory
+from gdkd_cache.limits import LARGEST_BATCH, MOST_EPOCHS, MOST_WORKERS
+from gdkd_cache.schema import short
 from gdkd_cache.training.schedules import load_schedule_state, schedule_state
 from gdkd_cache.training.state import State
 
@@ -113,6 +115,7 @@ def load_state(data: bytes, path: Path) -> Stored:
         header = json.loads(text)
         if header["format"] != _FORMAT:
             raise ValueError(f"it is of format {header['format']}, this version reads {_FORMAT}")
+        _check(header["progress"])
         return Stored(
             facts=dict(header["facts"]), progress=dict(header["progress"]), tensors=tensors, told=dict(header["told"])
         )
@@ -120,6 +123,27 @@ def load_state(data: bytes, path: Path) -> Stored:
         if is_out_of_memory(error):
             raise
         raise _unreadable(path, error) from None
+
+
+def _check(progress: Mapping[str, Any]) -> None:
+    """Look whether numbers are in their ranges: the file may be a stranger's."""
+    wholes = {"epoch": (0, MOST_EPOCHS), "threads": (1, MOST_WORKERS), "parts": (1, LARGEST_BATCH)}
+    found = [(name, progress[name], bounds) for name, bounds in wholes.items()]
+    for stretch in progress["taken"]:
+        ranks, size, steps = stretch
+        found += [
+            ("ranks", ranks, (1, LARGEST_BATCH)),
+            ("images", size, (1, LARGEST_BATCH)),
+            ("steps", steps, (0, 2**48)),
+        ]
+    for name, value, (least, most) in found:
+        if type(value) is not int or not least <= value <= most:
+            raise ValueError(f"{name} is {short(value)}, not in {least}..{most}")
+    if len(progress["lines"]) != progress["epoch"]:
+        raise ValueError(f"it has {len(progress['lines'])} lines of metrics, of {progress['epoch']} epochs")
+    for line in map(json.loads, progress["lines"]):
+        if not (line["images_per_second"] > 0 and 0 <= line["accuracy"] <= 1 and type(line["epoch"]) is int):
+            raise ValueError(f"it has metrics of {short(line)}")
 
 
 def restore(state: State, stored: Stored, path: Path, rank: int, device: torch.device) -> None:
