@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 from gdkd_cache import open_cache
 from gdkd_cache.building.build import build
@@ -156,9 +156,10 @@ def steps_taken(cache: Path, source: ArraySource, out: Path) -> int:
     """Steps of a student that trains on both views until it is stopped."""
     steps = 0
 
-    def count(*_: object) -> None:
+    def count(optimizer: Optimizer, *_: object) -> None:
         nonlocal steps
-        steps += 1
+        # An optimizer is tried on one weight before a training; a network has more.
+        steps += len(optimizer.param_groups[0]["params"]) > 1
 
     options = TrainOptions(
         out=out,
