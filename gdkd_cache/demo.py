@@ -3,10 +3,8 @@
 import json
 import logging
 import multiprocessing
-import resource
 import shutil
 import statistics
-import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +23,7 @@ from gdkd_cache.models.opening import open_network
 from gdkd_cache.progress import progress
 from gdkd_cache.seeding import permutation
 from gdkd_cache.terminal import log_lines, say, say_table
+from gdkd_cache.training.memory import peak_bytes, resident_bytes
 from gdkd_cache.training.options import TrainOptions
 from gdkd_cache.training.train import Views, train
 
@@ -155,18 +154,11 @@ def _peak_bytes() -> int:
     """The most memory held so far: on the GPU where there is one, else resident in this process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
-    return _status("VmHWM", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    return peak_bytes()
 
 
 def _resident_bytes() -> int:
     """The memory held now, likewise."""
     if torch.cuda.is_available():
         return torch.cuda.memory_allocated()
-    return _status("VmRSS", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-
-
-def _status(field: str, otherwise: int) -> int:
-    """A line of Linux' account of this process, in bytes; getrusage there starts from the parent's peak."""
-    if sys.platform != "linux":
-        return otherwise
-    return int(Path("/proc/self/status").read_text().split(f"{field}:")[1].split()[0]) * 1024
+    return resident_bytes() or peak_bytes()

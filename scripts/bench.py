@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from benches import checks, fetching, folders, loading, loss, render, scaling, size, streaming, taking, training
+from benches import checks, fetching, folders, loading, loss, render, scaling, size, streaming, train_memory, training
 from benches.timing import Bench, Figure
 
 from gdkd_cache.terminal import say, say_json, say_table
@@ -29,7 +29,7 @@ ROWS: tuple[Callable[[Bench], Iterator[Figure]], ...] = (
     loss.loss,
     training.train_overhead,
     training.train_live,
-    taking.train_memory,
+    train_memory.train_memory,
     training.build_overhead,
     training.startup,
     render.render,

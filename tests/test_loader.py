@@ -19,9 +19,9 @@ from gdkd_cache import open_cache
 from gdkd_cache.cache.batch import TeacherBatch
 from gdkd_cache.cache.dataset import CachedDataset
 from gdkd_cache.cache.loader import CachedLoader, LoadedBatch
-from gdkd_cache.data.budget import parse_views
 from gdkd_cache.data.recipes.presets import open_recipe
 from gdkd_cache.data.source import ArraySource
+from gdkd_cache.data.view_numbers import parse_views
 from gdkd_cache.errors import MismatchError, UsageError
 from gdkd_cache.models.network import Network
 from gdkd_cache.training.batches import cached_batches, rendered_batches

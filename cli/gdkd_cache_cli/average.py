@@ -20,7 +20,7 @@ def average(weights: tuple[Path, ...], out: Path, force: bool) -> None:
 
     \b
     Example:
-      gdkd-cache average student/epoch-7.safetensors student/epoch-8.safetensors --out mean.safetensors
+      gdkd-cache average student/epoch-0007.safetensors student/epoch-0008.safetensors --out mean.safetensors
     """
     from gdkd_cache.errors import UsageError
     from gdkd_cache.files import require_free

@@ -19,12 +19,12 @@ from gdkd_cache.cache.loader import CachedLoader, LoadedBatch
 from gdkd_cache.cache.replay import check_replay, compare_images, comparison_with, recipe_of, rounding_line
 from gdkd_cache.cache.rows import match_rows
 from gdkd_cache.cache.view import View
-from gdkd_cache.data.budget import chosen_views
 from gdkd_cache.data.images.memory import decoded_once
 from gdkd_cache.data.loader import ViewLoader
 from gdkd_cache.data.order import Stretch, epoch_requests
 from gdkd_cache.data.recipes.recipe import Recipe
 from gdkd_cache.data.source import FullSource
+from gdkd_cache.data.view_numbers import chosen_views
 from gdkd_cache.data.views import ViewRenderer, ViewRequest
 from gdkd_cache.errors import MismatchError, UsageError
 from gdkd_cache.losses.partition import top_classes

@@ -13,7 +13,7 @@ from gdkd_cache.cache.cache import Cache
 from gdkd_cache.cache.ensemble import Ensemble
 from gdkd_cache.data.source import FullSource
 from gdkd_cache.errors import MismatchError
-from gdkd_cache.fields import Option, option_of
+from gdkd_cache.fields import option_of
 from gdkd_cache.schema import short
 from gdkd_cache.training.feeds import Views
 from gdkd_cache.training.options import CROSS_ENTROPY, TrainOptions
@@ -29,12 +29,17 @@ def training_facts(
     views: Views | None,
     teacher: Callable[..., object] | None,
 ) -> dict[str, Any]:
-    """All that decides what a training gives, as plain JSON: options, data, caches; and the versions that run it.
+    """All that decides what a training gives, as plain JSON: options, data, caches.
 
     Options that change where and how fast it runs, not what it gives, are left out.
     """
+    decisive = {
+        field.name
+        for field in dataclasses.fields(options)
+        if (stated := option_of(field)) is not None and stated.outcome
+    }
     facts = {
-        "option": {name: value for name, value in plain_options(options).items() if _stated(name).outcome},
+        "option": {name: value for name, value in plain_options(options).items() if name in decisive},
         "data": {"name": source.name, "digest": source.digest, "mean": source.mean, "std": source.std},
         "evaluation data": {"name": eval_source.name, "digest": eval_source.digest},
         "cache": {str(number): digest for number, digest in enumerate(_digests(cache))},
@@ -108,10 +113,3 @@ def _digests(cache: Cache | Ensemble | None) -> Sequence[str]:
         return ()
     parts = cache.caches if isinstance(cache, Ensemble) else [cache]
     return [part.manifest.digest for part in parts]
-
-
-def _stated(name: str) -> Option:
-    (field,) = (field for field in dataclasses.fields(TrainOptions) if field.name == name)
-    stated = option_of(field)
-    assert stated is not None, name
-    return stated

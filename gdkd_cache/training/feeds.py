@@ -12,12 +12,12 @@ from torch import Tensor
 from gdkd_cache.cache.cache import Cache
 from gdkd_cache.cache.ensemble import Ensemble
 from gdkd_cache.cache.view import View
-from gdkd_cache.data.budget import parse_views
 from gdkd_cache.data.images.memory import decoded_once
 from gdkd_cache.data.loader import default_num_workers
 from gdkd_cache.data.recipes.presets import open_recipe
 from gdkd_cache.data.recipes.recipe import Recipe
 from gdkd_cache.data.source import FullSource
+from gdkd_cache.data.view_numbers import parse_views
 from gdkd_cache.data.views import ViewRenderer, ViewRequest, image_size
 from gdkd_cache.errors import UsageError
 from gdkd_cache.losses.base import Loss, loss_from_json

@@ -16,11 +16,8 @@ from gdkd_cache.errors import MismatchError
 from gdkd_cache.files import open_plain
 from gdkd_cache.models.card import ModelCard
 from gdkd_cache.models.weights import save_weights
+from gdkd_cache.training.layout import CONFIG, LOG, METRICS, STATE
 
-STATE = "state.safetensors"
-METRICS = "metrics.jsonl"
-CONFIG = "run.toml"
-LOG = "log.txt"
 _WEIGHTS = ("best.safetensors", "last.safetensors")
 _CARDS = ("best.json", "last.json")  # beside the weights of 0.1.0
 _FURTHER = re.compile(r"(best|last)-ema\.safetensors|epoch-\d+\.safetensors")
@@ -141,7 +138,7 @@ class RunFolder:
         lines: Sequence[str],
         state: bytes,
         weights: Mapping[str, tuple[nn.Module, ModelCard]],
-        texts: Mapping[str, str] | None = None,
+        texts: Mapping[str, str],
     ) -> None:
         """Keep an epoch's weights and its state and, when they are there, its line of metrics.
 
@@ -159,7 +156,7 @@ class RunFolder:
         with self._telling(), self._staged() as staged:
             for name, (model, card) in weights.items():
                 save_weights(model, card, staged / name)
-            for name, text in (texts or {}).items():
+            for name, text in texts.items():
                 (staged / name).write_text(text)
             (staged / STATE).write_bytes(state)
             (staged / METRICS).write_bytes(metrics)

@@ -20,7 +20,8 @@ from gdkd_cache.training.amounts import Interval
 from gdkd_cache.training.batches import Batches
 from gdkd_cache.training.distributed import average_buffers, broadcast_buffers, gathered, rank_and_size
 from gdkd_cache.training.evaluate import Evaluation, Evaluator
-from gdkd_cache.training.folder import CONFIG, RunFolder
+from gdkd_cache.training.folder import RunFolder
+from gdkd_cache.training.layout import CONFIG
 from gdkd_cache.training.memory import peak_memory
 from gdkd_cache.training.options import TrainOptions
 from gdkd_cache.training.reporters.reports import Reports
@@ -113,7 +114,7 @@ class Training:
 
     def _require_enough(self, state: State) -> None:
         """Refuse to go on with more ranks than the epoch has images left: one without any would wait for ever."""
-        ranks, left = rank_and_size()[1], self.num_images - round(state.totals().get("images", 0.0))
+        ranks, left = rank_and_size()[1], self.num_images - state.totals().get("images", 0)
         if state.taken and state.taken[-1][0] != ranks and 0 < left < ranks:
             raise UsageError(
                 f"{left} images are left of epoch {state.epoch + 1}, fewer than the {ranks} ranks; go on with "
@@ -193,39 +194,35 @@ class Training:
             raise self._diverged(state, str(error)) from None
         speed = self.num_images / state.seconds
         view = {} if self.views is None else {"view": self.views[state.epoch % len(self.views)]}
-        state.epoch_done()
-        better = {"best": state.evaluated(evaluation.accuracy), "best-ema": False}
-        line: dict[str, Any] = {"epoch": state.epoch, **view, **means, "lr": lr, **_told(evaluation)}
+        line: dict[str, Any] = {"epoch": state.epoch + 1, **view, **means, "lr": lr, **_told(evaluation)}
         if averaged is not None:
-            better["best-ema"] = state.evaluated_ema(averaged.accuracy)
             line |= {f"ema_{name}": value for name, value in _told(averaged).items()}
         line |= {"images_per_second": float(f"{speed:.5g}"), **peak_memory(self.device)}
-        state.lines.append(json.dumps(line, allow_nan=False))
+        state.epoch_done(line)
         data = self._state_bytes(state)
         if data is None:
             return
         numbers = (state.epoch, self.options.epochs, means["loss"], evaluation.accuracy, speed)
         _LOG.info("epoch %d/%d  loss %.4f  accuracy %.4f  %.0f images/s", *numbers)
-        self._write_epoch(state, data, better)
+        self._write_epoch(state, data)
         self.reports.report(line)
 
     def write_again(self, state: State) -> None:
         """Write the files of the epoch that was done last, of which a kill may have left some unwritten."""
         data = self._state_bytes(state)
         if data is not None:
-            is_best = state.best_epoch == state.epoch
-            self._write_epoch(state, data, {"best": is_best, "best-ema": state.best_ema_epoch == state.epoch})
+            self._write_epoch(state, data)
 
-    def _write_epoch(self, state: State, data: bytes, better: Mapping[str, bool]) -> None:
+    def _write_epoch(self, state: State, data: bytes) -> None:
         line = json.loads(state.lines[-1])
         own = (state.model, dataclasses.replace(self.card, accuracy=line["accuracy"]))
-        kept = {"last": own, "best": own}
+        kept = {"last": own} | ({"best": own} if state.is_best() else {})
         if state.ema is not None:
             averaged = (state.ema.module, dataclasses.replace(self.card, accuracy=line["ema_accuracy"]))
-            kept |= {"last-ema": averaged, "best-ema": averaged}
-        weights = {f"{name}.safetensors": one for name, one in kept.items() if better.get(name, True)}
+            kept |= {"last-ema": averaged} | ({"best-ema": averaged} if state.is_best("ema_accuracy") else {})
         if self.options.keep_every and state.epoch % self.options.keep_every == 0:
-            weights[f"epoch-{state.epoch:04}.safetensors"] = own
+            kept[f"epoch-{state.epoch:04}"] = own
+        weights = {f"{name}.safetensors": one for name, one in kept.items()}
         self.folder.write_epoch(state.lines, data, weights, {CONFIG: self.config})
 
     def _save(self, state: State) -> None:

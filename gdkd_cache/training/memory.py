@@ -46,10 +46,22 @@ def peak_memory(device: torch.device) -> dict[str, int]:
         `memory_bytes`: resident in this process, without those that decode for it, since it began or since
         `find_accumulation`; on a GPU also `device_memory_bytes`: what torch held of it.
     """
-    peak = {"memory_bytes": _of_status("VmHWM") or _most_resident()}
+    peak = {"memory_bytes": peak_bytes()}
     if device.type == "cuda":
         peak["device_memory_bytes"] = torch.cuda.max_memory_reserved(device)
     return peak
+
+
+def peak_bytes() -> int:
+    """The most that this process has had resident, likewise."""
+    # Where Linux tells it by itself: getrusage there starts from the parent's peak.
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return _of_status("VmHWM") or most
+
+
+def resident_bytes() -> int | None:
+    """What it has resident now; None where the system does not tell."""
+    return _of_status("VmRSS")
 
 
 def normalizes_batches(model: nn.Module) -> bool:
@@ -174,7 +186,7 @@ class _ProcessGauge(_Gauge):
     def peak(self, call: Callable[[], object]) -> int:
         if self._resets:
             call()
-            return _of_status("VmHWM") or 0
+            return peak_bytes()
         return _sampled_peak(call)
 
 
@@ -197,7 +209,7 @@ def _sampled_peak(call: Callable[[], object]) -> int:
 
 
 def _resident() -> int:
-    found = _of_status("VmRSS")
+    found = resident_bytes()
     if found is None:
         raise UsageError("--max-memory needs Linux, or a GPU: this system does not tell what a process takes")
     return found
@@ -210,10 +222,6 @@ def _of_status(name: str) -> int | None:
     except OSError:
         return None
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), None)
-
-
-def _most_resident() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _told(size: int) -> str:

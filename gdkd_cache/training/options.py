@@ -6,8 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gdkd_cache.data.budget import parse_views
 from gdkd_cache.data.options import MemoryOptions, RenderOptions
+from gdkd_cache.data.view_numbers import parse_views
 from gdkd_cache.errors import UsageError
 from gdkd_cache.fields import option
 from gdkd_cache.limits import LARGEST_BATCH, LARGEST_SEED, LARGEST_SIDE, LEAST_TEMPERATURE, MOST_EPOCHS

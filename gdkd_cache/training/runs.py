@@ -15,8 +15,8 @@ from typing import Any
 from gdkd_cache.errors import CacheError, UsageError, first_line
 from gdkd_cache.files import read_bounded
 from gdkd_cache.schema import check_json, short
+from gdkd_cache.training.layout import CONFIG, METRICS
 
-METRICS, SETTINGS = "metrics.jsonl", "run.toml"
 _METRICS_BYTES = 2**26
 _SETTINGS_BYTES = 2**20
 _EPOCH = {
@@ -109,8 +109,8 @@ def read_run(path: Path) -> Run:
         raise UsageError(f"run {path} {'is no folder' if path.exists() else 'does not exist'}; name one of train --out")
     lines = _metrics(path / METRICS)
     settings = digests = num_bytes = None
-    if (path / SETTINGS).exists():
-        settings, digests, num_bytes = _settings(path / SETTINGS)
+    if (path / CONFIG).exists():
+        settings, digests, num_bytes = _settings(path / CONFIG)
     accuracies = [line["accuracy"] for line in lines]
     speeds = [line["images_per_second"] for line in lines if line.get("images_per_second", 0) > 0]
     return Run(

@@ -19,16 +19,6 @@ from gdkd_cache.training.state import State
 
 _KEY = "gdkd_cache_state"
 _FORMAT = 1
-_NUMBERS = {
-    "epoch": int,
-    "seconds": float,
-    "accuracy": float,
-    "best_accuracy": float,
-    "best_epoch": int,
-    "best_ema_accuracy": float,
-    "best_ema_epoch": int,
-}
-"""Of `State`, by attribute."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +26,7 @@ class Stored:
     """A state as it lies on disk.
 
     Attributes:
-        facts: what the training is of: options, data, caches, versions; see `facts.py`.
+        facts: what the training is of; see `training_facts`.
         progress: the numbers of `State`, and what was found at the start.
         tensors: by name.
         told: of the optimizer, the schedule and the scaler, what is no tensor.
@@ -58,7 +48,7 @@ def state_bytes(
     facts: Mapping[str, Any],
     found: Mapping[str, Any],
     generators: Sequence[Tensor],
-    sums: Mapping[str, float],
+    totals: Mapping[str, Any],
 ) -> bytes:
     """The file of a state.
 
@@ -67,7 +57,7 @@ def state_bytes(
         facts: what the training is of.
         found: what was found at the start, and must be the same when it goes on.
         generators: the state of torch's random numbers of each rank, uint8.
-        sums: `State.sums` of all ranks.
+        totals: of all ranks, as `State.totals` gives them.
     """
     tensors = {f"model.{name}": value for name, value in _tensors(state.model).items()}
     if state.ema is not None:
@@ -89,8 +79,8 @@ def state_bytes(
         "schedule": schedule_state(state.schedule),
         "scaler": state.scaler.state_dict(),
     }
-    numbers = {name: getattr(state, name) for name in _NUMBERS}
-    numbers |= {"taken": state.taken, "lines": state.lines, "sums": dict(sums)}
+    numbers = {"epoch": state.epoch, "taken": state.taken, "seconds": state.seconds, "lines": state.lines}
+    numbers["totals"] = totals
     header = json.dumps({"format": _FORMAT, "facts": facts, "progress": {**found, **numbers}, "told": told})
     # One key, as the order of several is not fixed, and equal states are equal bytes.
     return safetensors.torch.save(tensors, {_KEY: f"{_checksum(tensors, header)} {header}"})
@@ -162,12 +152,12 @@ def restore(state: State, stored: Stored, path: Path, rank: int, device: torch.d
         load_schedule_state(state.schedule, stored.told["schedule"])
         state.scaler.load_state_dict(stored.told["scaler"])
         numbers = stored.progress
-        for name, kind in _NUMBERS.items():
-            setattr(state, name, kind(numbers[name]))
-        state.taken = tuple((int(ranks), int(size), int(steps)) for ranks, size, steps in numbers["taken"])
-        state.lines = [str(line) for line in numbers["lines"]]
-        own = {name: 0.0 if rank else float(value) for name, value in numbers["sums"].items()}
-        state.sums = {name: torch.tensor(value, device=device) for name, value in own.items()}
+        state.epoch, state.seconds, state.lines = int(numbers["epoch"]), float(numbers["seconds"]), stored.lines
+        state.taken = tuple((ranks, size, steps) for ranks, size, steps in numbers["taken"])
+        totals = dict(numbers["totals"])
+        if rank and totals:
+            totals = {"images": 0, "sums": dict.fromkeys(totals["sums"], 0.0), "norms": [0.0, 0.0]}
+        state.take_over(totals, device)
         set_generator(stored.tensors.get(f"generator.{rank}"), device)
     except Exception as error:
         if is_out_of_memory(error):

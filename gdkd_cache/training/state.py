@@ -1,6 +1,9 @@
 """What a training has come to: all that changes from step to step, in one object."""
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,11 +27,9 @@ class State:
         ema: the moving average of the weights, and of running statistics; None for none.
         epoch: those that are done.
         taken: what is done of the next one; () at its start.
-        sums: of the epoch's terms by name, weighted with the images, on this rank; under `images`, how many. Likewise
-            `grad_norm` of the gradients that were looked at, and under `norms`, how many.
+        images, sums: of the epoch's steps on this rank: how many images, and the terms by name, weighted with them.
+        norms: of gradients that were looked at, their sum and number, likewise; None before the first.
         seconds: that the epoch has taken, by steps.
-        accuracy, best_accuracy, best_epoch: of evaluations of the network; best_epoch from 1, 0 before the first.
-        best_ema_accuracy, best_ema_epoch: of the average, likewise.
         lines: of metrics, one an epoch, JSON.
     """
 
@@ -39,13 +40,11 @@ class State:
     ema: AveragedModel | None
     epoch: int = 0
     taken: tuple[Stretch, ...] = ()
-    sums: dict[str, Tensor] = field(default_factory=dict)
+    images: int = 0
+    names: tuple[str, ...] = ()
+    sums: Tensor | None = None
+    norms: Tensor | None = None
     seconds: float = 0.0
-    accuracy: float = 0.0
-    best_accuracy: float = -1.0
-    best_epoch: int = 0
-    best_ema_accuracy: float = -1.0
-    best_ema_epoch: int = 0
     lines: list[str] = field(default_factory=list)
 
     @classmethod
@@ -83,48 +82,45 @@ class State:
 
     def add(self, terms: dict[str, Tensor], num_images: int) -> None:
         """Add a step's terms to the sums; nothing is read from the device, which the CPU would wait for."""
-        one = torch.ones_like(terms["loss"])
-        for name, term in {**terms, "images": one}.items():
-            self._add(name, term * num_images)
+        values = torch.stack([term.detach() for term in terms.values()]) * num_images
+        self.images, self.names = self.images + num_images, tuple(terms)
+        self.sums = values if self.sums is None else self.sums + values
 
     def add_norm(self, norm: Tensor) -> None:
         """Add the norm of a step's gradient, but for those that a scaler leaves out as they are not finite."""
-        is_finite = norm.isfinite()
-        self._add("grad_norm", norm.where(is_finite, 0.0))
-        self._add("norms", is_finite.to(norm.dtype))
+        is_finite = norm.detach().isfinite()
+        value = torch.stack([norm.detach().where(is_finite, 0.0), is_finite.to(norm.dtype)])
+        self.norms = value if self.norms is None else self.norms + value
 
-    def _add(self, name: str, value: Tensor) -> None:
-        value = value.detach()
-        self.sums[name] = self.sums[name] + value if name in self.sums else value
-
-    def totals(self) -> dict[str, float]:
-        """The sums of all ranks, which all ask."""
-        if not self.sums:
+    def totals(self) -> dict[str, Any]:
+        """`images`, `sums` by name and `norms` of all ranks, which all ask, as plain numbers; empty before a step."""
+        if self.sums is None or self.norms is None:
             return {}
-        return dict(zip(self.sums, sum_over_ranks(torch.stack(list(self.sums.values()))).tolist(), strict=True))
+        images = sum_over_ranks(torch.tensor(self.images, device=self.sums.device))
+        sums, norms = (sum_over_ranks(one.clone()).tolist() for one in (self.sums, self.norms))
+        return {"images": int(images), "sums": dict(zip(self.names, sums, strict=True)), "norms": norms}
+
+    def take_over(self, totals: Mapping[str, Any], device: torch.device) -> None:
+        """Go on from what `totals` gave: on one rank, for all."""
+        if totals:
+            self.images, self.names = int(totals["images"]), tuple(totals["sums"])
+            self.sums = torch.tensor(list(totals["sums"].values()), dtype=torch.float32, device=device)
+            self.norms = torch.tensor(totals["norms"], dtype=torch.float32, device=device)
 
     def means(self) -> dict[str, float]:
         """The means of the epoch's terms so far, over all ranks, which all ask."""
         totals = self.totals()
-        images, norms, norm = (totals.pop(name) for name in ("images", "norms", "grad_norm"))
-        means = {name: total / images for name, total in totals.items()}
-        return means | ({"grad_norm": norm / norms} if norms else {})
+        norm, number = totals["norms"]
+        means = {name: total / totals["images"] for name, total in totals["sums"].items()}
+        return means | ({"grad_norm": norm / number} if number else {})
 
-    def epoch_done(self) -> None:
-        """Take note that an epoch is done."""
-        self.epoch, self.taken, self.sums, self.seconds = self.epoch + 1, (), {}, 0.0
+    def epoch_done(self, line: Mapping[str, Any]) -> None:
+        """Take note that an epoch is done, and of its metrics."""
+        self.epoch, self.taken, self.seconds = self.epoch + 1, (), 0.0
+        self.images, self.sums, self.norms = 0, None, None
+        self.lines.append(json.dumps(line, allow_nan=False))
 
-    def evaluated(self, accuracy: float) -> bool:
-        """Take note of what the epoch that is done gave: whether it is the best so far."""
-        self.accuracy = accuracy
-        if accuracy <= self.best_accuracy:
-            return False
-        self.best_accuracy, self.best_epoch = accuracy, self.epoch
-        return True
-
-    def evaluated_ema(self, accuracy: float) -> bool:
-        """The same of the moving average."""
-        if accuracy <= self.best_ema_accuracy:
-            return False
-        self.best_ema_accuracy, self.best_ema_epoch = accuracy, self.epoch
-        return True
+    def is_best(self, name: str = "accuracy") -> bool:
+        """Whether the last epoch is the first of those with the highest figure of this name."""
+        *before, last = (json.loads(line)[name] for line in self.lines)
+        return all(value < last for value in before)

@@ -30,7 +30,8 @@ from gdkd_cache.training.distributed import broadcast_bytes, parallel, process_g
 from gdkd_cache.training.evaluate import Evaluator
 from gdkd_cache.training.facts import plain_options, require_same, training_facts
 from gdkd_cache.training.feeds import Loading, Views, from_cache, from_views
-from gdkd_cache.training.folder import LOG, RunFolder
+from gdkd_cache.training.folder import RunFolder
+from gdkd_cache.training.layout import LOG
 from gdkd_cache.training.logs import kept_log
 from gdkd_cache.training.loop import Training, TrainResult, result_of
 from gdkd_cache.training.measured import measured
@@ -158,7 +159,7 @@ def train(
             mean=source.mean,
             std=source.std,
             device=device,
-            batch_size=_EVALUATED if options.max_memory is None else min(_EVALUATED, batch_size // found["parts"] + 1),
+            batch_size=_EVALUATED if options.max_memory is None else min(_EVALUATED, -(-batch_size // found["parts"])),
             num_workers=options.num_workers,
             images_in_memory=options.images_in_memory,
             decoded=options.decoded,

@@ -20,12 +20,12 @@ class Reporter(ABC):
     """One place where figures are shown; it may fail in any way, and is then used no more.
 
     Attributes:
-        library: what must be installed, also the name of the extra that brings it; empty for nothing.
+        package: what must be installed, also the name of the extra that brings it; empty for nothing.
         last_step: the largest step that it holds from before, 0 for none; it is given no step twice.
         hint: where to look, in a line.
     """
 
-    library: ClassVar[str] = ""
+    package: ClassVar[str] = ""
     last_step: int = 0
     hint: str = ""
 
@@ -61,10 +61,10 @@ class Reporter(ABC):
         Raises:
             UsageError: its library is not installed.
         """
-        if cls.library and importlib.util.find_spec(cls.library) is None:
+        if cls.package and importlib.util.find_spec(cls.package) is None:
             raise UsageError(
-                f"report to {cls.library} needs {cls.library}, which is not installed: "
-                f"pip install 'gdkd-cache[{cls.library}]'"
+                f"report to {cls.package} needs {cls.package}, which is not installed: "
+                f"pip install 'gdkd-cache[{cls.package}]'"
             )
 
 

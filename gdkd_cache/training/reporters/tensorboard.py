@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class TensorBoard(Reporter):
     """Writes a file of events; one that goes on writes another, which voids what the first has beyond its beginning."""
 
-    library = "tensorboard"
+    package = "tensorboard"
 
     def __init__(self, folder: Path, last_step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class Trackio(Reporter):
     """Continues the run of the name that the folder keeps; epochs that trackio has are not told again."""
 
-    library = "trackio"
+    package = "trackio"
 
     def __init__(self, run: "Run", first_epoch: int) -> None:
         self._run = run
@@ -27,7 +27,7 @@ class Trackio(Reporter):
     def open(cls, folder: Path, name: str, options: Mapping[str, object], first_epoch: int) -> "Reporter":
         import trackio
 
-        unique = f"{name}-{run_id(folder, cls.library, first_epoch)[:8]}"
+        unique = f"{name}-{run_id(folder, cls.package, first_epoch)[:8]}"
         with redirect_stdout(io.StringIO()):  # the hint says it
             run = trackio.init(PROJECT, unique, config=dict(options), resume="allow", embed=False)
         return cls(run, first_epoch)

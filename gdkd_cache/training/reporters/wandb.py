@@ -18,7 +18,7 @@ class WeightsAndBiases(Reporter):
     What it writes is on disk only a quarter of a minute later, and a server takes several files for several runs.
     """
 
-    library = "wandb"
+    package = "wandb"
 
     def __init__(self, run: "Run") -> None:
         self._run = run
@@ -34,7 +34,7 @@ class WeightsAndBiases(Reporter):
         run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
             dir=folder,
-            id=run_id(folder, cls.library, first_epoch),
+            id=run_id(folder, cls.package, first_epoch),
             name=name,
             config=dict(options),
             resume="allow",
