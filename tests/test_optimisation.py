@@ -19,13 +19,6 @@ from gdkd_cache.training.options import TrainOptions
 from gdkd_cache.training.schedules import load_schedule_state, make_schedule, schedule_state
 from gdkd_cache.training.train import train
 
-_HAS_TIMM = True
-try:
-    import timm  # noqa: F401
-except ImportError:
-    _HAS_TIMM = False
-_timm = pytest.mark.skipif(not _HAS_TIMM, reason="timm is not installed")
-
 
 def _options(**fields: Any) -> TrainOptions:
     return TrainOptions(**({"student": "cnn-s", "epochs": 6, "out": Path("out"), "lr": 0.01} | fields))
@@ -71,7 +64,6 @@ def test_optimizers_of_torch(spec: str, make: Callable[[Any], torch.optim.Optimi
     assert not torch.equal(found, _by(optimizer="adagrad"))
 
 
-@_timm
 def test_optimizers_of_timm() -> None:
     from timm.optim._optim_factory import create_optimizer_v2
 

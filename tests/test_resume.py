@@ -1,5 +1,6 @@
 """A training that was stopped goes on as if it had not been, to the bit; another one is not taken for it."""
 
+import importlib
 import json
 import os
 import signal
@@ -19,11 +20,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 from small import fork
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
 from gdkd_cache import open_cache
 from gdkd_cache.data.source import ArraySource
-from gdkd_cache.errors import MismatchError, ModelError
+from gdkd_cache.errors import MismatchError, ModelError, UsageError
 from gdkd_cache.models.weights import load_card
 from gdkd_cache.training import loop, saved
 from gdkd_cache.training import train as training
@@ -418,3 +420,93 @@ def test_killed_trainings_go_on() -> None:
     run = subprocess.run([sys.executable, str(script), "--count", "2", "--seed", "3"], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert run.stdout.startswith("2 of 2 trainings (1 ranks), killed ")
+
+
+def test_reporters_are_told_each_epoch_once(
+    tmp_path: Path, digits: ArraySource, digits_test: ArraySource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a training that was stopped in its second epoch and went on."""
+    options = _options(tmp_path / "s", student="cnn-s", report_to=("tensorboard",))
+    with _killed_at(6, monkeypatch), pytest.raises(_Killed):
+        train(options, digits, digits_test)
+    train(options, digits, digits_test)
+    events = EventAccumulator(str(tmp_path / "s/tensorboard")).Reload()
+    told = [(event.step, event.value) for event in events.Scalars("accuracy")]
+    lines = [json.loads(line) for line in (tmp_path / "s/metrics.jsonl").read_text().splitlines()]
+    assert told == [(line["epoch"], pytest.approx(line["accuracy"])) for line in lines]
+
+
+def watched(num_classes: int) -> nn.Module:
+    """A network that notes how it is run while it trains."""
+
+    class Watched(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 36, num_classes))
+
+        def forward(self, images: Tensor) -> Tensor:
+            logits = self.net(images)
+            if self.training and torch.is_grad_enabled():
+                is_last = images.is_contiguous(memory_format=torch.channels_last)
+                _SEEN.append((torch.get_float32_matmul_precision(), logits.dtype, is_last))
+            return logits
+
+    return Watched()
+
+
+_SEEN: list[tuple[str, torch.dtype, bool]] = []
+
+
+@pytest.mark.parametrize(
+    ("fields", "seen"),
+    [
+        ({}, ("highest", torch.float32, False)),
+        ({"precision": "tf32"}, ("high", torch.float32, False)),
+        ({"precision": "bfloat16"}, ("highest", torch.bfloat16, False)),
+        ({"precision": "float16"}, ("highest", torch.float16, False)),
+        ({"memory_format": "channels_last"}, ("highest", torch.float32, True)),
+    ],
+    ids=["plain", "tf32", "bfloat16", "float16", "channels_last"],
+)
+def test_how_a_training_computes(
+    tmp_path: Path, digits: ArraySource, digits_test: ArraySource, fields: dict[str, Any], seen: tuple[Any, ...]
+) -> None:
+    noted = importlib.import_module("test_resume")._SEEN  # as the training imports it
+    noted.clear()
+    train(_options(tmp_path / "s", student="test_resume:watched", epochs=1, ema=None, **fields), digits, digits_test)
+    assert noted[-1] == seen
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"sync_batchnorm": True}, "sync_batchnorm needs a GPU"),
+        ({"activation_checkpointing": True}, "has no blocks"),
+        ({"compile": True}, "compile needs a C[+][+] compiler, and there is no nowhere"),
+    ],
+)
+def test_preparation_is_part_of_a_training(
+    tmp_path: Path,
+    digits: ArraySource,
+    digits_test: ArraySource,
+    monkeypatch: pytest.MonkeyPatch,
+    fields: dict[str, Any],
+    said: str,
+) -> None:
+    """What cannot be had is refused, and nothing is left."""
+    monkeypatch.setenv("CXX", "nowhere")
+    with pytest.raises(UsageError, match=said):
+        train(_options(tmp_path / "s", **fields), digits, digits_test)
+    assert not (tmp_path / "s").exists()
+
+
+def test_activations_that_are_computed_again(tmp_path: Path, digits: ArraySource, digits_test: ArraySource) -> None:
+    """The same training, to the bit."""
+    for again in (False, True):
+        options = _options(
+            tmp_path / str(again), student="resnet8", epochs=1, batch_size=128, activation_checkpointing=again
+        )
+        train(options, digits, digits_test)
+    ours, theirs = (load_file(tmp_path / name / "last.safetensors") for name in ("True", "False"))
+    assert all(torch.equal(ours[name], value) for name, value in theirs.items())
