@@ -1,20 +1,18 @@
 """The option `--config`, which repeats a training from its `run.toml`, and what that file is told of the command."""
 
 import dataclasses
-import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
-from gdkd_cache.errors import UsageError, first_line
+from gdkd_cache.errors import UsageError
 from gdkd_cache.fields import option_of, plain_value
-from gdkd_cache.files import read_bounded
 from gdkd_cache.schema import short
 from gdkd_cache.training.presets.preset import Preset, refuse_code
+from gdkd_cache.training.tables import read_toml
 
-_FILE_BYTES = 2**20
 _NOT_READ = ("out", "force", "use")
 """Options that no file gives: of one run alone, and code."""
 _OTHERS = ("cache", "versions")
@@ -60,14 +58,8 @@ def _read(path: Path, kinds: Mapping[str, type]) -> dict[str, Any]:
         UsageError: no such file, one that is no TOML, or an option that is unknown, of another type or out of range; or
             one that names code.
     """
-    try:
-        tables = tomllib.loads(read_bounded(path, _FILE_BYTES, "config", UsageError).decode())
-    except UsageError:
-        raise
-    except Exception as error:  # of parsing: what a hostile file can raise, RecursionError too
-        raise UsageError(f"config {path} cannot be read: {first_line(error)}") from None
     values: dict[str, Any] = {}
-    for name, table in tables.items():
+    for name, table in read_toml(path, "config").items():
         if name in _OTHERS:
             continue
         if name not in kinds or not isinstance(table, dict):

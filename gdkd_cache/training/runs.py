@@ -5,7 +5,6 @@ A folder may be a stranger's: what it holds is of bounded size, and checked, bef
 
 import json
 import statistics
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,9 +15,9 @@ from gdkd_cache.errors import CacheError, UsageError, first_line
 from gdkd_cache.files import read_bounded
 from gdkd_cache.schema import check_json, short
 from gdkd_cache.training.layout import CONFIG, METRICS
+from gdkd_cache.training.tables import read_toml
 
 _METRICS_BYTES = 2**26
-_SETTINGS_BYTES = 2**20
 _EPOCH = {
     "epoch": int,
     "accuracy": float,
@@ -189,7 +188,7 @@ def _settings(path: Path) -> tuple[dict[str, Scalar | tuple[Scalar, ...]], tuple
     """The settings by `table.name`, and of the caches their digests and the bytes of a view of all."""
     settings: dict[str, Scalar | tuple[Scalar, ...]] = {}
     with _understood(path):
-        table = tomllib.loads(read_bounded(path, _SETTINGS_BYTES, "file", UsageError).decode())
+        table = read_toml(path, "file")
         check_json("run", table, _RUN)
         for head in ("train", "data"):
             for name, value in table.get(head, {}).items():

@@ -1,8 +1,33 @@
-"""TOML as it is written; Python reads it."""
+"""TOML files: written, and read where they may be a stranger's."""
 
 import json
+import tomllib
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
+
+from gdkd_cache.errors import UsageError, first_line
+from gdkd_cache.files import read_bounded
+
+_FILE_BYTES = 2**20
+
+
+def read_toml(path: Path, what: str) -> dict[str, Any]:
+    """The tables of a file of at most 1 MiB.
+
+    Args:
+        path: the file.
+        what: it is, for messages.
+
+    Raises:
+        UsageError: no such file, a larger one, or one that is no TOML.
+        OSError: it cannot be read.
+    """
+    data = read_bounded(path, _FILE_BYTES, what, UsageError)
+    try:
+        return tomllib.loads(data.decode())
+    except Exception as error:  # what a hostile file can raise, RecursionError too
+        raise UsageError(f"{what} {path} cannot be read: {first_line(error)}") from None
 
 
 def toml_value(value: Any) -> str:

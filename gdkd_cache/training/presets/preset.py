@@ -6,26 +6,23 @@ and the pair's for that loss.
 """
 
 import difflib
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from gdkd_cache.errors import UsageError, first_line
+from gdkd_cache.errors import UsageError
 from gdkd_cache.fields import option, option_of, plain_value
-from gdkd_cache.files import read_bounded
 from gdkd_cache.losses.registry import LOSSES
 from gdkd_cache.models.registry import MODELS
 from gdkd_cache.schema import short
 from gdkd_cache.terminal import printable
 from gdkd_cache.training.options import CROSS_ENTROPY, TrainOptions
 from gdkd_cache.training.registry import SCHEDULES
-from gdkd_cache.training.tables import toml_value
+from gdkd_cache.training.tables import read_toml, toml_value
 
 _FOLDER = Path(__file__).parent
 _SUFFIX = ".toml"
-_FILE_BYTES = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,18 +115,14 @@ def open_preset_file(name: str) -> PresetFile:
     path = Path(name) if name.endswith(_SUFFIX) else _FOLDER / f"{name}{_SUFFIX}"
     if not name.endswith(_SUFFIX):
         _require(name, [one.stem for one in sorted(_FOLDER.glob(f"*{_SUFFIX}"))], "preset", f"or a {_SUFFIX} file")
-    try:
-        text = read_bounded(path, _FILE_BYTES, "preset", UsageError).decode()
-        table = tomllib.loads(text)
-    except UsageError:
-        raise
-    except Exception as error:  # of reading or parsing: what a hostile file can raise, RecursionError too
-        raise UsageError(f"preset {name} cannot be read: {first_line(error)}") from None
+    table = read_toml(path, "preset")
     what, summary = f"preset {name}", table.pop("summary", "")
     pairs = {pair: _level(own, f"{what}, pairs.{pair}") for pair, own in _tables(table, "pairs", what).items()}
     if not isinstance(summary, str):
         raise UsageError(f"{what}: summary is {short(summary)}; it must be a text")
-    return PresetFile(name=name, text=text, summary=summary, common=_level(table, what), pairs=pairs)
+    return PresetFile(
+        name=name, text=path.read_bytes().decode(), summary=summary, common=_level(table, what), pairs=pairs
+    )
 
 
 def is_one_preset(name: str) -> bool:
