@@ -25,7 +25,7 @@ from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # threads of torch's that a fork does not have would be waited for
 sys.path.insert(0, str(Path(__file__).parent))
-from attacks import arguments, caches, memory, networks, pictures
+from attacks import arguments, caches, memory, networks, pictures, trainings
 from attacks.case import Case, Family
 from attacks.kit import Kit, begin_kit
 from attacks.run import Run, attack, run
@@ -36,6 +36,7 @@ FAMILIES: tuple[Family, ...] = (
     pictures.replaced_images, pictures.formats, pictures.fuzzed_images, pictures.fuzzed_shards, pictures.cut_shards,
     caches.damaged_objects, caches.fuzzed_manifests, caches.any_texts, caches.fuzzed_sidecars, caches.paths,
     caches.force, caches.terminal, caches.killed_trainings,
+    trainings.fuzzed_states, trainings.forged_states, trainings.run_files,
     arguments.numbers, arguments.urls, arguments.recipes, arguments.arrays, arguments.pipes,
     memory.bombs,
 )  # fmt: skip
@@ -52,7 +53,18 @@ def make_kit(folder: Path) -> Kit:
         for name in ran.modules:
             with suppress(Exception):  # some can be imported only by others
                 importlib.import_module(name)
+    _stop_a_training(kit)
     return kit
+
+
+def _stop_a_training(kit: Kit) -> None:
+    """Kill one after it wrote a state, before it is done."""
+    for kill in (0.2 * 1.2**number for number in range(30)):
+        shutil.rmtree(kit.stopped, ignore_errors=True)
+        ran = run(kit.long_training(kit.stopped), kit.folder / "case", seconds=120, kill=kill)
+        if ran.code != 0 and (kit.stopped / "state.safetensors").exists():
+            return
+    raise SystemExit("no training could be killed between its first state and its end")
 
 
 def told(kit: Kit, case: Case, ran: Run) -> str:

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from gdkd_cache.errors import MismatchError
@@ -17,6 +18,7 @@ from gdkd_cache.files import open_plain
 from gdkd_cache.models.card import ModelCard
 from gdkd_cache.models.weights import save_weights
 from gdkd_cache.training.layout import CONFIG, LOG, METRICS, STATE
+from gdkd_cache.training.saved import unreadable
 
 _WEIGHTS = ("best.safetensors", "last.safetensors")
 _CARDS = ("best.json", "last.json")  # beside the weights of 0.1.0
@@ -64,12 +66,18 @@ class RunFolder:
         """The file of the state to go on from; None for none.
 
         Raises:
+            MismatchError: it is not as long as its header says.
             OSError: it cannot be read.
         """
         if self._force or not self.state.exists():
             return None
         with open_plain(self.state, "the state of a training", MismatchError) as file:
             self._read = os.fstat(file.fileno())
+            try:
+                with safe_open(self.state, "pt"):  # before a file takes memory that is mostly holes
+                    pass
+            except SafetensorError as error:
+                raise unreadable(self.state, error) from None
             return file.read()
 
     @contextmanager

@@ -105,6 +105,7 @@ def load_state(data: bytes, path: Path) -> Stored:
         header = json.loads(text)
         if header["format"] != _FORMAT:
             raise ValueError(f"it is of format {header['format']}, this version reads {_FORMAT}")
+        json.dumps(header, allow_nan=False)  # refuses numbers that are none
         _check(header["progress"])
         return Stored(
             facts=dict(header["facts"]), progress=dict(header["progress"]), tensors=tensors, told=dict(header["told"])
@@ -112,13 +113,16 @@ def load_state(data: bytes, path: Path) -> Stored:
     except Exception as error:  # of damaged files, anything
         if is_out_of_memory(error):
             raise
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
 
 
 def _check(progress: Mapping[str, Any]) -> None:
     """Look whether numbers are in their ranges: the file may be a stranger's."""
     wholes = {"epoch": (0, MOST_EPOCHS), "threads": (1, MOST_WORKERS), "parts": (1, LARGEST_BATCH)}
     found = [(name, progress[name], bounds) for name, bounds in wholes.items()]
+    of = progress["versions"]
+    if not (isinstance(of, dict) and all(isinstance(one, str) for one in of.values())):
+        raise ValueError(f"its versions are {short(of)}")
     for stretch in progress["taken"]:
         ranks, size, steps = stretch
         found += [
@@ -132,6 +136,7 @@ def _check(progress: Mapping[str, Any]) -> None:
     if len(progress["lines"]) != progress["epoch"]:
         raise ValueError(f"it has {len(progress['lines'])} lines of metrics, of {progress['epoch']} epochs")
     for line in map(json.loads, progress["lines"]):
+        json.dumps(line, allow_nan=False)
         if not (line["images_per_second"] > 0 and 0 <= line["accuracy"] <= 1 and type(line["epoch"]) is int):
             raise ValueError(f"it has metrics of {short(line)}")
 
@@ -159,10 +164,11 @@ def restore(state: State, stored: Stored, path: Path, rank: int, device: torch.d
             totals = {"images": 0, "sums": dict.fromkeys(totals["sums"], 0.0), "norms": [0.0, 0.0]}
         state.take_over(totals, device)
         set_generator(stored.tensors.get(f"generator.{rank}"), device)
+        state.unproved = path
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
 
 
 def generator(device: torch.device) -> Tensor:
@@ -181,7 +187,8 @@ def set_generator(value: Tensor | None, device: torch.device) -> None:
         torch.cuda.set_rng_state(value[length:].clone(), device)
 
 
-def _unreadable(path: Path, error: Exception) -> MismatchError:
+def unreadable(path: Path, error: Exception) -> MismatchError:
+    """What is said of a state from which a training cannot go on."""
     return MismatchError(
         f"the state of the training in {path} cannot be read ({first_line(error)}); add --force to begin anew, or name "
         "another --out"

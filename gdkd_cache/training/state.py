@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ class State:
         norms: of gradients that were looked at, their sum and number, likewise; None before the first.
         seconds: that the epoch has taken, by steps.
         lines: of metrics, one an epoch, JSON.
+        unproved: the file that all this was read from, until a step is taken with it.
     """
 
     model: nn.Module
@@ -46,6 +48,7 @@ class State:
     norms: Tensor | None = None
     seconds: float = 0.0
     lines: list[str] = field(default_factory=list)
+    unproved: Path | None = None
 
     @classmethod
     def begin(cls, options: TrainOptions, model: nn.Module, device: torch.device, steps_per_epoch: int) -> "State":

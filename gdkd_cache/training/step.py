@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from gdkd_cache.cache.batch import TeacherBatch
 from gdkd_cache.device import autocast, float32_products, laid_out
+from gdkd_cache.errors import is_out_of_memory
 from gdkd_cache.models.trial import running
 from gdkd_cache.training.batches import Batch
 from gdkd_cache.training.options import TrainOptions
+from gdkd_cache.training.saved import unreadable
 from gdkd_cache.training.state import State
 from gdkd_cache.training.task import Task
 
@@ -49,6 +51,7 @@ class Stepper:
 
         Raises:
             NotFiniteError: the loss is not finite; told only with `check`.
+            MismatchError: the first step of a training that goes on finds its optimizer's state to be none.
         """
         state.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, Tensor] = {}
@@ -71,7 +74,13 @@ class Stepper:
         if self.options.clip_grad_norm is not None or state.steps % _NORM_STEPS == 0:
             state.scaler.unscale_(state.optimizer)
             state.add_norm(self._clipped(state.model))
-        state.scaler.step(state.optimizer)
+        try:
+            state.scaler.step(state.optimizer)
+        except Exception as error:
+            if state.unproved is None or is_out_of_memory(error):
+                raise
+            raise unreadable(state.unproved, error) from None
+        state.unproved = None
         state.scaler.update()
         if state.ema is not None:
             state.ema.update_parameters(state.model)

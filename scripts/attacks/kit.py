@@ -89,6 +89,16 @@ class Kit:
         return self.folder / "trained"
 
     @property
+    def stopped(self) -> Path:
+        """What a kill left of a longer training from `cache`, with a state to go on from."""
+        return self.folder / "stopped"
+
+    @property
+    def ended(self) -> Path:
+        """What that training gives where nothing stops it."""
+        return self.folder / "ended"
+
+    @property
     def outside(self) -> Path:
         return self.folder / "outside"
 
@@ -112,6 +122,10 @@ class Kit:
         evaluated = self.data(self.images)
         where = ("--data", self.data(images), "--cache", cache, "--eval-data", evaluated, "--out", out)
         return ["train", "--loss", LOSS, *where, *STUDENT]
+
+    def long_training(self, out: Path) -> list[object]:
+        """The command of the training that `stopped` is of."""
+        return [*self.train(self.cache, self.images, out), "--epochs", 12, "--save-every", 3]
 
     def build(self, images: Path, weights: Path, out: Path) -> list[object]:
         """The command of a build."""
@@ -141,6 +155,7 @@ class Kit:
             self.build(self.images, self.weights, self.cache),
             [*self.build(self.shards, self.weights, self.shard_cache), "--sidecars", self.sidecars],
             self.train(self.cache, self.images, self.trained),
+            self.long_training(self.ended),
             self.evaluate(weights=self.trained / "best.safetensors"),
             ["pack", self.logits, self.folder / "packed.zarr", "--codec", "dense"],
         )
