@@ -13,7 +13,9 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from gdkd_cache.texts import shown
 
 INK, FAINT, RULE = "#1b1b1f", "#5f6369", "#d5d7dc"
 """Of text and axes, of what matters less, of the grid; a page puts its own in their place."""
@@ -71,9 +73,7 @@ class Line:
 
 def label(text: object, longest: int = _LONGEST) -> str:
     """A text for a figure: of one line, cut where it is long, and the replacement character where none can be shown."""
-    shown = str(text)[: longest + 1]
-    shown = "".join(char if char.isprintable() else "\ufffd" for char in shown)
-    return shown if len(shown) <= longest else f"{shown[: longest - 1]}…"
+    return shown(text, longest)
 
 
 def new_axes(
@@ -134,6 +134,23 @@ def draw_steps(axes: Axes, edges: np.ndarray, heights: Sequence[tuple[str, np.nd
         axes.stairs(values, edges, color=colour, fill=True, alpha=0.15, linewidth=0)
 
 
+def draw_profile(axes: Axes, values: np.ndarray, own: int | None = None) -> None:
+    """A bar for each of many classes, by their numbers, in one outline; the bar of one of them in another colour."""
+    edges = np.arange(len(values) + 1) - 0.5
+    axes.stairs(values, edges, color=SERIES[0], fill=True, linewidth=0)
+    axes.stairs(values, edges, color=SERIES[0], linewidth=0.8)
+    if own is not None:
+        axes.stairs(values[own : own + 1], edges[own : own + 2], color=SERIES[1], fill=True, linewidth=1.6)
+    axes.set_xlim(-0.5, len(values) - 0.5)
+    axes.set_ylim(bottom=0)
+
+
+def add_panel_name(axes: Axes, text: str) -> None:
+    """A line above one of several axes of a figure."""
+    with _styled():
+        axes.set_title(shown(text, 72), loc="left", fontsize=9, pad=3)
+
+
 def draw_bars(axes: Axes, names: Sequence[str], values: Sequence[float] | np.ndarray, colour: str = SERIES[0]) -> None:
     """Bars from the left, the first one on top, each with its name."""
     places = np.arange(len(names))
@@ -146,6 +163,16 @@ def draw_bars(axes: Axes, names: Sequence[str], values: Sequence[float] | np.nda
 def draw_reference(axes: Axes, x: Sequence[float], y: Sequence[float], name: str = "") -> None:
     """A thin dashed line that other things are compared with."""
     axes.plot(x, y, color=FAINT, linewidth=1.0, linestyle=(0, (4, 3)), label=_in_legend(name), zorder=1)
+
+
+def set_logarithmic(axes: Axes, which: str) -> None:
+    """Let the `x` or `y` axis be logarithmic, with numbers at its ticks; called when all is drawn."""
+    (axes.set_xscale if which == "x" else axes.set_yscale)("log")
+    low, high = axes.get_xlim() if which == "x" else axes.get_ylim()
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 200 * low else (1.0,)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def add_legend(figure: Figure, axes: Axes) -> None:

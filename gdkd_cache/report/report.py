@@ -81,15 +81,14 @@ def report(
 
     all_sections = sections()
     chapters, parts = [], []
-    with progress("report", len(all_sections) + 1, "parts") as advance:
-        inputs = _inputs(options, cache, source, recipe)
-        advance(1, "inputs are read")
+    inputs = _inputs(options, cache, source, recipe)
+    with progress("report", len(all_sections), "sections") as advance:
         for name, section in all_sections:
             shown = section.parts(inputs)
             if shown:
                 chapters.append(Chapter(name=name, title=section.title, reading=section.reading, parts=shown))
                 parts += shown
-            advance(1, f"{section.title} is done")
+            advance(1, section.title)
     manifest = cache.manifest
     page = Page(
         name=shown_place(inputs),
@@ -104,7 +103,7 @@ def report(
 
 def _inputs(options: ReportOptions, cache: Cache, source: Source | None, recipe: Recipe | None) -> "Inputs":
     from gdkd_cache.report.inputs import Inputs
-    from gdkd_cache.report.sample import read_sample
+    from gdkd_cache.report.sample import chosen, read_sample
     from gdkd_cache.texts import shown
 
     runs = [read_run(path) for path in options.runs]
@@ -114,10 +113,12 @@ def _inputs(options: ReportOptions, cache: Cache, source: Source | None, recipe:
     if dataset is not None:
         _LOG.info("%s", dataset.replay)
     classes = cache.manifest.identity.classes if full is None else full.shown_names
+    with progress("read", len(chosen(cache)[1]), "views") as advance:
+        sample = read_sample(cache, advance)
     return Inputs(
         options=options,
         cache=cache,
-        sample=read_sample(cache),
+        sample=sample,
         classes=tuple(shown(name, _LONGEST_NAME) for name in classes),
         source=full,
         dataset=dataset,

@@ -24,7 +24,10 @@ _EPOCH = {
     "images_per_second?": float,
     "memory_bytes?": float,
     "device_memory_bytes?": float,
-    "gradients?": {"top_level": [float], "other": [float], "kd": [float], "factor": float},
+    "gradients?": {
+        **{"k": int, "temperature": float, "factor": float},
+        **{"top_level": [float], "other": [float], "kd": [float]},
+    },
     str: object,
 }
 _RUN = {

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from gdkd_cache.cache.batch import TeacherBatch
 from gdkd_cache.device import autocast, float32_products, laid_out
 from gdkd_cache.models.trial import running
+from gdkd_cache.training import gradients
 from gdkd_cache.training.batches import Batch
 from gdkd_cache.training.options import TrainOptions
 from gdkd_cache.training.state import State
@@ -64,6 +65,10 @@ class Stepper:
                 terms = self.task.terms(logits.float(), part.labels, part.said, state.epoch)
                 if self.check and not terms["loss"].isfinite():
                     raise NotFiniteError(", ".join(f"{name} {term.item():.4g}" for name, term in terms.items()))
+                if number == 1 and state.steps % gradients.EVERY == 0:
+                    seen = self.task.look(logits, part.said, state.epoch)
+                    if seen is not None:
+                        state.add_gradients(seen)
                 state.scaler.scale(terms["loss"] if len(parts) == 1 else terms["loss"] * share).backward()
             for name, term in terms.items():
                 term = term.detach() if len(parts) == 1 else term.detach() * share

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
 _SECTIONS = (
     "card:CARD",
     "fidelity:FIDELITY",
+    "teacher:TEACHER",
+    "paper:PAPER",
     "runs:RUNS",
 )
 """Module here, and the name of the section in it."""
