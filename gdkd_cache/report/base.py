@@ -31,11 +31,13 @@ class Facts:
         title: a heading.
         reading: one sentence that says how to read it.
         lines: name to text.
+        is_code: whether the texts are commands to type.
     """
 
     title: str
     reading: str
     lines: Mapping[str, str]
+    is_code: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,32 +1,42 @@
-"""Images as pictures for a page: small files, and large enough to be seen."""
+"""Images as PNG files of a few kilobytes, for a page."""
 
 import io
-from collections.abc import Sequence
+import math
 
 import numpy as np
 from PIL import Image
 
-from gdkd_cache.report.base import Picture
+_LONGEST = 192
+_LEAST = 8
 
-_SHORTEST, _LONGEST = 96, 128
+
+def picture_png(image: np.ndarray, longest: int = _LONGEST) -> bytes:
+    """An image, uint8 [height, width, 3], as a PNG file; one larger than `longest` pixels is reduced to that."""
+    return _png(_reduced(Image.fromarray(image), longest))
 
 
-def to_picture(image: np.ndarray, captions: Sequence[str], described: str) -> Picture:
-    """An image as PNG: enlarged by a whole factor, pixel for pixel, or reduced, to a longest side of 96 to 128 pixels.
+def picture_size(png: bytes) -> tuple[int, int]:
+    """Width and height in pixels."""
+    with Image.open(io.BytesIO(png)) as picture:
+        return picture.size
 
-    Args:
-        image: uint8 [height, width, 3].
-        captions: lines below it.
-        described: what it shows, for those who cannot see it.
-    """
-    picture = Image.fromarray(image)
-    longest = max(picture.size)
-    if longest > _LONGEST:
-        size = [max(1, round(side * _LONGEST / longest)) for side in picture.size]
-        picture = picture.resize((size[0], size[1]), Image.Resampling.LANCZOS)
-    elif longest < _SHORTEST:
-        factor = _LONGEST // longest
-        picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
-    data = io.BytesIO()
-    picture.save(data, "PNG", optimize=True)
-    return Picture(png=data.getvalue(), captions=captions, described=described)
+
+def shrunk(png: bytes, part: float) -> bytes:
+    """The same picture with about this part of its bytes, in 0..1; never of less than a few pixels."""
+    with Image.open(io.BytesIO(png)) as picture:
+        longest = max(picture.size)
+        return _png(_reduced(picture.convert("RGB"), max(_LEAST, int(0.9 * longest * math.sqrt(part)))))
+
+
+def _reduced(picture: Image.Image, longest: int) -> Image.Image:
+    if max(picture.size) <= longest:
+        return picture
+    factor = longest / max(picture.size)
+    width, height = (max(1, round(side * factor)) for side in picture.size)
+    return picture.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def _png(picture: Image.Image) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, "PNG", optimize=True)
+    return file.getvalue()

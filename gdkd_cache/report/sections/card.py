@@ -1,0 +1,149 @@
+"""What a cache is: its data, its teacher and how good that is, its views, its size, how to get and check it."""
+
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import PurePath
+
+import numpy as np
+
+from gdkd_cache.losses.base import ForeignLoss, loss_from_json
+from gdkd_cache.report.base import Column, Facts, Part, Picture, Pictures, Table
+from gdkd_cache.report.inputs import Inputs
+from gdkd_cache.report.pictures import picture_png
+from gdkd_cache.report.rendered import rendered_views
+from gdkd_cache.store.card import card_facts
+from gdkd_cache.store.facts import Examined
+
+_IMAGES, _VIEWS = 4, 5
+_IN_WORDS = {
+    "data": "Data",
+    "teacher": "Teacher",
+    "sees": "What the teacher sees",
+    "examined": "The teacher's accuracy",
+    "views": "Views",
+    "recipe": "Augmentation",
+    "codec": "Compression",
+    "serves": "Losses it serves",
+    "license": "License",
+    "contact": "Contact",
+    "made with": "Made with",
+}
+
+
+class _Card:
+    title = "The cache"
+    reading = "What was kept of which teacher on which images, and how to get it and check it."
+
+    def parts(self, inputs: Inputs) -> Sequence[Part]:
+        return list(_parts(inputs))
+
+
+CARD = _Card()
+
+
+def shown_place(inputs: Inputs) -> str:
+    """Where the cache lies, as others can use it: a URL, or a folder's name alone."""
+    path = str(inputs.cache.path)
+    return path if "://" in path else PurePath(path).name
+
+
+def _parts(inputs: Inputs) -> Iterator[Part]:
+    yield _facts(inputs)
+    if (table := _examined(inputs)) is not None:
+        yield table
+    if inputs.dataset is not None:
+        yield _strip(inputs)
+    yield _commands(inputs)
+
+
+def _facts(inputs: Inputs) -> Facts:
+    manifest = inputs.cache.manifest
+    identity = manifest.identity
+    per_view = manifest.num_bytes / (identity.num_views * identity.num_rows)
+    lines = {_IN_WORDS.get(name, name.capitalize()): text for name, text in card_facts(identity).items()}
+    lines["Size"] = f"{per_view:.1f} bytes a view, {manifest.num_bytes:,} bytes in {len(manifest.objects)} objects"
+    lines["Digest"] = manifest.digest
+    return Facts(
+        title="What it is",
+        reading="All of this stands in the cache's manifest, which the digest covers: a cache of the same digest is the "
+        "same to the bit.",
+        lines=lines,
+    )
+
+
+def _examined(inputs: Inputs) -> Table | None:
+    found = inputs.cache.manifest.identity.examination
+    if found is None:
+        return None
+    rows = [_row("views as in the cache, of training images", found.views)]
+    if found.evaluated is not None:
+        rows.append(_row(f"{found.data}, prepared by {found.recipe}", found.evaluated))
+    columns = (
+        Column(title="Images"),
+        Column(title="Number", format=",d"),
+        Column(title="Top-1", format=".2%"),
+        Column(title="Top-5", format=".2%"),
+        Column(title="Calibration error", format=".3f"),
+        Column(title="Entropy, nats", format=".3f"),
+    )
+    return Table(
+        name="teacher-examined",
+        title="How good the teacher is",
+        reading="Measured before the cache was built. Top-1 is how often the likeliest class is the label; the "
+        "calibration error is how far its probability is from that, 0 at best; entropy is how unsure it is.",
+        columns=columns,
+        rows=rows,
+    )
+
+
+def _row(what: str, found: Examined) -> tuple[str, int, float, float, float, float]:
+    numbers = (found.top1, found.top5, found.calibration_error, found.entropy)
+    return (what, found.rows, *(float(number) for number in numbers))
+
+
+def _strip(inputs: Inputs) -> Pictures:
+    dataset, cache, identity = inputs.dataset, inputs.cache, inputs.cache.manifest.identity
+    assert dataset is not None
+    assert identity.views is not None
+    rows = np.linspace(0, len(dataset) - 1, min(_IMAGES, len(dataset))).astype(np.int64)
+    views = cache.view_numbers[:_VIEWS]
+    images = rendered_views(dataset, identity.views.seed, rows, views)
+    said = [cache.view(view).logits(dataset.cache_rows[rows]).softmax(-1).max(-1) for view in views]
+    strips = []
+    for place, row in enumerate(rows.tolist()):
+        image, label = dataset.source[row]
+        name = inputs.classes[label]
+        pictures = [Picture(png=picture_png(image), captions=["the image"], described=f"An image of class {name}")]
+        for column, view in enumerate(views):
+            first = inputs.classes[int(said[column].indices[place])]
+            captions = [f"view {view}", f"{first} {float(said[column].values[place]):.0%}"]
+            described = f"View {view} of it; the teacher says {captions[1]}"
+            pictures.append(Picture(png=picture_png(images[place, column]), captions=captions, described=described))
+        strips.append((f"{name}, {dataset.source.keys[row]}", pictures))
+    return Pictures(
+        title="What the teacher saw",
+        reading="Some images and their first views, cut and changed as the teacher saw them and as a student will; below "
+        "each is the teacher's likeliest class and its probability.",
+        rows=strips,
+    )
+
+
+def _commands(inputs: Inputs) -> Facts:
+    place, name = shown_place(inputs), shlex.quote(PurePath(shown_place(inputs)).name)
+    identity, digest = inputs.cache.manifest.identity, inputs.cache.manifest.digest
+    served = [one for one in map(loss_from_json, identity.request.losses) if not isinstance(one, ForeignLoss)]
+    loss = shlex.quote(served[0].spec if served else "gdkd")
+    commands = {"Get it": f"gdkd-cache pull {shlex.quote(place)} {name}"} if "://" in place else {}
+    commands["Check every byte"] = f"gdkd-cache verify {name} --digest {digest}"
+    if identity.views is not None:
+        commands["Check it against your images"] = f"gdkd-cache verify {name} --deep --data DATA"
+        commands["Train from it"] = (
+            f"gdkd-cache train --loss {loss} --data DATA --cache {name} --digest {digest} --student cnn-s --epochs 8 "
+            "--out student"
+        )
+    return Facts(
+        title="How to get it and check it",
+        reading="Commands to type; DATA is your own copy of the images, as --data takes it.",
+        lines=commands,
+        is_code=True,
+    )
