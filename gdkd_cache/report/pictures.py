@@ -1,18 +1,35 @@
-"""Images as PNG files of a few kilobytes, for a page."""
+"""Images as pictures for a page: small files, and large enough to be seen."""
 
 import io
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
 
-_LONGEST = 192
+from gdkd_cache.report.base import Picture
+
+_SHORTEST, _LONGEST = 96, 128
 _LEAST = 8
 
 
-def picture_png(image: np.ndarray, longest: int = _LONGEST) -> bytes:
-    """An image, uint8 [height, width, 3], as a PNG file; one larger than `longest` pixels is reduced to that."""
-    return _png(_reduced(Image.fromarray(image), longest))
+def to_picture(image: np.ndarray, captions: Sequence[str], described: str) -> Picture:
+    """An image as PNG: enlarged by a whole factor, pixel for pixel, or reduced, to a longest side of 96 to 128 pixels.
+
+    Args:
+        image: uint8 [height, width, 3].
+        captions: lines below it.
+        described: what it shows, for those who cannot see it.
+    """
+    picture = Image.fromarray(image)
+    longest = max(picture.size)
+    if longest > _LONGEST:
+        size = [max(1, round(side * _LONGEST / longest)) for side in picture.size]
+        picture = picture.resize((size[0], size[1]), Image.Resampling.LANCZOS)
+    elif longest < _SHORTEST:
+        factor = _LONGEST // longest
+        picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+    return Picture(png=_png(picture), captions=captions, described=described)
 
 
 def picture_size(png: bytes) -> tuple[int, int]:
@@ -22,21 +39,14 @@ def picture_size(png: bytes) -> tuple[int, int]:
 
 
 def shrunk(png: bytes, part: float) -> bytes:
-    """The same picture with about this part of its bytes, in 0..1; never of less than a few pixels."""
+    """The same picture with fewer pixels, so that it has about this part of its bytes, below 1; a few pixels at least."""
     with Image.open(io.BytesIO(png)) as picture:
-        longest = max(picture.size)
-        return _png(_reduced(picture.convert("RGB"), max(_LEAST, int(0.9 * longest * math.sqrt(part)))))
-
-
-def _reduced(picture: Image.Image, longest: int) -> Image.Image:
-    if max(picture.size) <= longest:
-        return picture
-    factor = longest / max(picture.size)
-    width, height = (max(1, round(side * factor)) for side in picture.size)
-    return picture.resize((width, height), Image.Resampling.LANCZOS)
+        factor = 0.9 * math.sqrt(part)
+        width, height = (min(side, max(_LEAST, int(side * factor))) for side in picture.size)
+        return _png(picture.convert("RGB").resize((width, height), Image.Resampling.LANCZOS))
 
 
 def _png(picture: Image.Image) -> bytes:
-    file = io.BytesIO()
-    picture.save(file, "PNG", optimize=True)
-    return file.getvalue()
+    data = io.BytesIO()
+    picture.save(data, "PNG", optimize=True)
+    return data.getvalue()

@@ -1,1 +1,1 @@
-"""Numbers of a report: arrays in, arrays out."""
+"""The numbers of a report: arrays in, arrays out; nothing here draws."""

@@ -4,15 +4,16 @@ import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 
-import numpy as np
-
+from gdkd_cache.data.source import FullSource
 from gdkd_cache.losses.base import ForeignLoss, loss_from_json
 from gdkd_cache.report.base import Column, Facts, Part, Picture, Pictures, Table
 from gdkd_cache.report.inputs import Inputs
-from gdkd_cache.report.pictures import picture_png
-from gdkd_cache.report.rendered import rendered_views
+from gdkd_cache.report.options import ShowOptions
+from gdkd_cache.report.pictures import to_picture
+from gdkd_cache.report.show import shown_rows
 from gdkd_cache.store.card import card_facts
 from gdkd_cache.store.facts import Examined
+from gdkd_cache.texts import shown
 
 _IMAGES, _VIEWS = 4, 5
 _IN_WORDS = {
@@ -51,8 +52,8 @@ def _parts(inputs: Inputs) -> Iterator[Part]:
     yield _facts(inputs)
     if (table := _examined(inputs)) is not None:
         yield table
-    if inputs.dataset is not None:
-        yield _strip(inputs)
+    if inputs.source is not None:
+        yield _strip(inputs, inputs.source)
     yield _commands(inputs)
 
 
@@ -101,29 +102,22 @@ def _row(what: str, found: Examined) -> tuple[str, int, float, float, float, flo
     return (what, found.rows, *(float(number) for number in numbers))
 
 
-def _strip(inputs: Inputs) -> Pictures:
-    dataset, cache, identity = inputs.dataset, inputs.cache, inputs.cache.manifest.identity
-    assert dataset is not None
-    assert identity.views is not None
-    rows = np.linspace(0, len(dataset) - 1, min(_IMAGES, len(dataset))).astype(np.int64)
-    views = cache.view_numbers[:_VIEWS]
-    images = rendered_views(dataset, identity.views.seed, rows, views)
-    said = [cache.view(view).logits(dataset.cache_rows[rows]).softmax(-1).max(-1) for view in views]
+def _strip(inputs: Inputs, source: FullSource) -> Pictures:
+    assert inputs.dataset is not None
+    options = ShowOptions(rows=_IMAGES, views=tuple(inputs.cache.view_numbers[:_VIEWS]))
     strips = []
-    for place, row in enumerate(rows.tolist()):
-        image, label = dataset.source[row]
-        name = inputs.classes[label]
-        pictures = [Picture(png=picture_png(image), captions=["the image"], described=f"An image of class {name}")]
-        for column, view in enumerate(views):
-            first = inputs.classes[int(said[column].indices[place])]
-            captions = [f"view {view}", f"{first} {float(said[column].values[place]):.0%}"]
-            described = f"View {view} of it; the teacher says {captions[1]}"
-            pictures.append(Picture(png=picture_png(images[place, column]), captions=captions, described=described))
-        strips.append((f"{name}, {dataset.source.keys[row]}", pictures))
+    for row in shown_rows(options, inputs.cache, source, recipe=inputs.dataset.recipe):
+        name = inputs.classes[row.label]
+        pictures = [to_picture(row.image, ["the image"], f"an image of class {name}")]
+        for view in row.views:
+            first, probability = view.top[0]
+            captions = [f"view {view.view}", f"{probability:.0%} {inputs.classes[first]}"]
+            pictures.append(to_picture(view.image, captions, f"view {view.view} of it: {captions[1]}"))
+        strips.append((f"{name}: {shown(row.key, 80)}", pictures))
     return Pictures(
         title="What the teacher saw",
-        reading="Some images and their first views, cut and changed as the teacher saw them and as a student will; below "
-        "each is the teacher's likeliest class and its probability.",
+        reading="Some images and their first views, cut and changed as the teacher saw them and as a student will see "
+        "them; below each is the teacher's likeliest class with its probability.",
         rows=strips,
     )
 

@@ -52,7 +52,7 @@ class _Curve:
 _CURVES = (
     _Curve(
         metric="accuracy",
-        name="accuracy",
+        name="runs-accuracy",
         title="Accuracy over the epochs",
         reading="Top-1 on held-out images after each epoch; higher is better.",
         axis="accuracy",
@@ -60,7 +60,7 @@ _CURVES = (
     ),
     _Curve(
         metric="loss",
-        name="training-loss",
+        name="runs-training-loss",
         title="Training loss",
         reading="What is minimised, the mean of each epoch; lines of different losses cannot be compared in height.",
         axis="loss",
@@ -68,7 +68,7 @@ _CURVES = (
     ),
     _Curve(
         metric="eval_loss",
-        name="held-out-loss",
+        name="runs-held-out-loss",
         title="Loss on held-out images",
         reading="Cross-entropy in nats, the same for all; lower is better, and a rise means that it is too sure.",
         axis="cross-entropy, nats",
@@ -76,7 +76,7 @@ _CURVES = (
     ),
     _Curve(
         metric="calibration_error",
-        name="calibration",
+        name="runs-calibration",
         title="Calibration",
         reading="How far a student's confidence is from how often it is right, on held-out images; the dashed line is "
         "the teacher's; lower is better.",
@@ -85,7 +85,7 @@ _CURVES = (
     ),
     _Curve(
         metric="agreement",
-        name="agreement",
+        name="runs-agreement",
         title="Agreement with the teacher",
         reading="How often the student's likeliest class on a training view is the teacher's.",
         axis="agreement",
@@ -102,7 +102,7 @@ def _parts(inputs: Inputs) -> Iterator[Part]:
     yield from filter(None, (_curve(inputs, curve, groups, names) for curve in _CURVES))
     if differing:
         yield Table(
-            name="options-that-differ",
+            name="runs-options",
             title="Options that differ",
             reading="All else is the same in every training, but for seeds and folders.",
             columns=[Column(title="Option"), *(Column(title=name) for name in names)],
@@ -133,7 +133,7 @@ def _results(inputs: Inputs, groups: Sequence[Sequence[Run]], names: Sequence[st
         Column(title="GPU memory, MiB", format=",.0f"),
     )
     return Table(
-        name="results",
+        name="runs-results",
         title="Results",
         reading="Means over seeds; ± is their standard deviation. The best epoch is chosen on the images that it is measured "
         "on, so it flatters. Memory is the largest peak of a process.",
