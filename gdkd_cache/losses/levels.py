@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 NAMES = ("top_level", "other", "kd")
-_LARGEST_LOG = 80.0  # whose power is finite in float32
+_LARGEST_LOG = 60.0  # of whose power many fit into float32
 
 
 class Levels(NamedTuple):

@@ -20,12 +20,13 @@ EVERY = 100
 """Steps of an epoch from one look to the next; the first step is looked at."""
 LENGTH = 2 + len(NAMES) * len(QUANTILES)
 _MOST_VALUES = 2**15
-_TOP = 5
+TOP = 5
+"""Size of the top group of a loss that has none."""
 
 
 def num_top(loss: Loss, num_classes: int) -> int:
     """How many classes are the top group: as many as in the loss's, and of a loss without one 5, as in the paper's."""
-    return min(loss.num_top or _TOP, num_classes - 1)
+    return min(loss.num_top or TOP, num_classes - 1)
 
 
 @torch.no_grad()

@@ -97,7 +97,7 @@ _CURVES = (
 def _parts(inputs: Inputs) -> Iterator[Part]:
     groups = group_runs(inputs.runs)
     differing = differences(groups)
-    names = [_group_name(number, group) for number, group in enumerate(groups, 1)]
+    names = [group_name(number, group) for number, group in enumerate(groups, 1)]
     yield _results(inputs, groups, names)
     yield from filter(None, (_curve(inputs, curve, groups, names) for curve in _CURVES))
     if differing:
@@ -110,7 +110,8 @@ def _parts(inputs: Inputs) -> Iterator[Part]:
         )
 
 
-def _group_name(number: int, group: Sequence[Run]) -> str:
+def group_name(number: int, group: Sequence[Run]) -> str:
+    """What trainings that differ in their seed alone are called in a report: their number, from 1, and their loss."""
     loss = group[0].setting("loss")
     return f"{number} {group[0].path.name if loss is None else loss}"
 

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gdkd_cache.report.base import Column, Drawing, Facts, Part, Pictures, Table
+from gdkd_cache.report.base import Cell, Column, Drawing, Facts, Part, Picture, Pictures, Table
 from gdkd_cache.report.drawing import add_legend, draw_reference, draw_steps, new_axes
 from gdkd_cache.report.inputs import Inputs, Sample
 from gdkd_cache.report.numbers.calibration import Reliability, reliability, shares
 from gdkd_cache.report.numbers.classes import by_class, confusion
 from gdkd_cache.report.numbers.said import Said, summarise
 from gdkd_cache.report.options import ShowOptions
-from gdkd_cache.report.pictures import to_picture
+from gdkd_cache.report.pictures import picture_png
 from gdkd_cache.report.show import shown_rows
 from gdkd_cache.report.sheet import ShownRow
 from gdkd_cache.texts import shown
@@ -21,11 +21,10 @@ _CLASSES = 1000
 _IMAGES = 6
 _VIEWS = 4
 _BINS = 20
+_LONGEST = 128
 
 
-class Teacher:
-    """How right the teacher of a cache is, by what the cache keeps of it."""
-
+class _Teacher:
     title = "The teacher"
     reading = "How right and how sure the teacher is, which classes it takes for each other, and where views change its mind."
 
@@ -48,7 +47,7 @@ class Teacher:
         ]
 
 
-TEACHER = Teacher()
+TEACHER = _Teacher()
 
 
 def _facts(inputs: Inputs, said: Said, calibrated: Reliability | None) -> Facts:
@@ -171,7 +170,7 @@ def _histogram(
                 *(Column(title=f"share of views, {kind}" if is_right is not None else kind, format=".2%") for kind, _ in heights),
             ],
             rows=[
-                (float(low), float(high), *(float(shown[place]) for _, shown in heights))
+                (float(low), float(high), *(float(values[place]) for _, values in heights))
                 for place, (low, high) in enumerate(zip(edges[:-1], edges[1:], strict=True))
             ],
         ),
@@ -297,7 +296,7 @@ def _images(inputs: Inputs, said: Said) -> list[Part]:
         return [_listed(inputs, said, *one) for one in lists]
     chosen = np.concatenate([hardest, ambiguous])
     keys = dict.fromkeys(inputs.cache.keys[int(row)] for row in sample.rows[chosen])
-    options = ShowOptions(keys=tuple(keys), views=tuple(sample.views[:_VIEWS]))
+    options = ShowOptions(keys=tuple(keys), views=tuple(sample.views[:_VIEWS]))  # told at temperature 1
     found = {row.key: row for row in shown_rows(options, inputs.cache, inputs.source, recipe=inputs.dataset.recipe)}
     return [
         Pictures(
@@ -311,15 +310,19 @@ def _images(inputs: Inputs, said: Said) -> list[Part]:
 
 def _pictured(
     inputs: Inputs, sample: Sample, said: Said, position: int, found: dict[str, ShownRow]
-) -> tuple[str, list]:
+) -> tuple[str, list[Picture]]:
     key = inputs.cache.keys[int(sample.rows[position])]
     row, name = found[key], shown(inputs.classes[int(sample.labels[position])], 40)
-    pictures = [to_picture(row.image, ["the image"], f"the image {shown(key, 60)}, labelled {name}")]
+    pictures = [_picture(row.image, ["the image"], f"the image {shown(key, 60)}, labelled {name}")]
     for view in row.views:
         captions = [f"{probability:.0%} {shown(inputs.classes[class_id], 40)}" for class_id, probability in view.top[:3]]
-        pictures.append(to_picture(view.image, captions, f"view {view.view}: {', '.join(captions)}"))
+        pictures.append(_picture(view.image, captions, f"view {view.view}: {', '.join(captions)}"))
     own = f"{said.own[:, position].mean():.1%}"
     return f"{name} has {own}: {shown(key, 80)}", pictures
+
+
+def _picture(image: np.ndarray, captions: Sequence[str], described: str) -> Picture:
+    return Picture(png=picture_png(image, _LONGEST), captions=captions, described=described)
 
 
 def _listed(inputs: Inputs, said: Said, name: str, title: str, reading: str, positions: np.ndarray) -> Table:
