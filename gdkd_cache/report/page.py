@@ -148,10 +148,13 @@ def _image(png: bytes, picture: Picture) -> Markup:
 
 
 def _tabled(table: Table, of_figure: bool) -> dict[str, Any]:
-    """A table's rows as texts, each with the number that it is sorted by; only so many of them."""
+    """A table's rows, only so many: of each cell its text, the number that it is sorted by, and whether it is one."""
     most = _MOST_NUMBERS if of_figure else _MOST_ROWS
     rows = [
-        [(cell_text(cell, column), _sorted_by(cell)) for cell, column in zip(row, table.columns, strict=True)]
+        [
+            (cell_text(cell, column), _sorted_by(cell), bool(column.format))
+            for cell, column in zip(row, table.columns, strict=True)
+        ]
         for row in table.rows[:most]
     ]
     return {"rows": rows, "left_out": len(table.rows) - len(rows), "filtered": len(rows) > _FILTERED_ROWS}

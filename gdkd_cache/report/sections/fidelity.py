@@ -14,7 +14,7 @@ from gdkd_cache.errors import GdkdCacheError
 from gdkd_cache.losses.base import ForeignLoss, Loss, loss_from_json, parse_loss
 from gdkd_cache.losses.registry import LOSSES
 from gdkd_cache.report.base import Column, Drawing, Part, Table
-from gdkd_cache.report.drawing import Line, draw_bars, draw_lines, draw_reference, label, new_axes
+from gdkd_cache.report.drawing import INK, SERIES, Line, draw_bars, draw_lines, draw_reference, new_axes, set_logarithmic
 from gdkd_cache.report.inputs import Inputs
 from gdkd_cache.report.numbers.errors import bin_of, confidence, error_by_group, kept_probabilities
 from gdkd_cache.report.numbers.sizes import bytes_by_array
@@ -23,7 +23,8 @@ from gdkd_cache.report.numbers.series import spread_evenly
 _VALUES = 2**21
 """Logits that estimates are made of."""
 _BINS = 10
-_KEPT = (5, 10, 20, 50, 100, 200, 500)
+_KEPT = (2, 5, 10, 20, 50, 100, 200, 500)
+_LEAST_DRAWN = 1e-4
 _BARS = 8
 _HELD = {
     "packed": "the distribution, coded coarsely",
@@ -141,33 +142,36 @@ def _curve(inputs: Inputs, rows: _Rows) -> Drawing:
     errors = [
         float((rows.gradient(kept_probabilities(rows.logits, number)) - full).double().norm()) / size for number in kept
     ]
+    sizes = [float(_record_bytes(number)) for number in kept]
     per_view = manifest.num_bytes / (manifest.identity.num_views * manifest.identity.num_rows)
-    others = [(f"the {k} likeliest classes' probabilities", float(_record_bytes(k)), e) for k, e in zip(kept, errors)]
+    records = [(f"probabilities of the {number} likeliest classes", *point) for number, *point in zip(kept, sizes, errors, strict=True)]
     table = Table(
         name="bytes-and-error",
         title="What the bytes buy",
-        reading="Lower and further left is better. The line is what records of the k likeliest classes would lose of these "
-        "same logits; the mark is this cache, with all that it holds counted.",
+        reading="Lower and further left is better. The line is what records of the k likeliest classes, k at each point, "
+        f"would lose of the same logits for {rows.loss.spec}; the star is this cache, with all its files counted.",
         columns=(
             Column(title="What is kept of a view"),
             Column(title="Bytes", format=",.1f"),
             Column(title="Gradient error", format=".1%"),
         ),
-        rows=[("this cache", per_view, rows.error), *others],
+        rows=[("this cache", per_view, rows.error), *records],
     )
-    figure, (axes,) = new_axes(x="bytes a view", y=f"gradient error, {label(rows.loss.spec, 18)}", x_format=",.0f", y_format=".0%")
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    draw_lines(axes, [Line(name="k likeliest classes", x=[b for _, b, _ in others], y=np.maximum(errors, 1e-4))])
-    axes.plot([per_view], [max(rows.error, 1e-4)], marker="*", markersize=14, color="#d9730d", linestyle="none")
-    axes.annotate("this cache", (per_view, max(rows.error, 1e-4)), xytext=(8, 6), textcoords="offset points")
-    for (_, num_bytes, error), number in zip(others, kept, strict=True):
-        axes.annotate(f"{number}", (num_bytes, max(error, 1e-4)), xytext=(4, 5), textcoords="offset points")
-    ten = next((f"; ten classes' probabilities in {b:.0f} bytes lose {e:.0%}" for _, b, e in others if "10 " in _), "")
+    figure, (axes,) = new_axes(x="bytes a view", y="gradient error, %")
+    heights = [100 * max(error, _LEAST_DRAWN) for error in (rows.error, *errors)]
+    draw_lines(axes, [Line(name="", x=sizes, y=heights[1:])])
+    axes.plot([per_view], heights[:1], marker="*", markersize=15, color=SERIES[1], linestyle="none")
+    for text, x, y in zip(("this cache", *(f"k={number}" for number in kept)), (per_view, *sizes), heights, strict=True):
+        axes.annotate(text, (x, y), xytext=(6, 6), textcoords="offset points", color=INK, fontsize=9)
+    axes.margins(x=0.12, y=0.15)
+    set_logarithmic(axes, "x")
+    set_logarithmic(axes, "y")
+    ten = [f"; ten classes' probabilities would lose {error:.0%} in {size:.0f} bytes"
+           for number, size, error in zip(kept, sizes, errors, strict=True) if number == 10]
     return Drawing(
         table=table,
         figure=figure,
-        described=f"This cache has {per_view:.1f} bytes a view at a gradient error of {rows.error:.1%}{ten}.",
+        described=f"This cache has {per_view:.1f} bytes a view at a gradient error of {rows.error:.1%}{''.join(ten)}.",
     )
 
 
