@@ -47,8 +47,8 @@ _WORDS = {"top_level": "top level: the groups' masses", "other": "rest: inside i
 class _Paper:
     title = "The paper's figures"
     reading = (
-        "What the teacher knows beside its first class, and how strong each part of the loss teaches it: figures 3 to 5 of "
-        "Rethinking Decoupled Knowledge Distillation (arXiv 2512.04625), of this cache."
+        "What the teacher knows beside its first class, and how strongly each part of the loss teaches it: figures 3 to 5 "
+        "of Rethinking Decoupled Knowledge Distillation (arXiv 2512.04625), of this cache."
     )
 
     def parts(self, inputs: Inputs) -> Sequence[Part]:
@@ -82,7 +82,7 @@ def _predictions(inputs: Inputs) -> Iterator[Part]:
         inputs,
         wanted,
         average,
-        name="average-predictions",
+        name="figure-4-average-predictions",
         title="Average predictions (Fig. 4)",
         reading=f"The mean probabilities, at T = {temperature:g}, over all views {whose}; in orange the class itself.",
     )
@@ -91,10 +91,10 @@ def _predictions(inputs: Inputs) -> Iterator[Part]:
             inputs,
             wanted,
             without_top(average),
-            name="average-predictions-without-top",
+            name="figure-5-without-top",
             title="The same without the top class (Fig. 5)",
-            reading="The largest of each average taken out and the others scaled to 100%: what a student learns about the "
-            "rest. Few tall bars are a class with close relatives.",
+            reading="The largest of each average taken out and the others scaled to 100%: what there is to learn about "
+            "the rest. Few tall bars are a class with close relatives.",
         )
 
 
@@ -115,9 +115,7 @@ def _profiles(
     inputs: Inputs, wanted: np.ndarray, predictions: np.ndarray, *, name: str, title: str, reading: str
 ) -> Drawing:
     number = len(wanted)
-    figure, panels = new_axes(
-        x="class, by its number", y="", y_format=".0%", height=0.5 + 1.15 * number, rows=number
-    )
+    figure, panels = new_axes(x="class, by its number", y="", y_format=".0%", height=0.5 + 1.15 * number, rows=number)
     rows, told = [], []
     for axes, class_id, values in zip(panels, wanted.tolist(), predictions, strict=True):
         draw_profile(axes, values, own=class_id)
@@ -125,9 +123,12 @@ def _profiles(
         first = [(inputs.classes[other], float(values[other])) for other in order[:_NAMED].tolist()]
         line = ", ".join(f"{shown(other, 18)} {share:.0%}" for other, share in first)
         add_panel_name(axes, f"{shown(inputs.classes[class_id], 18)}: {line}")
-        told.append(f"{shown(inputs.classes[class_id], 40)}: {', '.join(f'{other} {share:.1%}' for other, share in first)}")
+        told.append(
+            f"{shown(inputs.classes[class_id], 40)}: {', '.join(f'{other} {share:.1%}' for other, share in first)}"
+        )
         rows += [
-            (inputs.classes[class_id], inputs.classes[other], float(values[other])) for other in order[:_LISTED].tolist()
+            (inputs.classes[class_id], inputs.classes[other], float(values[other]))
+            for other in order[:_LISTED].tolist()
         ]
     return Drawing(
         table=Table(
@@ -158,7 +159,8 @@ def _pulls(inputs: Inputs) -> Iterator[Part]:
     edges = np.geomspace(low, max(high, low * 1.01), _BINS + 1)
     figure, (axes,) = new_axes(x="magnitude of the gradient", y="share of logits", y_format=".0%")
     heights = [
-        (_WORDS[name], np.histogram(np.clip(own, edges[0], edges[-1]), edges)[0] / len(own)) for name, own in values.items()
+        (_WORDS[name], np.histogram(np.clip(own, edges[0], edges[-1]), edges)[0] / len(own))
+        for name, own in values.items()
     ]
     draw_steps(axes, edges, heights)
     axes.set_ylim(bottom=0)
@@ -169,9 +171,9 @@ def _pulls(inputs: Inputs) -> Iterator[Part]:
         table=Table(
             name="gradients-at-the-start",
             title="Gradients of the logits outside the top classes, at the start",
-            reading=f"How strong each part pulls at the logits outside the teacher's top {k}, at T = {temperature:g}, of a "
-            "student whose logits are all alike. What KD says about the rest is weighted with the rest's small mass; GDKD "
-            f"takes that weight away: in theory {found.factor:.3g} times as strong (median).",
+            reading="How strongly each part pulls at a student whose logits are all alike, outside the teacher's top "
+            f"{k} classes, at T = {temperature:g}. What KD says about the rest is weighted with the rest's mass; GDKD takes "
+            f"that weight away, which makes it 1 / (1 - p_top) times as strong: {found.factor:.3g} at the median.",
             columns=[Column(title="part"), *(Column(title=f"{share:.0%}", format=".3g") for share in QUANTILES)],
             rows=[
                 (_WORDS[name], *(float(value) for value in np.quantile(own, QUANTILES))) for name, own in values.items()
@@ -198,7 +200,7 @@ def _told(run: Run) -> list[Mapping[str, Any]]:
 def _is_sound(epoch: int, *, k: int, temperature: float, factor: float, **levels: Sequence[float]) -> bool:
     numbers = all(0 < value <= _LARGEST for value in (epoch, k, temperature)) and 1 <= factor <= _LARGEST
     return numbers and all(
-        len(own) == len(QUANTILES) and list(own) == sorted(own) and 0 <= own[0] and own[-1] <= _LARGEST
+        len(own) == len(QUANTILES) and list(own) == sorted(own) and own[0] >= 0 and own[-1] <= _LARGEST
         for own in levels.values()
     )
 
@@ -233,11 +235,12 @@ def _over_epochs(lines: Sequence[Mapping[str, Any]], name: str, number: int) -> 
     ]
     return Drawing(
         table=Table(
-            name=f"gradients-{number}",
+            name=f"figure-3-gradients-{number}",
             title=f"Gradients over the epochs: {name} (Fig. 3)",
-            reading=f"How strong each part pulls at the logits outside the teacher's top {top}, at T = {temperature:g} and "
-            "weights of 1, on batches of this training: the median, and a band from 25% to 75%. The dashed line is KD times "
-            f"1 / (1 - p_top), the factor of theory, {factors[-1]:.3g} at the median.",
+            reading=f"How strongly each part pulls at the student outside the teacher's top {top} classes, at T = "
+            f"{temperature:g} and weights of 1: the median, and a band from 25% to 75%. The thin dashed line is KD times "
+            f"theory's 1 / (1 - p_top), {factors[-1]:.3g} at the median; where students are near their teacher the rest of "
+            "GDKD lies on it.",
             columns=[
                 Column(title="epoch", format="d"),
                 Column(title="part"),

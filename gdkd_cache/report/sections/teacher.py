@@ -1,19 +1,20 @@
 """The teacher: how right it is, how sure, what it confuses, and which images it finds hard."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
-from gdkd_cache.report.base import Cell, Column, Drawing, Facts, Part, Picture, Pictures, Table
+from gdkd_cache.report.base import Column, Drawing, Facts, Part, Picture, Pictures, Table
 from gdkd_cache.report.drawing import add_legend, draw_reference, draw_steps, new_axes
 from gdkd_cache.report.inputs import Inputs, Sample
 from gdkd_cache.report.numbers.calibration import Reliability, reliability, shares
 from gdkd_cache.report.numbers.classes import by_class, confusion
 from gdkd_cache.report.numbers.said import Said, summarise
 from gdkd_cache.report.options import ShowOptions
-from gdkd_cache.report.pictures import picture_png
-from gdkd_cache.report.show import shown_rows
+from gdkd_cache.report.pictures import to_picture
 from gdkd_cache.report.sheet import ShownRow
+from gdkd_cache.report.show import shown_rows
 from gdkd_cache.texts import shown
 
 _PAIRS = 20
@@ -21,12 +22,13 @@ _CLASSES = 1000
 _IMAGES = 6
 _VIEWS = 4
 _BINS = 20
-_LONGEST = 128
 
 
 class _Teacher:
     title = "The teacher"
-    reading = "How right and how sure the teacher is, which classes it takes for each other, and where views change its mind."
+    reading = (
+        "How right and how sure the teacher is, which classes it takes for each other, and where views change its mind."
+    )
 
     def parts(self, inputs: Inputs) -> Sequence[Part]:
         sample = inputs.sample
@@ -62,7 +64,9 @@ def _facts(inputs: Inputs, said: Said, calibrated: Reliability | None) -> Facts:
     lines["confidence"] = f"{said.confidence.mean():.1%} is the mean probability of the first class"
     if calibrated is not None and len(sample.views) > 1:
         lines["agreement of views"] = f"{said.agreement.mean():.1%} of pairs of an image's views have one first class"
-        lines["divergence of views"] = f"{said.divergence.mean():.3f} nats (Jensen-Shannon, mean over images; 0 is alike)"
+        lines["divergence of views"] = (
+            f"{said.divergence.mean():.3f} nats (Jensen-Shannon, mean over images; 0 is alike)"
+        )
     if cache.manifest.identity.codec.name == "topk":
         lines["kept"] = (
             f"the first {cache.manifest.identity.codec.num_top} classes and how much the others hold together, so what "
@@ -71,7 +75,9 @@ def _facts(inputs: Inputs, said: Said, calibrated: Reliability | None) -> Facts:
     if cache.manifest.identity.examination is None:
         lines["labels"] = "the cache does not tell whether they come from elsewhere than the logits"
     return Facts(
-        title="In short", reading="Of the teacher as the cache gives it back, on views, not on whole images.", lines=lines
+        title="In short",
+        reading="Of the teacher as the cache gives it back, on views, not on whole images.",
+        lines=lines,
     )
 
 
@@ -94,7 +100,7 @@ def _reliability(found: Reliability) -> Drawing:
     too = "more" if (found.accuracy - found.confidence)[filled] @ found.counts[filled] < 0 else "less"
     return Drawing(
         table=Table(
-            name="reliability",
+            name="teacher-reliability",
             title="Reliability",
             reading="Where the steps lie below the dashed line, the teacher is more sure than it is right.",
             columns=[
@@ -117,7 +123,7 @@ def _sureness(said: Said, is_right: np.ndarray | None, num_classes: int) -> list
         said.confidence,
         is_right,
         np.linspace(0, 1, _BINS + 1),
-        name="confidence",
+        name="teacher-confidence",
         title="How sure it is",
         reading="Views by the probability of the first class: a teacher that is sure of all has them all on the right.",
         unit="confidence",
@@ -127,7 +133,7 @@ def _sureness(said: Said, is_right: np.ndarray | None, num_classes: int) -> list
         said.entropy,
         is_right,
         np.linspace(0, np.log(num_classes), _BINS + 1),
-        name="entropy",
+        name="teacher-entropy",
         title="How spread its probabilities are",
         reading="Views by entropy: 0 is one class alone, the right end is all classes alike.",
         unit="entropy, nats",
@@ -150,7 +156,8 @@ def _histogram(
     heights = [("views", shares(values, edges, values.size))]
     if is_right is not None:
         heights = [
-            (kind, shares(values[which], edges, values.size)) for kind, which in (("right", is_right), ("wrong", ~is_right))
+            (kind, shares(values[which], edges, values.size))
+            for kind, which in (("right", is_right), ("wrong", ~is_right))
         ]
     figure, (axes,) = new_axes(x=unit, y="share of views", x_format=form, y_format=".0%")
     draw_steps(axes, edges, heights)
@@ -167,11 +174,14 @@ def _histogram(
             columns=[
                 Column(title="from", format=tick),
                 Column(title="to", format=tick),
-                *(Column(title=f"share of views, {kind}" if is_right is not None else kind, format=".2%") for kind, _ in heights),
+                *(
+                    Column(title=f"share of views, {kind}" if is_right is not None else kind, format=".2%")
+                    for kind, _ in heights
+                ),
             ],
             rows=[
                 (float(low), float(high), *(float(values[place]) for _, values in heights))
-                for place, (low, high) in enumerate(zip(edges[:-1], edges[1:], strict=True))
+                for place, (low, high) in enumerate(pairwise(edges))
             ],
         ),
         figure=figure,
@@ -191,9 +201,9 @@ def _confused(inputs: Inputs, said: Said) -> list[Part]:
         )
     ]
     table = Table(
-        name="confused",
+        name="teacher-confused",
         title="Classes taken for each other",
-        reading="The label, what the teacher says instead, and of how many of the label's views; the most frequent first.",
+        reading="The label, what the teacher says instead, and in how many of the label's views; the most frequent first.",
         columns=[
             Column(title="label"),
             Column(title="said"),
@@ -211,13 +221,15 @@ def _agreement(said: Said) -> list[Part]:
         return []
     edges = np.linspace(0, 1, 11)
     heights = shares(said.agreement, edges, said.agreement.size)
-    figure, (axes,) = new_axes(x="pairs of views with one first class", y="share of images", x_format=".0%", y_format=".0%")
+    figure, (axes,) = new_axes(
+        x="pairs of views with one first class", y="share of images", x_format=".0%", y_format=".0%"
+    )
     draw_steps(axes, edges, [("", heights)])
     axes.set_xlim(0, 1)
     axes.set_ylim(bottom=0)
     drawing = Drawing(
         table=Table(
-            name="agreement",
+            name="teacher-agreement",
             title="Do the views of an image agree?",
             reading="Images by how many pairs of their views have the same first class; on the right all views agree.",
             columns=[
@@ -264,7 +276,7 @@ def _by_class(inputs: Inputs, said: Said) -> Table:
         )
     cut = f" Of {len(order):,} classes the {_CLASSES:,} least accurate are shown." if len(order) > _CLASSES else ""
     return Table(
-        name="classes",
+        name="teacher-classes",
         title="By class",
         reading=f"How often views of a class are right, the worst first; confidence far above it is misplaced.{cut}",
         columns=[
@@ -291,7 +303,10 @@ def _images(inputs: Inputs, said: Said) -> list[Part]:
     ambiguous = rows[np.argsort(-said.mean_entropy[rows], kind="stable")[:_IMAGES]]
     hard = "Images whose label gets the least probability, on the mean over their views: hard, or wrongly labelled."
     torn = "Images of which the mean over all views is spread most evenly over classes: the teacher cannot tell."
-    lists = [("hardest", "Hardest images", hard, hardest), ("ambiguous", "Most ambiguous images", torn, ambiguous)]
+    lists = [
+        ("teacher-hardest", "Hardest images", hard, hardest),
+        ("teacher-ambiguous", "Most ambiguous images", torn, ambiguous),
+    ]
     if inputs.dataset is None or inputs.source is None:
         return [_listed(inputs, said, *one) for one in lists]
     chosen = np.concatenate([hardest, ambiguous])
@@ -313,16 +328,14 @@ def _pictured(
 ) -> tuple[str, list[Picture]]:
     key = inputs.cache.keys[int(sample.rows[position])]
     row, name = found[key], shown(inputs.classes[int(sample.labels[position])], 40)
-    pictures = [_picture(row.image, ["the image"], f"the image {shown(key, 60)}, labelled {name}")]
+    pictures = [to_picture(row.image, ["the image"], f"the image {shown(key, 60)}, labelled {name}")]
     for view in row.views:
-        captions = [f"{probability:.0%} {shown(inputs.classes[class_id], 40)}" for class_id, probability in view.top[:3]]
-        pictures.append(_picture(view.image, captions, f"view {view.view}: {', '.join(captions)}"))
+        captions = [
+            f"{probability:.0%} {shown(inputs.classes[class_id], 40)}" for class_id, probability in view.top[:3]
+        ]
+        pictures.append(to_picture(view.image, captions, f"view {view.view}: {', '.join(captions)}"))
     own = f"{said.own[:, position].mean():.1%}"
     return f"{name} has {own}: {shown(key, 80)}", pictures
-
-
-def _picture(image: np.ndarray, captions: Sequence[str], described: str) -> Picture:
-    return Picture(png=picture_png(image, _LONGEST), captions=captions, described=described)
 
 
 def _listed(inputs: Inputs, said: Said, name: str, title: str, reading: str, positions: np.ndarray) -> Table:
