@@ -16,7 +16,7 @@ class Reliability:
         edges: of the bins, which are open on the left, float64 [bin + 1].
         counts: predictions in each, int64 [bin].
         confidence, accuracy: their means, float64 [bin]; NaN in an empty bin.
-        error: the expected calibration error in [0, 1]: the mean over predictions of their bin's |accuracy - confidence|.
+        error: the expected calibration error in [0, 1]: the mean over predictions of |accuracy - confidence| there.
     """
 
     edges: Float[np.ndarray, " edge"]

@@ -21,7 +21,7 @@ class Said:
         own: the label's probability, float32 [view, row].
         entropy: of the probabilities, float32 [view, row].
         mean_entropy: of the mean of the probabilities over the views, float32 [row].
-        divergence: Jensen-Shannon's between the views, that less the mean of `entropy`: float32 [row] in [0, log views].
+        divergence: Jensen-Shannon's between the views, that less the mean of `entropy`: float32 [row], 0 to log views.
         agreement: the share of pairs of views with the same first class, float32 [row]; 1 of a single view.
     """
 
