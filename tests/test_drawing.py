@@ -59,7 +59,17 @@ def test_nothing_that_a_strict_policy_refuses_or_that_is_fetched() -> None:
         text = to_svg(_figure(), "a", on_page=on_page)
         root = ElementTree.fromstring(text)
         for element in root.iter():
-            assert element.tag.rpartition("}")[2] in {"svg", "defs", "g", "path", "text", "clipPath", "rect", "use", "tspan"}
+            assert element.tag.rpartition("}")[2] in {
+                "svg",
+                "defs",
+                "g",
+                "path",
+                "text",
+                "clipPath",
+                "rect",
+                "use",
+                "tspan",
+            }
             assert not {"style", "class"} & element.attrib.keys()
             assert not any(key.startswith("on") for key in element.attrib)
         assert set(re.findall(r"https?://[^\"]*", text)) == {"http://www.w3.org/2000/svg"}

@@ -142,7 +142,9 @@ def test_mean_predictions(logits: np.ndarray, labels: np.ndarray) -> None:
 
 
 def test_without_top_and_differing() -> None:
-    predictions = np.array([[0.6, 0.3, 0.1], [0.2, 0.2, 0.6], [np.nan] * 3, [0.05, 0.9, 0.05], [0.1, 0.8, 0.1]], np.float32)
+    predictions = np.array(
+        [[0.6, 0.3, 0.1], [0.2, 0.2, 0.6], [np.nan] * 3, [0.05, 0.9, 0.05], [0.1, 0.8, 0.1]], np.float32
+    )
     found = without_top(predictions[:2])
     assert found == pytest.approx(np.array([[0, 0.75, 0.25], [0.5, 0.5, 0]]))
     assert predictions[0, 0] == np.float32(0.6)
@@ -176,7 +178,7 @@ def test_levels_are_the_losses_gradients(k: int, temperature: float) -> None:
 
 @pytest.mark.parametrize("top_mass", [0.5, 0.9, 0.999])
 def test_the_rest_is_taught_as_much_stronger_as_theory_says(top_mass: float) -> None:
-    """A student that differs from its teacher only inside the rest: GDKD's gradient there is KD's by 1 / (1 - p_top)."""
+    """Of a student that differs only inside the rest, GDKD's gradient there is KD's times 1 / (1 - p_top)."""
     temperature, k, rest = 4.0, 3, 7
     generator = torch.Generator().manual_seed(0)
     inside = torch.randn(2, rest, generator=generator, dtype=torch.float64).log_softmax(-1)

@@ -100,18 +100,20 @@ def test_teacher(digits: ArraySource, digits_cache: Path) -> None:
     cache = open_cache(digits_cache)
     parts = TEACHER.parts(_inputs(cache, digits))
     tables = _tables(parts)
-    assert set(tables) == {"reliability", "confidence", "entropy", "confused", "agreement", "classes"}
+    assert set(tables) == {
+        f"teacher-{name}" for name in ("reliability", "confidence", "entropy", "confused", "agreement", "classes")
+    }
     said = torch.stack([cache.view(view).logits(range(256)) for view in (0, 1)])
     right = (said.argmax(-1) == torch.from_numpy(cache.labels)).numpy()
     assert _facts(parts).lines["right"].startswith(f"{right.mean():.1%}")
-    rows = tables["classes"].rows
+    rows = tables["teacher-classes"].rows
     assert [row[2] for row in rows] == sorted(row[2] for row in rows)
     for name, images, accuracy, *_ in rows:
         own = cache.labels == cache.manifest.identity.classes.index(str(name))
         assert images == own.sum()
         assert accuracy == pytest.approx(right[:, own].mean())
-    assert sum(row[2] for row in tables["reliability"].rows) == 512
-    for name in ("confidence", "entropy"):
+    assert sum(row[2] for row in tables["teacher-reliability"].rows) == 512
+    for name in ("teacher-confidence", "teacher-entropy"):
         assert sum(row[2] + row[3] for row in tables[name].rows) == pytest.approx(1)
     hardest, ambiguous = (part for part in parts if isinstance(part, Pictures))
     own = said.softmax(-1)[:, range(256), cache.labels].mean(0)
@@ -123,31 +125,35 @@ def test_teacher(digits: ArraySource, digits_cache: Path) -> None:
 
 def test_hard_images_are_of_those_that_are_there(digits: ArraySource, digits_cache: Path) -> None:
     source = take(digits, np.array([7, 3, 200]))
-    hardest, _ = (part for part in TEACHER.parts(_inputs(open_cache(digits_cache), source)) if isinstance(part, Pictures))
+    hardest, _ = (
+        part for part in TEACHER.parts(_inputs(open_cache(digits_cache), source)) if isinstance(part, Pictures)
+    )
     assert {heading.split(": ")[1] for heading, _ in hardest.rows} == set(source.keys)
 
 
 def test_teacher_without_images(digits_cache: Path) -> None:
     tables = _tables(TEACHER.parts(_inputs(open_cache(digits_cache))))
-    assert {"hardest", "ambiguous"} < set(tables)
-    assert [row[2] for row in tables["hardest"].rows] == sorted(row[2] for row in tables["hardest"].rows)
+    assert {"teacher-hardest", "teacher-ambiguous"} < set(tables)
+    assert [row[2] for row in tables["teacher-hardest"].rows] == sorted(
+        row[2] for row in tables["teacher-hardest"].rows
+    )
 
 
 def test_mixed_views_have_no_right_class(tmp_path: Path, digits: ArraySource, teacher: Network) -> None:
     build_small(tmp_path / "c", digits, teacher, recipe=Recipe("mixed", (), Mix(mixup_alpha=1.0)))
     inputs = _inputs(open_cache(tmp_path / "c"), digits)
     parts = TEACHER.parts(inputs)
-    assert set(_tables(parts)) == {"confidence", "entropy"}
+    assert set(_tables(parts)) == {"teacher-confidence", "teacher-entropy"}
     assert "mixes two images" in _facts(parts).lines["left out"]
-    assert "mixes two images" in _tables(PAPER.parts(inputs))["average-predictions"].reading
+    assert "mixes two images" in _tables(PAPER.parts(inputs))["figure-4-average-predictions"].reading
 
 
 def test_one_view_of_one_row(tmp_path: Path) -> None:
     """The smallest cache: no figure is empty, and none divides by nothing."""
     pack(tmp_path / "p", np.array([[[1.0, 0.0]]], "f4"), keys=["a"], labels=[0])
     inputs = _inputs(open_cache(tmp_path / "p"))
-    assert "agreement" not in _tables(TEACHER.parts(inputs))
-    assert "average-predictions-without-top" not in _tables(PAPER.parts(inputs))
+    assert "teacher-agreement" not in _tables(TEACHER.parts(inputs))
+    assert "figure-5-without-top" not in _tables(PAPER.parts(inputs))
 
 
 def test_average_predictions(digits_cache: Path) -> None:
@@ -156,14 +162,14 @@ def test_average_predictions(digits_cache: Path) -> None:
     tables = _tables(PAPER.parts(_inputs(cache, classes=(classes[3], classes[3]), temperature=2.0)))
     logits = torch.stack([cache.view(view).logits(np.flatnonzero(cache.labels == 3)) for view in (0, 1)])
     mean = logits.div(2).softmax(-1).mean((0, 1))
-    rows = tables["average-predictions"].rows
+    rows = tables["figure-4-average-predictions"].rows
     assert [row[0] for row in rows] == [classes[3]] * 10
     assert [row[1] for row in rows] == [classes[number] for number in mean.argsort(descending=True).tolist()]
     assert [row[2] for row in rows] == pytest.approx(mean.sort(descending=True).values.tolist(), abs=1e-6)
-    without = tables["average-predictions-without-top"].rows
+    without = tables["figure-5-without-top"].rows
     assert [row[1] for row in without[:9]] == [row[1] for row in rows[1:]]
     assert [row[2] for row in without[:9]] == pytest.approx([row[2] / (1 - rows[0][2]) for row in rows[1:]], abs=1e-6)
-    chosen = _tables(PAPER.parts(_inputs(cache)))["average-predictions"].rows
+    chosen = _tables(PAPER.parts(_inputs(cache)))["figure-4-average-predictions"].rows
     assert len({row[0] for row in chosen}) == 4
     with pytest.raises(UsageError, match="class cat is not in the cache; it has 10 classes"):
         PAPER.parts(_inputs(cache, classes=("cat",)))
@@ -180,7 +186,7 @@ def _run(folder: Path, **changes: Any) -> Path:
 
 
 def test_gradients_over_the_epochs(tmp_path: Path, digits_cache: Path) -> None:
-    table = _tables(PAPER.parts(_inputs(open_cache(digits_cache), runs=[_run(tmp_path / "s")])))["gradients-1"]
+    table = _tables(PAPER.parts(_inputs(open_cache(digits_cache), runs=[_run(tmp_path / "s")])))["figure-3-gradients-1"]
     assert [row[0] for row in table.rows] == [1, 1, 1, 2, 2, 2]
     assert list(table.rows[1][2:]) == [1, 2, 4, 6, 8]
     assert "top 5, at T = 4" in table.reading
@@ -195,7 +201,6 @@ def test_gradients_over_the_epochs(tmp_path: Path, digits_cache: Path) -> None:
         {"other": [-1, 4, 5, 6, 7]},
         {"top_level": [0, 1, 2, 3, 1e308]},
         {"factor": 0.5},
-        {"factor": 10**400},
         {"temperature": 0},
         {"k": 10**400},
     ],
@@ -203,7 +208,7 @@ def test_gradients_over_the_epochs(tmp_path: Path, digits_cache: Path) -> None:
 )
 def test_gradients_that_cannot_be_are_left_out(tmp_path: Path, digits_cache: Path, changes: dict[str, Any]) -> None:
     parts = PAPER.parts(_inputs(open_cache(digits_cache), runs=[_run(tmp_path / "s", **changes)]))
-    assert "gradients-1" not in _tables(parts)
+    assert "figure-3-gradients-1" not in _tables(parts)
 
 
 def test_gradients_of_nothing(tmp_path: Path, digits_cache: Path) -> None:

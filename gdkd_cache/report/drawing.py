@@ -1,6 +1,6 @@
 """The house style of figures: axes and what is drawn on them; `svg.py` makes text of them.
 
-Colours are a fixed few, each of a contrast of at least 3:1 on white and on the page's dark ground and told apart without
+Colours are a fixed few, each of a contrast of at least 3:1 on white and on the page's dark ground, told apart without
 red or green; lines differ in dashes and markers too. A figure has no title and no ground: it lies on the page's.
 """
 

@@ -25,8 +25,12 @@ _EPOCH = {
     "memory_bytes?": float,
     "device_memory_bytes?": float,
     "gradients?": {
-        **{"k": int, "temperature": float, "factor": float},
-        **{"top_level": [float], "other": [float], "kd": [float]},
+        "k": int,
+        "temperature": float,
+        "factor": float,
+        "top_level": [float],
+        "other": [float],
+        "kd": [float],
     },
     str: object,
 }

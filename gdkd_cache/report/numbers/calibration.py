@@ -16,7 +16,7 @@ class Reliability:
         edges: of the bins, which are open on the left, float64 [bin + 1].
         counts: predictions in each, int64 [bin].
         confidence, accuracy: their means, float64 [bin]; NaN in an empty bin.
-        error: the expected calibration error in [0, 1]: the mean over predictions of |accuracy - confidence| of their bin.
+        error: the expected calibration error in [0, 1]: the mean over predictions of |accuracy - confidence| there.
     """
 
     edges: Float[np.ndarray, " edge"]
@@ -51,7 +51,9 @@ def reliability(
     )
 
 
-def shares(values: Float[np.ndarray, "*any"], edges: Float[np.ndarray, " edge"], total: int) -> Float[np.ndarray, " bin"]:
+def shares(
+    values: Float[np.ndarray, "*any"], edges: Float[np.ndarray, " edge"], total: int
+) -> Float[np.ndarray, " bin"]:
     """How many of the values lie between each two edges, as shares of a total; those beyond count in the outer bins."""
     inside = np.clip(values.reshape(-1), edges[0], edges[-1])
     return np.histogram(inside, edges)[0] / max(total, 1)

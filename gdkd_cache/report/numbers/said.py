@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -20,7 +21,7 @@ class Said:
         own: the label's probability, float32 [view, row].
         entropy: of the probabilities, float32 [view, row].
         mean_entropy: of the mean of the probabilities over the views, float32 [row].
-        divergence: Jensen-Shannon's between the views: that less the mean of `entropy`; float32 [row] in [0, log views].
+        divergence: Jensen-Shannon's between the views, that less the mean of `entropy`: float32 [row], 0 to log views.
         agreement: the share of pairs of views with the same first class, float32 [row]; 1 of a single view.
     """
 
@@ -92,7 +93,7 @@ def _agreement(first: np.ndarray) -> np.ndarray:
     ranked = np.sort(first, 0)
     # Of equal ones in a row the number of pairs is the sum of how many of them stand before each.
     pairs, run = np.zeros(first.shape[1]), np.zeros(first.shape[1])
-    for before, here in zip(ranked[:-1], ranked[1:], strict=True):
+    for before, here in pairwise(ranked):
         run = np.where(here == before, run + 1, 0)
         pairs += run
     return (pairs / (views * (views - 1) / 2)).astype(np.float32)

@@ -1,35 +1,17 @@
 """The paper's figures, of this cache: what GDKD (arXiv 2512.04625) is about, drawn from the whole distribution."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from gdkd_cache.errors import UsageError
-from gdkd_cache.losses.base import ForeignLoss, loss_from_json
-from gdkd_cache.losses.levels import NAMES
-from gdkd_cache.report.base import Cell, Column, Drawing, Part, Table
-from gdkd_cache.report.drawing import (
-    Line,
-    add_legend,
-    add_panel_name,
-    draw_lines,
-    draw_profile,
-    draw_reference,
-    draw_steps,
-    new_axes,
-    set_logarithmic,
-)
+from gdkd_cache.report.base import Column, Drawing, Part, Table
+from gdkd_cache.report.drawing import add_panel_name, draw_profile, new_axes
 from gdkd_cache.report.inputs import Inputs
 from gdkd_cache.report.numbers.classes import differing, mean_predictions, without_top
-from gdkd_cache.report.numbers.levels import pulls_at_uniform
-from gdkd_cache.report.numbers.series import spread_evenly
-from gdkd_cache.report.sections.runs import group_name
+from gdkd_cache.report.sections.paper_gradients import epoch_drawings, start_drawings
 from gdkd_cache.schema import short
 from gdkd_cache.texts import shown
-from gdkd_cache.training.gradients import QUANTILES
-from gdkd_cache.training.gradients import TOP as DEFAULT_TOP
-from gdkd_cache.training.runs import Run, group_runs
 
 _CHOSEN = 4
 _CANDIDATES = 1024
@@ -37,22 +19,17 @@ _CANDIDATES = 1024
 _LISTED = 100
 """Predicted classes of each drawn one whose numbers are listed."""
 _NAMED = 3
-_MOST_RUNS = 4
-_MOST_EPOCHS = 200
-_BINS = 40
-_LARGEST = 1e12
-_WORDS = {"top_level": "top level: the groups' masses", "other": "rest: inside it (GDKD)", "kd": "plain KD"}
 
 
 class _Paper:
     title = "The paper's figures"
     reading = (
-        "What the teacher knows beside its first class, and how strong each part of the loss teaches it: figures 3 to 5 of "
-        "Rethinking Decoupled Knowledge Distillation (arXiv 2512.04625), of this cache."
+        "What the teacher knows beside its first class, and how strongly each part of the loss teaches it: figures 3 "
+        "to 5 of Rethinking Decoupled Knowledge Distillation (arXiv 2512.04625), of this cache."
     )
 
     def parts(self, inputs: Inputs) -> Sequence[Part]:
-        return [*_predictions(inputs), *_pulls(inputs), *_trained(inputs)]
+        return [*_predictions(inputs), *start_drawings(inputs), *epoch_drawings(inputs)]
 
 
 PAPER = _Paper()
@@ -82,7 +59,7 @@ def _predictions(inputs: Inputs) -> Iterator[Part]:
         inputs,
         wanted,
         average,
-        name="average-predictions",
+        name="figure-4-average-predictions",
         title="Average predictions (Fig. 4)",
         reading=f"The mean probabilities, at T = {temperature:g}, over all views {whose}; in orange the class itself.",
     )
@@ -91,10 +68,10 @@ def _predictions(inputs: Inputs) -> Iterator[Part]:
             inputs,
             wanted,
             without_top(average),
-            name="average-predictions-without-top",
+            name="figure-5-without-top",
             title="The same without the top class (Fig. 5)",
-            reading="The largest of each average taken out and the others scaled to 100%: what a student learns about the "
-            "rest. Few tall bars are a class with close relatives.",
+            reading="The largest of each average taken out and the others scaled to 100%: what there is to learn about "
+            "the rest. Few tall bars are a class with close relatives.",
         )
 
 
@@ -115,9 +92,7 @@ def _profiles(
     inputs: Inputs, wanted: np.ndarray, predictions: np.ndarray, *, name: str, title: str, reading: str
 ) -> Drawing:
     number = len(wanted)
-    figure, panels = new_axes(
-        x="class, by its number", y="", y_format=".0%", height=0.5 + 1.15 * number, rows=number
-    )
+    figure, panels = new_axes(x="class, by its number", y="", y_format=".0%", height=0.5 + 1.15 * number, rows=number)
     rows, told = [], []
     for axes, class_id, values in zip(panels, wanted.tolist(), predictions, strict=True):
         draw_profile(axes, values, own=class_id)
@@ -125,9 +100,12 @@ def _profiles(
         first = [(inputs.classes[other], float(values[other])) for other in order[:_NAMED].tolist()]
         line = ", ".join(f"{shown(other, 18)} {share:.0%}" for other, share in first)
         add_panel_name(axes, f"{shown(inputs.classes[class_id], 18)}: {line}")
-        told.append(f"{shown(inputs.classes[class_id], 40)}: {', '.join(f'{other} {share:.1%}' for other, share in first)}")
+        told.append(
+            f"{shown(inputs.classes[class_id], 40)}: {', '.join(f'{other} {share:.1%}' for other, share in first)}"
+        )
         rows += [
-            (inputs.classes[class_id], inputs.classes[other], float(values[other])) for other in order[:_LISTED].tolist()
+            (inputs.classes[class_id], inputs.classes[other], float(values[other]))
+            for other in order[:_LISTED].tolist()
         ]
     return Drawing(
         table=Table(
@@ -140,118 +118,3 @@ def _profiles(
         figure=figure,
         described=f"The likeliest classes: {'; '.join(told)}.",
     )
-
-
-def _pulls(inputs: Inputs) -> Iterator[Part]:
-    """The magnitudes of gradients at a student that knows nothing: of the cache alone."""
-    temperature, num_classes = inputs.options.temperature, inputs.cache.num_classes
-    declared = [loss_from_json(one) for one in inputs.cache.manifest.identity.request.losses]
-    tops = [loss.num_top for loss in declared if not isinstance(loss, ForeignLoss) and loss.num_top]
-    k = min(tops[0] if tops else DEFAULT_TOP, num_classes - 1)
-    found = pulls_at_uniform(inputs.sample.logits[0], k, temperature)
-    values = {name: magnitudes[magnitudes > 0] for name, magnitudes in found.magnitudes.items()}
-    values = {name: own for name, own in values.items() if len(own)}
-    if not values:
-        return
-    low = min(float(np.quantile(own, 0.002)) for own in values.values())
-    high = max(float(own.max()) for own in values.values())
-    edges = np.geomspace(low, max(high, low * 1.01), _BINS + 1)
-    figure, (axes,) = new_axes(x="magnitude of the gradient", y="share of logits", y_format=".0%")
-    heights = [
-        (_WORDS[name], np.histogram(np.clip(own, edges[0], edges[-1]), edges)[0] / len(own)) for name, own in values.items()
-    ]
-    draw_steps(axes, edges, heights)
-    axes.set_ylim(bottom=0)
-    set_logarithmic(axes, "x")
-    add_legend(figure, axes)
-    medians = {name: float(np.median(own)) for name, own in values.items()}
-    yield Drawing(
-        table=Table(
-            name="gradients-at-the-start",
-            title="Gradients of the logits outside the top classes, at the start",
-            reading=f"How strong each part pulls at the logits outside the teacher's top {k}, at T = {temperature:g}, of a "
-            "student whose logits are all alike. What KD says about the rest is weighted with the rest's small mass; GDKD "
-            f"takes that weight away: in theory {found.factor:.3g} times as strong (median).",
-            columns=[Column(title="part"), *(Column(title=f"{share:.0%}", format=".3g") for share in QUANTILES)],
-            rows=[
-                (_WORDS[name], *(float(value) for value in np.quantile(own, QUANTILES))) for name, own in values.items()
-            ],
-        ),
-        figure=figure,
-        described="Medians: " + ", ".join(f"{_WORDS[name]} {median:.3g}" for name, median in medians.items()) + ".",
-    )
-
-
-def _trained(inputs: Inputs) -> Iterator[Part]:
-    """The magnitudes of gradients over the epochs of trainings, of the first of each group of seeds."""
-    groups = [(number, group, _told(group[0])) for number, group in enumerate(group_runs(inputs.runs), 1)]
-    for number, group, lines in [one for one in groups if one[2]][:_MOST_RUNS]:
-        yield _over_epochs(lines, group_name(number, group), number)
-
-
-def _told(run: Run) -> list[Mapping[str, Any]]:
-    """The epochs that tell of gradients, as they should: a file may say anything."""
-    lines = [line for line in run.lines if "gradients" in line and _is_sound(line["epoch"], **line["gradients"])]
-    return [lines[place] for place in spread_evenly(len(lines), _MOST_EPOCHS)]
-
-
-def _is_sound(epoch: int, *, k: int, temperature: float, factor: float, **levels: Sequence[float]) -> bool:
-    numbers = all(0 < value <= _LARGEST for value in (epoch, k, temperature)) and 1 <= factor <= _LARGEST
-    return numbers and all(
-        len(own) == len(QUANTILES) and list(own) == sorted(own) and 0 <= own[0] and own[-1] <= _LARGEST
-        for own in levels.values()
-    )
-
-
-def _over_epochs(lines: Sequence[Mapping[str, Any]], name: str, number: int) -> Drawing:
-    epochs = np.array([line["epoch"] for line in lines], float)
-    values = {level: np.array([line["gradients"][level] for line in lines], float) for level in NAMES}
-    factors = np.array([line["gradients"]["factor"] for line in lines], float)
-    low, middle, high = (QUANTILES.index(share) for share in (0.25, 0.5, 0.75))
-    figure, (axes,) = new_axes(x="epoch", y="magnitude of the gradient", height=3.6)
-    drawn = [
-        Line(
-            name=_WORDS[level],
-            x=epochs,
-            y=_above_zero(own[:, middle]),
-            low=_above_zero(own[:, low]),
-            high=_above_zero(own[:, high]),
-        )
-        for level, own in values.items()
-    ]
-    draw_lines(axes, drawn)
-    draw_reference(axes, epochs.tolist(), (_above_zero(values["kd"][:, middle]) * factors).tolist(), "KD / (1 - p_top)")
-    if any(np.isfinite(line.y).any() for line in drawn):
-        set_logarithmic(axes, "y")
-    add_legend(figure, axes)
-    last = {level: float(own[-1, middle]) for level, own in values.items()}
-    top, temperature = (lines[-1]["gradients"][key] for key in ("k", "temperature"))
-    rows: list[tuple[Cell, ...]] = [
-        (int(epoch), _WORDS[level], *(float(value) for value in own[place]))
-        for place, epoch in enumerate(epochs)
-        for level, own in values.items()
-    ]
-    return Drawing(
-        table=Table(
-            name=f"gradients-{number}",
-            title=f"Gradients over the epochs: {name} (Fig. 3)",
-            reading=f"How strong each part pulls at the logits outside the teacher's top {top}, at T = {temperature:g} and "
-            "weights of 1, on batches of this training: the median, and a band from 25% to 75%. The dashed line is KD times "
-            f"1 / (1 - p_top), the factor of theory, {factors[-1]:.3g} at the median.",
-            columns=[
-                Column(title="epoch", format="d"),
-                Column(title="part"),
-                *(Column(title=f"{share:.0%}", format=".3g") for share in QUANTILES),
-            ],
-            rows=rows,
-        ),
-        figure=figure,
-        described="Medians of the last epoch: "
-        + ", ".join(f"{_WORDS[level]} {value:.3g}" for level, value in last.items())
-        + ".",
-    )
-
-
-def _above_zero(values: np.ndarray) -> np.ndarray:
-    """The same with NaN where a logarithmic axis has no place."""
-    return np.where(values > 0, values, np.nan)
