@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -152,12 +153,9 @@ def test_what_cannot_be_reported(tmp_path: Path, digits: ArraySource, digits_cac
          labels=rng.integers(0, 5, (8, 2, 2)))  # fmt: skip
     with pytest.raises(NotServedError, match="holds 2x2 distributions for each image"):
         report(ReportOptions(), open_cache(tmp_path / "c.zarr"))
+    other = replace(digits, keys=[f"other/{key}" for key in digits.keys])
     with pytest.raises(MismatchError, match="is not in"):
-        source = ArraySource(
-            name="other", images=digits.images, labels=digits.labels, keys=[f"o/{key}" for key in digits.keys],
-            classes=digits.classes,
-        )  # fmt: skip
-        report(ReportOptions(), open_cache(digits_cache), source=source)
+        report(ReportOptions(), open_cache(digits_cache), source=other)
 
 
 @pytest.mark.parametrize("fields", [{"runs": (Path("a"),) * 65}, {"classes": ("a",) * 13}, {"temperature": 0.0}])
@@ -210,7 +208,9 @@ def test_tables_sort_and_filter(tmp_path: Path, browser: Browser, made: Report) 
     browser.value("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
     found = "Array.from(document.querySelectorAll('table')).find((one) => one.parentElement.ariaLabel === 'By class')"
     browser.value(f"{found}.id = 'classes'")
-    column = "Array.from(document.querySelectorAll('#classes tbody td:nth-child(3)'), (cell) => Number(cell.dataset.number))"
+    column = (
+        "Array.from(document.querySelectorAll('#classes tbody td:nth-child(3)'), (cell) => Number(cell.dataset.number))"
+    )
     before = browser.value(column)
     browser.click("#classes th:nth-child(3) button")
     assert browser.value(column) == sorted(before, reverse=True)

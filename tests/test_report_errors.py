@@ -24,7 +24,9 @@ def test_error_by_group() -> None:
     assert counts.tolist() == [10, 25, 0, 5, 0]
     for group in (0, 1):
         one, other = (part[torch.from_numpy(groups == group)].double() for part in (full, cached))
-        wanted = math.sqrt(sum((a - b) ** 2 for a, b in zip(one.flatten().tolist(), other.flatten().tolist(), strict=True)))
+        wanted = math.sqrt(
+            sum((a - b) ** 2 for a, b in zip(one.flatten().tolist(), other.flatten().tolist(), strict=True))
+        )
         size = math.sqrt(sum(a**2 for a in one.flatten().tolist()))
         assert errors[group] == pytest.approx(wanted / size)
     assert np.isnan(errors[2:]).all()
@@ -79,7 +81,7 @@ def test_spread_evenly() -> None:
 
 
 def test_estimates_by_confidence_are_near_the_truth() -> None:
-    """Of logits that are all known: what a uniform coarse step loses, by the teacher's confidence, against the estimate."""
+    """Of logits that are all known: what a coarse step loses, by the teacher's confidence, against the estimate."""
     generator = torch.Generator().manual_seed(0)
     wanted = loss("gdkd:k=5,temperature=2")
     scale = torch.rand(4000, 1, generator=generator) * 6 + 1
@@ -95,4 +97,3 @@ def test_estimates_by_confidence_are_near_the_truth() -> None:
     estimated, _ = error_by_group(true, guessed, groups, 5)
     assert (counts > 100).all()
     assert np.abs(np.log2(estimated / real)).max() < 1
-

@@ -15,7 +15,7 @@ from gdkd_cache.errors import UsageError
 from gdkd_cache.report.base import Cell, Column, Drawing, Facts, Part, Picture, Pictures, Table
 from gdkd_cache.report.drawing import Line, add_legend, draw_bars, draw_lines, new_axes
 from gdkd_cache.report.files import part_files, table_csv
-from gdkd_cache.report.page import Chapter, Number, Page, cell_text, page_html
+from gdkd_cache.report.page import UNKNOWN, Chapter, Number, Page, cell_text, page_html
 from gdkd_cache.report.pictures import picture_size, shrunk, to_picture
 from gdkd_cache.texts import shown
 
@@ -91,7 +91,7 @@ def test_hostile_texts_stay_texts() -> None:
     drawings = []
     for number, name in enumerate(HOSTILE_NAMES):
         figure, (axes,) = new_axes(x=name[:40], y="y")
-        draw_lines(axes, [Line(name=name, x=[0, 1], y=[0, 1])])
+        draw_lines(axes, [Line(name=name, x=[0.0, 1.0], y=[0.0, 1.0])])
         add_legend(figure, axes)
         table = Table(name=f"drawn-{number}", title=name, reading=name, columns=[Column(title=name)], rows=[(name,)])
         drawings.append(Drawing(table=table, figure=figure, described=name))
@@ -101,15 +101,18 @@ def test_hostile_texts_stay_texts() -> None:
     picture = _picture()
     everywhere = Picture(png=picture.png, captions=HOSTILE_NAMES, described=HOSTILE_NAMES[4])
     parts = [
-        Facts(title="F", reading="R.", lines=dict.fromkeys(HOSTILE_NAMES, "value") | {"all": " ".join(HOSTILE_NAMES[:4])}),
+        Facts(
+            title="F", reading="R.", lines=dict.fromkeys(HOSTILE_NAMES, "value") | {"all": " ".join(HOSTILE_NAMES[:4])}
+        ),
         Facts(title="C", reading="R.", lines={str(i): name for i, name in enumerate(HOSTILE_NAMES)}, is_code=True),
         _table([(name, 0.5) for name in HOSTILE_NAMES]),
-        Pictures(title=HOSTILE_NAMES[0], reading=HOSTILE_NAMES[1], rows=[(name, [everywhere]) for name in HOSTILE_NAMES]),
+        Pictures(
+            title=HOSTILE_NAMES[0], reading=HOSTILE_NAMES[1], rows=[(name, [everywhere]) for name in HOSTILE_NAMES]
+        ),
         *drawings,
     ]
-    for name in HOSTILE_NAMES:
-        html = page_html(_page(*parts, name=name))
-        assert len(html) < 2 * 10**6
+    html = page_html(_page(*parts, name=HOSTILE_NAMES[2]))
+    assert len(html) < 2 * 10**6
     read = _Read(html)
     names = {tag for tag, _ in read.tags}
     assert not names & {"b", "i", "img/src", "svg/onload"}
@@ -127,7 +130,7 @@ def test_numbers_are_read_by_people_and_sorted_by_machines() -> None:
     rows: list[tuple[Cell, ...]] = [("half", 0.5), ("none", None), ("nan", float("nan")), ("words", "none")]
     html = page_html(_page(_table(rows))).decode()
     assert re.search(r'<td class="number" data-number="0.5">50.0%</td>', html)
-    assert html.count(">–</td>") == 2
+    assert html.count(f">{UNKNOWN}</td>") == 2
     assert cell_text(1234567, Column(title="n", format=",d")) == "1,234,567"
     long = page_html(_page(_table([(str(i), i / 1000) for i in range(1000)]))).decode()
     assert "The first 500 rows; 500 more are in the file that --figures writes." in long
@@ -168,13 +171,15 @@ def test_shrunk(part: float, size: tuple[int, int]) -> None:
 )  # fmt: skip
 def test_csv_cells(cell: Cell, written: str) -> None:
     """No cell is a formula to a spreadsheet, and numbers stay what they are."""
-    table = Table(name="t", title="T", reading="R.", columns=[Column(title="=a"), Column(title="b")], rows=[(cell, "x")])
+    table = Table(
+        name="t", title="T", reading="R.", columns=[Column(title="=a"), Column(title="b")], rows=[(cell, "x")]
+    )
     assert list(csv.reader(io.StringIO(table_csv(table).decode()))) == [["'=a", "b"], [written, "x"]]
 
 
 def test_files() -> None:
     figure, (axes,) = new_axes(x="x", y="y")
-    draw_lines(axes, [Line(name="", x=[0, 1], y=[0, 1])])
+    draw_lines(axes, [Line(name="", x=[0.0, 1.0], y=[0.0, 1.0])])
     drawing = Drawing(table=_table([("a", 0.1)], "drawn"), figure=figure, described="a line")
     files = part_files([drawing, _table([("b", 0.2)], "told"), Facts(title="F", reading="R.", lines={})])
     assert list(files) == ["drawn.svg", "drawn.csv", "told.csv"]
@@ -184,7 +189,13 @@ def test_files() -> None:
 
 @pytest.mark.parametrize(
     ("text", "line"),
-    [("plain", "plain"), ("a\u202eb\nc\x00", "a\ufffdb\ufffdc\ufffd"), ("x" * 30, "x" * 19 + "…"), ("\ud800", "\ufffd"), (7, "7")],
+    [
+        ("plain", "plain"),
+        ("a\u202eb\nc\x00", "a\ufffdb\ufffdc\ufffd"),
+        ("x" * 30, "x" * 19 + "…"),
+        ("\ud800", "\ufffd"),
+        (7, "7"),
+    ],
 )
 def test_shown(text: object, line: str) -> None:
     assert shown(text, 20) == line

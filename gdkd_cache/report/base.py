@@ -76,7 +76,7 @@ class Drawing:
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """Attributes: png: a picture's bytes; captions: lines below it; described: what it shows, for those who cannot see."""
+    """Attributes: png: a picture's bytes; captions: lines below it; described: for those who cannot see it."""
 
     png: bytes
     captions: Sequence[str]

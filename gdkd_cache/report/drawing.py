@@ -25,6 +25,7 @@ _DASHES: tuple[str | tuple[int, tuple[float, ...]], ...] = ("-", (0, (5, 2)), (0
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _MOST_MARKERS = 8
 _LONGEST = 28
+_LONGEST_AXIS = 60
 _WIDTH, _HEIGHT = 5.2, 3.2  # inches of 72 pixels
 _STYLE = {
     "text.parse_math": False,
@@ -95,9 +96,9 @@ def new_axes(
         column = [row[0] for row in figure.subplots(rows, 1, sharex=True, squeeze=False)]
         for axes in column:
             axes.tick_params(length=3)
-            axes.set_ylabel(y)
+            axes.set_ylabel(shown(y, _LONGEST_AXIS))
             _format(axes, x_format, y_format)
-        column[-1].set_xlabel(x)
+        column[-1].set_xlabel(shown(x, _LONGEST_AXIS))
     return figure, column
 
 

@@ -1,7 +1,7 @@
 """A report as one HTML file: nothing in it is fetched, and no text in it becomes markup.
 
 The template escapes every text; each is first made one bounded, printable line. The Content-Security-Policy in the
-page's head names its one style and its one script by their hashes, so that nothing else could act even if it were there.
+page's head names its one style and its one script by their hashes, so that nothing else could act if it were there.
 """
 
 import base64
@@ -24,6 +24,8 @@ from gdkd_cache.texts import shown
 
 MOST_BYTES = 8 * 10**6
 """Of a page."""
+UNKNOWN = "\u2013"
+"""What stands for a number that nobody knows."""
 _LONGEST = 1000
 _LONGEST_CELL = 120
 _MOST_ROWS = 500
@@ -90,7 +92,7 @@ def page_html(page: Page, most_bytes: int = MOST_BYTES) -> bytes:
 def cell_text(value: Cell, column: Column) -> str:
     """A cell as people read it; a dash for what is not known."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "–"
+        return UNKNOWN
     if isinstance(value, str):
         return shown(value, _LONGEST_CELL)
     return format(value, column.format) if column.format else f"{value:,}"

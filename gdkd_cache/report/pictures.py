@@ -39,7 +39,7 @@ def picture_size(png: bytes) -> tuple[int, int]:
 
 
 def shrunk(png: bytes, part: float) -> bytes:
-    """The same picture with fewer pixels, so that it has about this part of its bytes, below 1; a few pixels at least."""
+    """The same picture with fewer pixels, for about this part of its bytes, below 1; a few pixels at least."""
     with Image.open(io.BytesIO(png)) as picture:
         factor = 0.9 * math.sqrt(part)
         width, height = (min(side, max(_LEAST, int(side * factor))) for side in picture.size)

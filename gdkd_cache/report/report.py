@@ -128,7 +128,7 @@ def _inputs(options: ReportOptions, cache: Cache, source: Source | None, recipe:
 
 def _numbers(manifest: Manifest) -> "list[Number]":
     """The three that matter; a dash for what nobody measured."""
-    from gdkd_cache.report.page import Number
+    from gdkd_cache.report.page import UNKNOWN, Number
 
     identity = manifest.identity
     examination, errors = identity.examination, identity.fidelity.gradient_error
@@ -144,7 +144,7 @@ def _numbers(manifest: Manifest) -> "list[Number]":
     return [
         Number(
             name="Teacher's accuracy",
-            value=f"{accuracy:.1%}" if isinstance(accuracy, int | float) else "–",
+            value=f"{accuracy:.1%}" if isinstance(accuracy, int | float) else UNKNOWN,
             reading=where if isinstance(accuracy, int | float) else "nobody measured it",
         ),
         Number(
@@ -154,9 +154,9 @@ def _numbers(manifest: Manifest) -> "list[Number]":
         ),
         Number(
             name="Gradient error",
-            value="–" if worst is None else f"{worst:.1%}",
+            value=UNKNOWN if worst is None else f"{worst:.1%}",
             reading="nobody measured it"
             if worst is None
-            else f"how far a student's gradient is from the full logits'; {identity.request.fidelity:.0%} was asked for",
+            else f"how far a student's gradient is from that of full logits; {identity.request.fidelity:.0%} was asked",
         ),
     ]

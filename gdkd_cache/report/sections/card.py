@@ -6,7 +6,7 @@ from pathlib import PurePath
 
 from gdkd_cache.data.source import FullSource
 from gdkd_cache.losses.base import ForeignLoss, loss_from_json
-from gdkd_cache.report.base import Column, Facts, Part, Picture, Pictures, Table
+from gdkd_cache.report.base import Column, Facts, Part, Pictures, Table
 from gdkd_cache.report.inputs import Inputs
 from gdkd_cache.report.options import ShowOptions
 from gdkd_cache.report.pictures import to_picture
@@ -66,8 +66,8 @@ def _facts(inputs: Inputs) -> Facts:
     lines["Digest"] = manifest.digest
     return Facts(
         title="What it is",
-        reading="All of this stands in the cache's manifest, which the digest covers: a cache of the same digest is the "
-        "same to the bit.",
+        reading="All of this stands in the cache's manifest, which the digest covers: caches of one digest are equal to "
+        "the bit.",
         lines=lines,
     )
 

@@ -14,11 +14,20 @@ from gdkd_cache.errors import GdkdCacheError
 from gdkd_cache.losses.base import ForeignLoss, Loss, loss_from_json, parse_loss
 from gdkd_cache.losses.registry import LOSSES
 from gdkd_cache.report.base import Column, Drawing, Part, Table
-from gdkd_cache.report.drawing import INK, SERIES, Line, draw_bars, draw_lines, draw_reference, new_axes, set_logarithmic
+from gdkd_cache.report.drawing import (
+    INK,
+    SERIES,
+    Line,
+    draw_bars,
+    draw_lines,
+    draw_reference,
+    new_axes,
+    set_logarithmic,
+)
 from gdkd_cache.report.inputs import Inputs
 from gdkd_cache.report.numbers.errors import bin_of, confidence, error_by_group, kept_probabilities
-from gdkd_cache.report.numbers.sizes import bytes_by_array
 from gdkd_cache.report.numbers.series import spread_evenly
+from gdkd_cache.report.numbers.sizes import bytes_by_array
 
 _VALUES = 2**21
 """Logits that estimates are made of."""
@@ -48,9 +57,9 @@ _HELD = {
 class _Fidelity:
     title = "Fidelity"
     reading = (
-        "The gradient error is the one number for what compression loses: how far the gradient that a student gets from "
-        "the cache is from the one that the full logits give, as a part of that. In our trainings students lost nothing "
-        "that could be measured up to about 17%, and up to a point and a half of accuracy at 27%."
+        "The gradient error is the one number for what compression loses: how far the gradient that a student gets "
+        "from the cache is from the one that the full logits give, as a part of that. In our trainings students lost "
+        "nothing that could be measured up to about 17%, and up to a point and a half of accuracy at 27%."
     )
 
     def parts(self, inputs: Inputs) -> Sequence[Part]:
@@ -144,12 +153,15 @@ def _curve(inputs: Inputs, rows: _Rows) -> Drawing:
     ]
     sizes = [float(_record_bytes(number)) for number in kept]
     per_view = manifest.num_bytes / (manifest.identity.num_views * manifest.identity.num_rows)
-    records = [(f"probabilities of the {number} likeliest classes", *point) for number, *point in zip(kept, sizes, errors, strict=True)]
+    records = [
+        (f"probabilities of the {number} likeliest classes", *point)
+        for number, *point in zip(kept, sizes, errors, strict=True)
+    ]
     table = Table(
         name="bytes-and-error",
         title="What the bytes buy",
-        reading="Lower and further left is better. The line is what records of the k likeliest classes, k at each point, "
-        f"would lose of the same logits for {rows.loss.spec}; the star is this cache, with all its files counted.",
+        reading="Lower and further left is better. The line is what records of the k likeliest classes, k at each "
+        f"point, would lose of the same logits for {rows.loss.spec}; the star is this cache, all files counted.",
         columns=(
             Column(title="What is kept of a view"),
             Column(title="Bytes", format=",.1f"),
@@ -161,13 +173,18 @@ def _curve(inputs: Inputs, rows: _Rows) -> Drawing:
     heights = [100 * max(error, _LEAST_DRAWN) for error in (rows.error, *errors)]
     draw_lines(axes, [Line(name="", x=sizes, y=heights[1:])])
     axes.plot([per_view], heights[:1], marker="*", markersize=15, color=SERIES[1], linestyle="none")
-    for text, x, y in zip(("this cache", *(f"k={number}" for number in kept)), (per_view, *sizes), heights, strict=True):
+    for text, x, y in zip(
+        ("this cache", *(f"k={number}" for number in kept)), (per_view, *sizes), heights, strict=True
+    ):
         axes.annotate(text, (x, y), xytext=(6, 6), textcoords="offset points", color=INK, fontsize=9)
     axes.margins(x=0.12, y=0.15)
     set_logarithmic(axes, "x")
     set_logarithmic(axes, "y")
-    ten = [f"; ten classes' probabilities would lose {error:.0%} in {size:.0f} bytes"
-           for number, size, error in zip(kept, sizes, errors, strict=True) if number == 10]
+    ten = [
+        f"; ten classes' probabilities would lose {error:.0%} in {size:.0f} bytes"
+        for number, size, error in zip(kept, sizes, errors, strict=True)
+        if number == 10
+    ]
     return Drawing(
         table=table,
         figure=figure,
@@ -210,7 +227,9 @@ def _where(inputs: Inputs, rows: _Rows) -> Iterator[Part]:
     )
     middle = (edges[1:] + edges[:-1]) / 2
     held = counts > 0
-    figure, (axes,) = new_axes(x="probability of the likeliest class", y="gradient error", x_format=".0%", y_format=".0%")
+    figure, (axes,) = new_axes(
+        x="probability of the likeliest class", y="gradient error", x_format=".0%", y_format=".0%"
+    )
     draw_lines(axes, [Line(name="", x=middle[held], y=errors[held])])
     axes.set_xlim(0, 1)
     axes.set_ylim(bottom=0)

@@ -19,8 +19,8 @@ _MOST_LINES = 6
 class _Runs:
     title = "Trainings"
     reading = (
-        "What students reached. Trainings that differ in their seed alone are one line: the mean over seeds, and around it "
-        "a band of one standard deviation."
+        "What students reached. Trainings that differ in their seed alone are one line: the mean over seeds, and "
+        "around it a band of one standard deviation."
     )
 
     def parts(self, inputs: Inputs) -> Sequence[Part]:
@@ -135,12 +135,10 @@ def _results(inputs: Inputs, groups: Sequence[Sequence[Run]], names: Sequence[st
     return Table(
         name="runs-results",
         title="Results",
-        reading="Means over seeds; ± is their standard deviation. The best epoch is chosen on the images that it is measured "
-        "on, so it flatters. Memory is the largest peak of a process.",
+        reading="Means over seeds; ± is their standard deviation. The best epoch is chosen on the images that it is "
+        "measured on, so it flatters. Memory is the largest peak of a process.",
         columns=columns,
-        rows=[
-            _result(inputs.cache.manifest.digest, group, name) for group, name in zip(groups, names, strict=True)
-        ],
+        rows=[_result(inputs.cache.manifest.digest, group, name) for group, name in zip(groups, names, strict=True)],
     )
 
 
@@ -179,9 +177,7 @@ def _last(run: Run, name: str) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def _curve(
-    inputs: Inputs, curve: _Curve, groups: Sequence[Sequence[Run]], names: Sequence[str]
-) -> Drawing | None:
+def _curve(inputs: Inputs, curve: _Curve, groups: Sequence[Sequence[Run]], names: Sequence[str]) -> Drawing | None:
     """A metric over the epochs, a line for each group that tells it; None where none does."""
     bands = [band([metric(run.lines, curve.metric) for run in group]) for group in groups]
     told = [(name, mean, spread) for name, (mean, spread) in zip(names, bands, strict=True) if np.isfinite(mean).any()]
@@ -192,9 +188,7 @@ def _curve(
         points = spread_evenly(len(mean), _MOST_POINTS)
         epochs, low, high = points + 1, (mean - spread)[points], (mean + spread)[points]
         lines.append(Line(name=name, x=epochs, y=mean[points], low=low, high=high))
-        rows += [
-            (name, int(epoch), _known(mean[epoch - 1]), _known(spread[epoch - 1])) for epoch in epochs.tolist()
-        ]
+        rows += [(name, int(epoch), _known(mean[epoch - 1]), _known(spread[epoch - 1])) for epoch in epochs.tolist()]
     left_out = f" The first {_MOST_LINES} of {len(told)} lines are drawn." if len(told) > _MOST_LINES else ""
     table = Table(
         name=curve.name,
@@ -212,7 +206,7 @@ def _curve(
     draw_lines(axes, lines[:_MOST_LINES])
     if curve.metric == "calibration_error" and (teacher := _teacher(inputs)) is not None:
         longest = max(len(mean) for _, mean, _ in told)
-        draw_reference(axes, [1, max(longest, 2)], [teacher, teacher], "the teacher")
+        draw_reference(axes, [1.0, max(float(longest), 2.0)], [teacher, teacher], "the teacher")
     add_legend(figure, axes)
     axes.xaxis.get_major_locator().set_params(integer=True)
     ends = [f"{name}: {mean[np.isfinite(mean)][-1]:{curve.format}}" for name, mean, _ in told[:_MOST_LINES]]
