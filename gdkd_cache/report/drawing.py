@@ -24,8 +24,7 @@ SERIES = ("#3b82d6", "#d9730d", "#12946f", "#c2539b", "#8f7a1f", "#808080")
 _DASHES: tuple[str | tuple[int, tuple[float, ...]], ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _MOST_MARKERS = 8
-_LONGEST = 28
-_LONGEST_AXIS = 60
+_LONGEST, _LONGEST_AXIS, _LONGEST_PANEL = 28, 60, 72
 _WIDTH, _HEIGHT = 5.2, 3.2  # inches of 72 pixels
 _STYLE = {
     "text.parse_math": False,
@@ -55,6 +54,9 @@ _STYLE = {
 }
 
 
+Numbers = Sequence[int | float] | np.ndarray
+
+
 @dataclass(frozen=True, kw_only=True)
 class Line:
     """A line through points, and around it a band.
@@ -66,10 +68,10 @@ class Line:
     """
 
     name: str
-    x: Sequence[float] | np.ndarray
-    y: Sequence[float] | np.ndarray
-    low: Sequence[float] | np.ndarray | None = None
-    high: Sequence[float] | np.ndarray | None = None
+    x: Numbers
+    y: Numbers
+    low: Numbers | None = None
+    high: Numbers | None = None
 
 
 def label(text: object, longest: int = _LONGEST) -> str:
@@ -149,10 +151,10 @@ def draw_profile(axes: Axes, values: np.ndarray, own: int | None = None) -> None
 def add_panel_name(axes: Axes, text: str) -> None:
     """A line above one of several axes of a figure."""
     with _styled():
-        axes.set_title(shown(text, 72), loc="left", fontsize=9, pad=3)
+        axes.set_title(shown(text, _LONGEST_PANEL), loc="left", fontsize=9, pad=3)
 
 
-def draw_bars(axes: Axes, names: Sequence[str], values: Sequence[float] | np.ndarray, colour: str = SERIES[0]) -> None:
+def draw_bars(axes: Axes, names: Sequence[str], values: Numbers, colour: str = SERIES[0]) -> None:
     """Bars from the left, the first one on top, each with its name."""
     places = np.arange(len(names))
     axes.barh(places, np.asarray(values, float), height=0.72, color=colour)
@@ -161,7 +163,7 @@ def draw_bars(axes: Axes, names: Sequence[str], values: Sequence[float] | np.nda
     axes.grid(visible=False, axis="y")
 
 
-def draw_reference(axes: Axes, x: Sequence[float], y: Sequence[float], name: str = "") -> None:
+def draw_reference(axes: Axes, x: Numbers, y: Numbers, name: str = "") -> None:
     """A thin dashed line that other things are compared with."""
     axes.plot(x, y, color=FAINT, linewidth=1.0, linestyle=(0, (4, 3)), label=_in_legend(name), zorder=1)
 
