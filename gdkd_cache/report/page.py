@@ -33,7 +33,7 @@ _MOST_NUMBERS = 200
 """Rows of a figure's numbers."""
 _FILTERED_ROWS = 12
 _SHRINKINGS = 4
-_HALF_COLUMNS = 4
+_HALF_COLUMNS = 3
 """Tables of so many columns have room beside another part."""
 
 
@@ -120,6 +120,7 @@ def _rendered(page: Page, pngs: Mapping[int, bytes]) -> bytes:
     environment.filters["picture"] = lambda picture: _image(pngs[id(picture)], picture)
     environment.filters["tabled"] = _tabled
     environment.filters["half"] = _is_half
+    environment.filters["capital"] = lambda text: text[:1].upper() + text[1:]
     template = environment.from_string((folder / "report.html").read_text(encoding="utf-8"))
     policy = (
         f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "

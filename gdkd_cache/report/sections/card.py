@@ -66,8 +66,8 @@ def _facts(inputs: Inputs) -> Facts:
     lines["Digest"] = manifest.digest
     return Facts(
         title="What it is",
-        reading="All of this stands in the cache's manifest, which the digest covers: caches of one digest are equal to "
-        "the bit.",
+        reading="All of this stands in the cache's manifest, which the digest covers: caches of one digest are "
+        "equal to the bit.",
         lines=lines,
     )
 

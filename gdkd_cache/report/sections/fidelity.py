@@ -36,21 +36,21 @@ _KEPT = (2, 5, 10, 20, 50, 100, 200, 500)
 _LEAST_DRAWN = 1e-4
 _BARS = 8
 _HELD = {
-    "packed": "the distribution, coded coarsely",
-    "escape": "what is too large for that",
-    "logits": "all logits",
-    "classes": "the exact top classes",
-    "steps": "how far each of these is below the one before",
+    "packed": "the logits, coarsely",
+    "escape": "their rare large parts",
+    "logits": "the logits",
+    "classes": "the top classes",
+    "steps": "the top classes' logits",
     "label": "the label's logit",
-    "tail": "the mass of all other classes",
-    "tables": "what decoding needs, once",
-    "labels": "the labels",
-    "keys": "the names of the images",
-    "probe": "checks of some rendered views",
+    "tail": "the other classes' mass",
+    "tables": "what decoding needs",
+    "labels": "labels",
+    "keys": "names of images",
+    "probe": "checks of some views",
     "source_probe": "checks of some images",
     "source_check": "checks of all images",
-    "image_size": "the sizes of the images",
-    "": "manifest, card and metadata; of sidecars, all",
+    "image_size": "sizes of images",
+    "": "manifest, card, metadata",
 }
 
 
@@ -137,7 +137,9 @@ def _by_loss(inputs: Inputs, view: View | None) -> Part:
         return table
     target = float(cache.manifest.identity.request.fidelity)
     figure, (axes,) = new_axes(x="gradient error", y="", x_format=".0%", height=1.0 + 0.34 * len(known))
-    draw_bars(axes, [name for name, _, _ in known], [value for _, value, _ in known])
+    draw_bars(
+        axes, [name if how == measured else f"{name}, estimated" for name, _, how in known], [v for _, v, _ in known]
+    )
     draw_reference(axes, [target, target], [-0.6, len(known) - 0.4])
     axes.set_xlim(left=0)
     parts = [f"{value:.1%} for {name}" + ("" if how == measured else " (estimated)") for name, value, how in known]
@@ -170,6 +172,8 @@ def _curve(inputs: Inputs, rows: _Rows) -> Drawing:
         rows=[("this cache", per_view, rows.error), *records],
     )
     figure, (axes,) = new_axes(x="bytes a view", y="gradient error, %")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
     heights = [100 * max(error, _LEAST_DRAWN) for error in (rows.error, *errors)]
     draw_lines(axes, [Line(name="", x=sizes, y=heights[1:])])
     axes.plot([per_view], heights[:1], marker="*", markersize=15, color=SERIES[1], linestyle="none")
@@ -283,16 +287,16 @@ def _sizes(inputs: Inputs) -> Drawing:
     )
     largest = list(sizes.items())[:_BARS]
     figure, (axes,) = new_axes(x="bytes a view", y="", x_format=",.3g", height=1.0 + 0.3 * len(largest))
-    draw_bars(axes, [names[name] for name, _ in largest], [size / views for _, size in largest])
+    draw_bars(axes, [_held(name) for name, _ in largest], [size / views for _, size in largest])
     first, size = largest[0]
     return Drawing(
         table=table,
         figure=figure,
-        described=f"{total / views:.1f} bytes a view in all; {names[first]} takes {size / total:.0%} of them.",
+        described=f"{total / views:.1f} bytes a view in all; {_held(first)}: {size / total:.0%} of them.",
     )
 
 
 def _held(array: str) -> str:
     name = array.removeprefix("reference_")
-    held = _HELD.get(name, "a column of the codec")
-    return held if name == array else f"of earlier views that predict these: {held}"
+    held = _HELD.get(name, f"{name}, of the codec")
+    return held if name == array else f"earlier views: {held}"

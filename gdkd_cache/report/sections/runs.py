@@ -38,7 +38,8 @@ class _Curve:
         metric: its name in `metrics.jsonl`.
         name: of the figure's files.
         title, reading: for people.
-        axis, format: of its values.
+        axis: what its values are.
+        format, ticks: of the values, and at the axis.
     """
 
     metric: str
@@ -47,6 +48,7 @@ class _Curve:
     reading: str
     axis: str
     format: str
+    ticks: str
 
 
 _CURVES = (
@@ -57,6 +59,7 @@ _CURVES = (
         reading="Top-1 on held-out images after each epoch; higher is better.",
         axis="accuracy",
         format=".1%",
+        ticks=".0%",
     ),
     _Curve(
         metric="loss",
@@ -65,6 +68,7 @@ _CURVES = (
         reading="What is minimised, the mean of each epoch; lines of different losses cannot be compared in height.",
         axis="loss",
         format=".3g",
+        ticks=".3g",
     ),
     _Curve(
         metric="eval_loss",
@@ -73,6 +77,7 @@ _CURVES = (
         reading="Cross-entropy in nats, the same for all; lower is better, and a rise means that it is too sure.",
         axis="cross-entropy, nats",
         format=".3g",
+        ticks=".3g",
     ),
     _Curve(
         metric="calibration_error",
@@ -82,6 +87,7 @@ _CURVES = (
         "the teacher's; lower is better.",
         axis="calibration error",
         format=".3f",
+        ticks=".2g",
     ),
     _Curve(
         metric="agreement",
@@ -90,6 +96,7 @@ _CURVES = (
         reading="How often the student's likeliest class on a training view is the teacher's.",
         axis="agreement",
         format=".1%",
+        ticks=".0%",
     ),
 )
 
@@ -106,8 +113,13 @@ def _parts(inputs: Inputs) -> Iterator[Part]:
             title="Options that differ",
             reading="All else is the same in every training, but for seeds and folders.",
             columns=[Column(title="Option"), *(Column(title=name) for name in names)],
-            rows=[(option, *values) for option, values in differing.items()],
+            rows=[(option, *map(_short, values)) for option, values in differing.items()],
         )
+
+
+def _short(value: str) -> str:
+    """An option's value; of a digest its beginning, which tells it from others."""
+    return f"{value[:19]}…" if value.startswith("sha256:") else value
 
 
 def group_name(number: int, group: Sequence[Run]) -> str:
@@ -123,22 +135,25 @@ def _results(inputs: Inputs, groups: Sequence[Sequence[Run]], names: Sequence[st
         Column(title="Seeds"),
         Column(title="Cache"),
         Column(title="Epochs", format=",d"),
-        Column(title="Accuracy, last epoch", format=".2%"),
-        Column(title="± (seeds)", format=".2%"),
+        Column(title="Last epoch", format=".2%"),
+        Column(title="±", format=".2%"),
         Column(title="Best epoch", format=".2%"),
-        Column(title="Calibration error", format=".3f"),
+        Column(title="Calibration", format=".3f"),
         Column(title="Agreement", format=".1%"),
-        Column(title="Images a second", format=",.0f"),
-        Column(title="Memory, MiB", format=",.0f"),
-        Column(title="GPU memory, MiB", format=",.0f"),
+        Column(title="Images/s", format=",.0f"),
+        Column(title="MiB", format=",.0f"),
+        Column(title="GPU MiB", format=",.0f"),
     )
+    rows = [_result(inputs.cache.manifest.digest, group, name) for group, name in zip(groups, names, strict=True)]
+    told = [number for number in range(len(columns)) if any(row[number] is not None for row in rows)]
     return Table(
         name="runs-results",
         title="Results",
-        reading="Means over seeds; ± is their standard deviation. The best epoch is chosen on the images that it is "
-        "measured on, so it flatters. Memory is the largest peak of a process.",
-        columns=columns,
-        rows=[_result(inputs.cache.manifest.digest, group, name) for group, name in zip(groups, names, strict=True)],
+        reading="Top-1 accuracy after the last epoch, and after the best one, which is chosen on the images that it is "
+        "measured on, so it flatters: means over seeds, ± their standard deviation. MiB is the largest memory of a "
+        "process.",
+        columns=[columns[number] for number in told],
+        rows=[[row[number] for number in told] for row in rows],
     )
 
 
@@ -202,7 +217,7 @@ def _curve(inputs: Inputs, curve: _Curve, groups: Sequence[Sequence[Run]], names
         ),
         rows=rows,
     )
-    figure, (axes,) = new_axes(x="epoch", y=curve.axis, y_format=curve.format)
+    figure, (axes,) = new_axes(x="epoch", y=curve.axis, y_format=curve.ticks)
     draw_lines(axes, lines[:_MOST_LINES])
     if curve.metric == "calibration_error" and (teacher := _teacher(inputs)) is not None:
         longest = max(len(mean) for _, mean, _ in told)
