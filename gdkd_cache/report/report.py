@@ -157,6 +157,6 @@ def _numbers(manifest: Manifest) -> "list[Number]":
             value=UNKNOWN if worst is None else f"{worst:.1%}",
             reading="nobody measured it"
             if worst is None
-            else f"how far a student's gradient is from the teacher's own; {identity.request.fidelity:.0%} was asked for",
+            else f"how far gradients are from those of all logits; {identity.request.fidelity:.0%} was asked for",
         ),
     ]
