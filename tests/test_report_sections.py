@@ -150,7 +150,7 @@ def test_mixed_views_have_no_right_class(tmp_path: Path, digits: ArraySource, te
 
 def test_one_view_of_one_row(tmp_path: Path) -> None:
     """The smallest cache: no figure is empty, and none divides by nothing."""
-    pack(tmp_path / "p", np.array([[[1.0, 0.0]]], "f4"), keys=["a"], labels=[0])
+    pack(tmp_path / "p", np.array([[[1.0, 0.0]]], "f4"), keys=["a"], labels=[0], codec="dense", losses=["kd"])
     inputs = _inputs(open_cache(tmp_path / "p"))
     assert "teacher-agreement" not in _tables(TEACHER.parts(inputs))
     assert "figure-5-without-top" not in _tables(PAPER.parts(inputs))
@@ -189,7 +189,7 @@ def test_gradients_over_the_epochs(tmp_path: Path, digits_cache: Path) -> None:
     table = _tables(PAPER.parts(_inputs(open_cache(digits_cache), runs=[_run(tmp_path / "s")])))["figure-3-gradients-1"]
     assert [row[0] for row in table.rows] == [1, 1, 1, 2, 2, 2]
     assert list(table.rows[1][2:]) == [1, 2, 4, 6, 8]
-    assert "top 5, at T = 4" in table.reading
+    assert "top 5 classes, at T = 4" in table.reading
 
 
 @pytest.mark.parametrize(

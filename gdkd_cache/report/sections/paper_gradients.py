@@ -87,7 +87,9 @@ def _told(run: Run) -> list[Mapping[str, Any]]:
     return [lines[place] for place in spread_evenly(len(lines), _MOST_EPOCHS)]
 
 
-def _is_sound(epoch: int, *, k: int, temperature: float, factor: float, **levels: Sequence[float]) -> bool:
+def _is_sound(
+    epoch: int, *, k: int, temperature: int | float, factor: int | float, **levels: Sequence[int | float]
+) -> bool:
     numbers = all(0 < value <= _LARGEST for value in (epoch, k, temperature)) and 1 <= factor <= _LARGEST
     return numbers and all(
         len(own) == len(QUANTILES) and list(own) == sorted(own) and own[0] >= 0 and own[-1] <= _LARGEST
