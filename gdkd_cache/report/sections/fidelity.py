@@ -137,9 +137,8 @@ def _by_loss(inputs: Inputs, view: View | None) -> Part:
         return table
     target = float(cache.manifest.identity.request.fidelity)
     figure, (axes,) = new_axes(x="gradient error", y="", x_format=".0%", height=1.0 + 0.34 * len(known))
-    draw_bars(
-        axes, [name if how == measured else f"{name}, estimated" for name, _, how in known], [v for _, v, _ in known]
-    )
+    names = [name if how == measured else f"{name}, estimated" for name, _, how in known]
+    draw_bars(axes, names, [value for _, value, _ in known])
     draw_reference(axes, [target, target], [-0.6, len(known) - 0.4])
     axes.set_xlim(left=0)
     parts = [f"{value:.1%} for {name}" + ("" if how == measured else " (estimated)") for name, value, how in known]
