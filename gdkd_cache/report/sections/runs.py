@@ -204,10 +204,7 @@ def _curve(inputs: Inputs, curve: _Curve, groups: Sequence[Sequence[Run]], names
         points = spread_evenly(len(mean), _MOST_POINTS)
         epochs, low, high = points + 1, (mean - spread)[points], (mean + spread)[points]
         lines.append(Line(name=name, x=epochs, y=mean[points], low=low, high=high))
-        rows += [
-            (name, int(epoch), _known(float(mean[epoch - 1])), _known(float(spread[epoch - 1])))
-            for epoch in epochs.tolist()
-        ]
+        rows += [(name, int(point) + 1, _known(float(mean[point])), _known(float(spread[point]))) for point in points]
     left_out = f" The first {_MOST_LINES} of {len(told)} lines are drawn." if len(told) > _MOST_LINES else ""
     table = Table(
         name=curve.name,
