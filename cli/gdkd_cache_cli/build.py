@@ -63,7 +63,7 @@ def build(
     from gdkd_cache.data.shards.source import ShardSource
     from gdkd_cache.ranks import this_rank
     from gdkd_cache_cli.convert import write_sidecars
-    from gdkd_cache_cli.report import cache_lines
+    from gdkd_cache_cli.facts import cache_lines
 
     given = click.get_current_context().get_parameter_source
     choice = [name for name, field in CodecChoice.__dataclass_fields__.items() if option_of(field)]

@@ -18,7 +18,7 @@ def inspect(cache: str, as_json: bool) -> None:
       gdkd-cache inspect s3://bucket/digits.zarr
     """
     from gdkd_cache import open_cache
-    from gdkd_cache_cli.report import cache_json, cache_lines
+    from gdkd_cache_cli.facts import cache_json, cache_lines
 
     manifest = open_cache(cache).manifest
     if as_json:

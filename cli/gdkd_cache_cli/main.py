@@ -25,6 +25,7 @@ _COMMANDS = (
     "verify:verify",
     "repair:repair",
     "show:show",
+    "report:report",
     "plan:plan",
     "pack:pack",
     "transfer:push",

@@ -27,7 +27,7 @@ def merge(caches: tuple[str, ...], out: str, card: CardOptions, own: UseOptions)
       gdkd-cache merge a.zarr b.zarr --out all.zarr
     """
     from gdkd_cache.sharing.merge import merge as run_merge
-    from gdkd_cache_cli.report import cache_lines
+    from gdkd_cache_cli.facts import cache_lines
 
     result = run_merge(caches, out, license=card.license, contact=card.contact)
     say(f"{result.num_sent} of {len(result.manifest.objects)} objects written, {result.num_bytes:,} bytes; {out}:")

@@ -36,7 +36,7 @@ def pack(logits: Path, out: str, files: _PackOptions, choice: CodecChoice, card:
     """
     from gdkd_cache.building.arrays import read_logits
     from gdkd_cache.building.pack import pack as run_pack
-    from gdkd_cache_cli.report import cache_lines
+    from gdkd_cache_cli.facts import cache_lines
 
     _ = choice.request  # refused before anything is read
     arrays = read_logits(logits, files.labels, files.keys)

@@ -45,14 +45,29 @@ def expected_error(
     Returns:
         0 or above.
     """
+    wanted = _ErrorOf(loss, logits, labels, top)
+    noises = (expected_noise(*one, logits, labels, top, exact_values=exact_values) for one in measured)
+    return max(map(wanted, noises))
+
+
+def expected_noise(
+    declared: Loss, error: float, logits: Tensor, labels: Tensor, top: Tensor, *, exact_values: bool
+) -> Tensor:
+    """What a codec may have changed of logits: noise, the same each time, with which a loss errs as it was measured to.
+
+    Args:
+        declared: the loss that was measured.
+        error: its gradient error.
+        logits, labels, top, exact_values: as for `expected_error`.
+
+    Returns:
+        float32 [row, class].
+    """
     noise = torch.randn(logits.shape, generator=torch.Generator().manual_seed(0))
     noise.scatter_(-1, top, (0.0 if exact_values else _TOP_NOISE) * noise.gather(-1, top))
-    wanted, found = _ErrorOf(loss, logits, labels, top), []
-    for declared, error in measured:
-        weights = declared.sensitivity(logits, labels, top)
-        shaped = noise if weights is None else noise * (weights / weights.mean() + _FLOOR) ** _POWER
-        found.append(wanted(_scaled(shaped, _ErrorOf(declared, logits, labels, top), error)))
-    return max(found)
+    weights = declared.sensitivity(logits, labels, top)
+    shaped = noise if weights is None else noise * (weights / weights.mean() + _FLOOR) ** _POWER
+    return _scaled(shaped, _ErrorOf(declared, logits, labels, top), error)
 
 
 class _ErrorOf:

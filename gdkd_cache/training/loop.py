@@ -184,7 +184,8 @@ class Training:
 
     def _finish(self, state: State) -> None:
         """Evaluate the epoch whose steps are done, and write what it gave."""
-        means, lr = state.means(), state.lr
+        totals, lr = state.totals(), state.lr
+        means = state.means(totals)
         if self.options.schedule_by == "epoch":
             state.schedule.step()
         try:
@@ -198,6 +199,7 @@ class Training:
         if averaged is not None:
             line |= {f"ema_{name}": value for name, value in _told(averaged).items()}
         line |= {"images_per_second": float(f"{speed:.5g}"), **peak_memory(self.device)}
+        line |= self.step.task.told(totals, state.epoch, self.card.num_classes)
         state.epoch_done(line)
         data = self._state_bytes(state)
         if data is None:

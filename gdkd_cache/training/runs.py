@@ -24,6 +24,14 @@ _EPOCH = {
     "images_per_second?": float,
     "memory_bytes?": float,
     "device_memory_bytes?": float,
+    "gradients?": {
+        "k": int,
+        "temperature": float,
+        "factor": float,
+        "top_level": [float],
+        "other": [float],
+        "kd": [float],
+    },
     str: object,
 }
 _RUN = {
@@ -47,6 +55,8 @@ class Run:
         path: its folder.
         settings: what it was run with, by `table.name`; None for a training that left no `run.toml`.
         cache_digests, bytes_per_view: of the caches that it read; None where it says nothing of them.
+        lines: of its metrics, one an epoch: `epoch`, `accuracy` and what else `_EPOCH` names are of these kinds and in
+            their ranges; all else is anything that JSON can be.
         epochs: how many are done.
         best_accuracy, last_accuracy: top-1 in [0, 1] on what was evaluated after each epoch.
         images_per_second: over all epochs; None where it was not written.
@@ -57,6 +67,7 @@ class Run:
     settings: Mapping[str, Scalar | tuple[Scalar, ...]] | None
     cache_digests: tuple[str, ...] | None
     bytes_per_view: int | float | None
+    lines: tuple[Mapping[str, Any], ...]
     epochs: int
     best_accuracy: int | float
     last_accuracy: int | float
@@ -117,6 +128,7 @@ def read_run(path: Path) -> Run:
         settings=settings,
         cache_digests=digests,
         bytes_per_view=num_bytes,
+        lines=tuple(lines),
         epochs=len(lines),
         best_accuracy=max(accuracies),
         last_accuracy=accuracies[-1],

@@ -161,7 +161,8 @@ def restore(state: State, stored: Stored, path: Path, rank: int, device: torch.d
         state.taken = tuple((ranks, size, steps) for ranks, size, steps in numbers["taken"])
         totals = dict(numbers["totals"])
         if rank and totals:
-            totals = {"images": 0, "sums": dict.fromkeys(totals["sums"], 0.0), "norms": [0.0, 0.0]}
+            zeros = {name: [0.0] * len(totals[name]) for name in ("norms", "gradients") if name in totals}
+            totals = {"images": 0, "sums": dict.fromkeys(totals["sums"], 0.0), **zeros}
         state.take_over(totals, device)
         set_generator(stored.tensors.get(f"generator.{rank}"), device)
         state.unproved = path

@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from gdkd_cache.data.order import Stretch
+from gdkd_cache.training import gradients
 from gdkd_cache.training.distributed import sum_over_ranks
 from gdkd_cache.training.optimizers import make_optimizer, make_scaler
 from gdkd_cache.training.options import TrainOptions
@@ -30,6 +31,7 @@ class State:
         taken: what is done of the next one; () at its start.
         images, sums: of the epoch's steps on this rank: how many images, and the terms by name, weighted with them.
         norms: of gradients that were looked at, their sum and number, likewise; None before the first.
+        gradients: the sum of what `gradients.look` gave, likewise; None without a teacher.
         seconds: that the epoch has taken, by steps.
         lines: of metrics, one an epoch, JSON.
         unproved: the file that all this was read from, until a step is taken with it.
@@ -46,6 +48,7 @@ class State:
     names: tuple[str, ...] = ()
     sums: Tensor | None = None
     norms: Tensor | None = None
+    gradients: Tensor | None = None
     seconds: float = 0.0
     lines: list[str] = field(default_factory=list)
     unproved: Path | None = None
@@ -95,24 +98,38 @@ class State:
         value = torch.stack([norm.detach().where(is_finite, 0.0), is_finite.to(norm.dtype)])
         self.norms = value if self.norms is None else self.norms + value
 
+    def add_gradients(self, found: Tensor) -> None:
+        """Add what `gradients.look` gave."""
+        self.gradients = found if self.gradients is None else self.gradients + found
+
     def totals(self) -> dict[str, Any]:
-        """`images`, `sums` by name and `norms` of all ranks, which all ask, as plain numbers; empty before a step."""
+        """`images`, `sums` by name, `norms` and `gradients` of all ranks, which all ask; empty before a step."""
         if self.sums is None or self.norms is None:
             return {}
         images = sum_over_ranks(torch.tensor(self.images, device=self.sums.device))
         sums, norms = (sum_over_ranks(one.clone()).tolist() for one in (self.sums, self.norms))
-        return {"images": int(images), "sums": dict(zip(self.names, sums, strict=True)), "norms": norms}
+        totals = {"images": int(images), "sums": dict(zip(self.names, sums, strict=True)), "norms": norms}
+        if self.gradients is not None:
+            totals["gradients"] = sum_over_ranks(self.gradients.clone()).tolist()
+        return totals
 
     def take_over(self, totals: Mapping[str, Any], device: torch.device) -> None:
-        """Go on from what `totals` gave: on one rank, for all."""
+        """Go on from what `totals` gave: on one rank, for all.
+
+        Raises:
+            ValueError: it is not what `totals` gives.
+        """
         if totals:
             self.images, self.names = int(totals["images"]), tuple(totals["sums"])
             self.sums = torch.tensor(list(totals["sums"].values()), dtype=torch.float32, device=device)
             self.norms = torch.tensor(totals["norms"], dtype=torch.float32, device=device)
+            if "gradients" in totals:
+                self.gradients = torch.tensor(totals["gradients"], dtype=torch.float32, device=device)
+                if self.gradients.shape != (gradients.LENGTH,):
+                    raise ValueError(f"it has gradients of {list(self.gradients.shape)}, not [{gradients.LENGTH}]")
 
-    def means(self) -> dict[str, float]:
-        """The means of the epoch's terms so far, over all ranks, which all ask."""
-        totals = self.totals()
+    def means(self, totals: Mapping[str, Any]) -> dict[str, float]:
+        """The means of the epoch's terms so far, of its totals."""
         norm, number = totals["norms"]
         means = {name: total / totals["images"] for name, total in totals["sums"].items()}
         return means | ({"grad_norm": norm / number} if number else {})
@@ -120,7 +137,7 @@ class State:
     def epoch_done(self, line: Mapping[str, Any]) -> None:
         """Take note that an epoch is done, and of its metrics."""
         self.epoch, self.taken, self.seconds = self.epoch + 1, (), 0.0
-        self.images, self.sums, self.norms = 0, None, None
+        self.images, self.sums, self.norms, self.gradients = 0, None, None, None
         self.lines.append(json.dumps(line, allow_nan=False))
 
     def is_best(self, name: str = "accuracy") -> bool:

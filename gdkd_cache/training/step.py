@@ -12,6 +12,7 @@ from gdkd_cache.cache.batch import TeacherBatch
 from gdkd_cache.device import autocast, float32_products, laid_out
 from gdkd_cache.errors import is_out_of_memory
 from gdkd_cache.models.trial import running
+from gdkd_cache.training import gradients
 from gdkd_cache.training.batches import Batch
 from gdkd_cache.training.options import TrainOptions
 from gdkd_cache.training.saved import unreadable
@@ -67,6 +68,10 @@ class Stepper:
                 terms = self.task.terms(logits.float(), part.labels, part.said, state.epoch)
                 if self.check and not terms["loss"].isfinite():
                     raise NotFiniteError(", ".join(f"{name} {term.item():.4g}" for name, term in terms.items()))
+                if number == 1 and state.steps % gradients.EVERY == 0:
+                    seen = self.task.look(logits, part.said, state.epoch)
+                    if seen is not None:
+                        state.add_gradients(seen)
                 state.scaler.scale(terms["loss"] if len(parts) == 1 else terms["loss"] * share).backward()
             for name, term in terms.items():
                 term = term.detach() if len(parts) == 1 else term.detach() * share

@@ -1,6 +1,8 @@
 """What a batch's loss is: the loop knows none, and a method that needs more brings a task of its own."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,6 +11,7 @@ from torch.nn import functional as F
 from gdkd_cache.cache.dataset import TeacherBatch
 from gdkd_cache.errors import UsageError
 from gdkd_cache.losses.base import Loss
+from gdkd_cache.training import gradients
 from gdkd_cache.training.amounts import Course, parse_course
 from gdkd_cache.training.options import TrainOptions
 
@@ -109,6 +112,20 @@ class Task:
             distillation = loss(logits, teacher.logits, labels, teacher.top)
         total = ce if skipped else self.ce_weight * ce + self.weight_in(epoch) * distillation
         return {"loss": total, "ce": ce, "distillation": distillation, "agreement": _agreement(logits, teacher)}
+
+    def look(self, logits: Tensor, teacher: TeacherBatch | None, epoch: int) -> Tensor | None:
+        """What is kept of the gradients of a batch, a vector that can be added up; None without a teacher.
+
+        Args:
+            logits, teacher, epoch: as for `terms`.
+        """
+        loss = self.distillation_in(epoch)
+        return None if loss is None or teacher is None else gradients.look(logits, teacher, loss)
+
+    def told(self, totals: Mapping[str, Any], epoch: int, num_classes: int) -> dict[str, Any]:
+        """What the metrics say of an epoch, from 0, beside the means of the terms, from all ranks' totals."""
+        loss = self.distillation_in(epoch)
+        return {} if loss is None else gradients.told(totals.get("gradients", ()), loss, num_classes)
 
 
 @torch.no_grad()

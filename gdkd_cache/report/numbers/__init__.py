@@ -1,0 +1,1 @@
+"""The numbers of a report: arrays in, arrays out; nothing here draws."""

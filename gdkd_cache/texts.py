@@ -1,0 +1,21 @@
+"""Texts of others made fit to show: on a page, in a picture, in a table."""
+
+import re
+
+# Control characters, line ends, what turns or hides text, and what is no character.
+_UNSAFE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff0-\uffff"
+    "\U000e0000-\U000e0fff]"
+)
+
+
+def shown(text: object, longest: int = 200) -> str:
+    """One line of a text: what cannot be printed, or turns or hides text, is the replacement character.
+
+    Args:
+        text: anything.
+        longest: characters that are left at most, 2 or more; a longer text is cut and ends in an ellipsis.
+    """
+    line = str(text)
+    cut = line[:longest] if len(line) <= longest else f"{line[: longest - 1]}…"
+    return _UNSAFE.sub("\ufffd", cut)

@@ -1,0 +1,25 @@
+"""Names that try to be more than text, for whatever shows the names of others."""
+
+HOSTILE_NAMES = (
+    "<b>bold</b>",
+    "<script>window.hacked = 1</script>",
+    "</script><script>window.hacked = 2</script>",
+    "</style><style>body{display:none}</style>",
+    "<img src=x onerror='window.hacked = 3'>",
+    '" onmouseover="window.hacked = 4',
+    "' onfocus='window.hacked = 5' autofocus='",
+    "javascript:window.hacked=6",
+    "{{7*7}} {% raw %} {# comment",
+    "${7*7} #{7*7} <%= 7*7 %>",
+    "--> <!-- ]]> <![CDATA[",
+    "&lt;b&gt; &amp;nbsp; &#x3c;",
+    "right \u202eto left\u202c \u2067isolated\u2069",
+    "hid\u200bden\u00ad \ufeffmarks",
+    "null\x00 bell\x07 escape\x1b[31m",
+    "$\\frac{1}{0}$ $unclosed \\input{x}",
+    "=cmd|' /C calc'!A0",
+    '@SUM(1+1)*cmd|"x"',
+    "<svg/onload=window.hacked=7>",
+    "é\u0301\u0302" * 30 + " العربية 猫 🐈",
+    "W" * 2**20,
+)
