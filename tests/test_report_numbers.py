@@ -13,7 +13,7 @@ from gdkd_cache.losses.partition import top_classes
 from gdkd_cache.report.numbers.calibration import reliability, shares
 from gdkd_cache.report.numbers.classes import by_class, confusion, differing, mean_predictions, without_top
 from gdkd_cache.report.numbers.levels import pulls_at_uniform
-from gdkd_cache.report.numbers.said import summarise
+from gdkd_cache.report.numbers.said import most_said, summarise
 
 _VIEWS, _ROWS, _CLASSES = 5, 60, 7
 
@@ -59,6 +59,7 @@ def test_said(logits: np.ndarray, labels: np.ndarray) -> None:
         assert said.divergence[row] == pytest.approx(apart, abs=1e-5)
         pairs = [p[i, row].argmax() == p[j, row].argmax() for i, j in combinations(range(_VIEWS), 2)]
         assert said.agreement[row] == pytest.approx(np.mean(pairs))
+        assert most_said(said.first)[row] == np.bincount(p[:, row].argmax(-1)).max()
     assert 0 < said.agreement.mean() < 1
 
 

@@ -13,7 +13,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from gdkd_cache.texts import shown
 
@@ -86,7 +86,8 @@ def new_axes(
 
     Args:
         x, y: what the axes count, in words.
-        x_format, y_format: of their ticks' numbers, as `format` takes them (`.0%`); "" is matplotlib's choice.
+        x_format, y_format: of their ticks' numbers, as `format` takes them (`.0%`), or `%` for percentages of as many
+            digits as they need; "" is matplotlib's choice.
         height: in inches, of all rows together.
         rows: of axes, one below the other, that share the x axis.
 
@@ -137,6 +138,15 @@ def draw_steps(axes: Axes, edges: np.ndarray, heights: Sequence[tuple[str, np.nd
         axes.stairs(values, edges, color=colour, fill=True, alpha=0.15, linewidth=0)
 
 
+def draw_counts(axes: Axes, numbers: Numbers, heights: np.ndarray) -> None:
+    """A bar for each of some whole numbers that follow each other, between its neighbours."""
+    axes.stairs(heights, np.append(numbers, numbers[-1] + 1) - 0.5, color=SERIES[0], fill=True, alpha=0.15, linewidth=0)
+    axes.stairs(heights, np.append(numbers, numbers[-1] + 1) - 0.5, color=SERIES[0], linewidth=1.8)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlim(numbers[0] - 0.5, numbers[-1] + 0.5)
+    axes.set_ylim(bottom=0)
+
+
 def draw_profile(axes: Axes, values: np.ndarray, own: int | None = None) -> None:
     """A bar for each of many classes, by their numbers, in one outline; the bar of one of them in another colour."""
     edges = np.arange(len(values) + 1) - 0.5
@@ -175,7 +185,7 @@ def set_logarithmic(axes: Axes, which: str) -> None:
     axis = axes.xaxis if which == "x" else axes.yaxis
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 200 * low else (1.0,)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
+    axis.set_minor_locator(NullLocator())
 
 
 def add_legend(figure: Figure, axes: Axes) -> None:
@@ -199,8 +209,12 @@ def _in_legend(name: str) -> str:
 def _format(axes: Axes, x_format: str, y_format: str) -> None:
     for axis, form in ((axes.xaxis, x_format), (axes.yaxis, y_format)):
         if form:
-            axis.set_major_formatter(FuncFormatter(lambda value, _, form=form: format(value, form)))
+            axis.set_major_formatter(FuncFormatter(lambda value, _, form=form: _formatted(value, form)))
             axis.set_minor_formatter(NullFormatter())
+
+
+def _formatted(value: float, form: str) -> str:
+    return f"{100 * value:.3g}%" if form == "%" else format(value, form)
 
 
 @contextmanager

@@ -66,6 +66,11 @@ def summarise(logits: Float[np.ndarray, "view row class"], labels: Int[np.ndarra
     )
 
 
+def most_said(first: Int[np.ndarray, "view row"]) -> Int[np.ndarray, " row"]:
+    """In how many views of each row its most frequent first class is said: int64, 1 to views."""
+    return _runs(first).max(0)
+
+
 def row_blocks(logits: np.ndarray) -> Iterator[slice]:
     """Stretches of rows of logits [view, row, class], of which one view's are a few million values."""
     step = max(1, _AT_ONCE // logits.shape[-1])
@@ -90,10 +95,15 @@ def _agreement(first: np.ndarray) -> np.ndarray:
     views = len(first)
     if views == 1:
         return np.ones(first.shape[1], np.float32)
-    ranked = np.sort(first, 0)
-    # Of equal ones in a row the number of pairs is the sum of how many of them stand before each.
-    pairs, run = np.zeros(first.shape[1]), np.zeros(first.shape[1])
-    for before, here in pairwise(ranked):
-        run = np.where(here == before, run + 1, 0)
-        pairs += run
+    # Of equal ones the number of pairs is the sum of how many of them stand before each.
+    pairs = (_runs(first) - 1).sum(0)
     return (pairs / (views * (views - 1) / 2)).astype(np.float32)
+
+
+def _runs(first: np.ndarray) -> np.ndarray:
+    """How many equal ones stand there and before, of the classes of each row in their order: int64 [view, row]."""
+    ranked = np.sort(first, 0)
+    runs = np.ones_like(ranked)
+    for view, (before, here) in enumerate(pairwise(ranked), 1):
+        runs[view] = np.where(here == before, runs[view - 1] + 1, 1)
+    return runs

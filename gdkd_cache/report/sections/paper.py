@@ -92,7 +92,7 @@ def _profiles(
     inputs: Inputs, wanted: np.ndarray, predictions: np.ndarray, *, name: str, title: str, reading: str
 ) -> Drawing:
     number = len(wanted)
-    figure, panels = new_axes(x="class, by its number", y="", y_format=".0%", height=0.5 + 1.15 * number, rows=number)
+    figure, panels = new_axes(x="class, by its number", y="", y_format="%", height=0.5 + 1.15 * number, rows=number)
     rows, told = [], []
     for axes, class_id, values in zip(panels, wanted.tolist(), predictions, strict=True):
         draw_profile(axes, values, own=class_id)

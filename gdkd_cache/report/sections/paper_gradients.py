@@ -29,7 +29,7 @@ _MOST_RUNS = 4
 _MOST_EPOCHS = 200
 _BINS = 40
 _LARGEST = 1e12
-_WORDS = {"top_level": "top level: the groups' masses", "other": "rest: inside it (GDKD)", "kd": "plain KD"}
+_WORDS = {"top_level": "top level", "other": "inside the rest", "kd": "plain KD"}
 
 
 def start_drawings(inputs: Inputs) -> Iterator[Drawing]:
@@ -46,7 +46,7 @@ def start_drawings(inputs: Inputs) -> Iterator[Drawing]:
     low = min(float(np.quantile(own, 0.002)) for own in values.values())
     high = max(float(own.max()) for own in values.values())
     edges = np.geomspace(low, max(high, low * 1.01), _BINS + 1)
-    figure, (axes,) = new_axes(x="magnitude of the gradient", y="share of logits", y_format=".0%")
+    figure, (axes,) = new_axes(x="magnitude of the gradient", y="share of logits", y_format="%")
     heights = [
         (_WORDS[name], np.histogram(np.clip(own, edges[0], edges[-1]), edges)[0] / len(own))
         for name, own in values.items()
@@ -60,10 +60,10 @@ def start_drawings(inputs: Inputs) -> Iterator[Drawing]:
         table=Table(
             name="gradients-at-the-start",
             title="Gradients of the logits outside the top classes, at the start",
-            reading="How strongly each part pulls at a student whose logits are all alike, outside the teacher's top "
-            f"{k} classes, at T = {temperature:g}. What KD says about the rest is weighted with the rest's mass; GDKD "
-            "takes that weight away, which makes it 1 / (1 - p_top) times as strong: "
-            f"{found.factor:.3g} at the median.",
+            reading="How strongly each part of the loss pulls at the logits outside the teacher's top "
+            f"{k} classes, of a student whose logits are all alike, at T = {temperature:g}. Plain KD is the top level "
+            "plus 1 - p_top times what is inside the rest; GDKD gives that a weight of its own, so that it is "
+            f"1 / (1 - p_top) times as strong to begin with: {found.factor:.3g} times at the median.",
             columns=[Column(title="part"), *(Column(title=f"{share:.0%}", format=".3g") for share in QUANTILES)],
             rows=[
                 (_WORDS[name], *(float(value) for value in np.quantile(own, QUANTILES))) for name, own in values.items()
@@ -114,7 +114,9 @@ def _over_epochs(lines: Sequence[Mapping[str, Any]], name: str, number: int) -> 
         for level, own in values.items()
     ]
     draw_lines(axes, drawn)
-    draw_reference(axes, epochs.tolist(), (_above_zero(values["kd"][:, middle]) * factors).tolist(), "KD / (1 - p_top)")
+    draw_reference(
+        axes, epochs.tolist(), (_above_zero(values["kd"][:, middle]) * factors).tolist(), "plain KD / (1 - p_top)"
+    )
     if any(np.isfinite(line.y).any() for line in drawn):
         set_logarithmic(axes, "y")
     add_legend(figure, axes)
@@ -129,10 +131,10 @@ def _over_epochs(lines: Sequence[Mapping[str, Any]], name: str, number: int) -> 
         table=Table(
             name=f"figure-3-gradients-{number}",
             title=f"Gradients over the epochs: {name} (Fig. 3)",
-            reading=f"How strongly each part pulls at the student outside the teacher's top {top} classes, at T = "
-            f"{temperature:g} and weights of 1: the median, and a band from 25% to 75%. The thin dashed line is KD "
-            f"times theory's 1 / (1 - p_top), {factors[-1]:.3g} at the median; where a student is near its teacher, "
-            "GDKD's rest lies on it.",
+            reading=f"How strongly each part of the loss pulls outside the teacher's top {top} classes, at T = "
+            f"{temperature:g} and weights of 1: the median, and a band from 25% to 75%. The thin dashed line is plain "
+            f"KD times 1 / (1 - p_top), {factors[-1]:.3g} at the median: so much stronger is GDKD inside the rest, in "
+            "theory, once student and teacher agree on the top level.",
             columns=[
                 Column(title="epoch", format="d"),
                 Column(title="part"),

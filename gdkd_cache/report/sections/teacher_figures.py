@@ -5,9 +5,9 @@ from itertools import pairwise
 import numpy as np
 
 from gdkd_cache.report.base import Column, Drawing, Table
-from gdkd_cache.report.drawing import add_legend, draw_reference, draw_steps, new_axes
+from gdkd_cache.report.drawing import add_legend, draw_counts, draw_reference, draw_steps, new_axes
 from gdkd_cache.report.numbers.calibration import Reliability, shares
-from gdkd_cache.report.numbers.said import Said
+from gdkd_cache.report.numbers.said import Said, most_said
 
 _BINS = 20
 
@@ -15,7 +15,7 @@ _BINS = 20
 def reliability_drawing(found: Reliability) -> Drawing:
     filled = found.counts > 0
     share = found.counts / max(found.counts.sum(), 1)
-    figure, (axes,) = new_axes(x="confidence", y="share", x_format=".0%", y_format=".0%")
+    figure, (axes,) = new_axes(x="confidence", y="share", x_format="%", y_format="%")
     draw_reference(axes, [0, 1], [0, 1], "right as often as it says")
     draw_steps(axes, found.edges, [("how often right", np.nan_to_num(found.accuracy)), ("share of views", share)])
     axes.set_xlim(0, 1)
@@ -58,7 +58,7 @@ def sureness_drawings(said: Said, is_right: np.ndarray | None, num_classes: int)
         title="How sure it is",
         reading="Views by the probability of the first class: a teacher that is sure of all has them all on the right.",
         unit="confidence",
-        form=".0%",
+        form="%",
     )
     entropy = _histogram(
         said.entropy,
@@ -90,13 +90,13 @@ def _histogram(
             (kind, shares(values[which], edges, values.size))
             for kind, which in (("right", is_right), ("wrong", ~is_right))
         ]
-    figure, (axes,) = new_axes(x=unit, y="share of views", x_format=form, y_format=".0%")
+    figure, (axes,) = new_axes(x=unit, y="share of views", x_format=form, y_format="%")
     draw_steps(axes, edges, heights)
     axes.set_xlim(float(edges[0]), float(edges[-1]))
     axes.set_ylim(bottom=0)
     if is_right is not None:
         add_legend(figure, axes)
-    tick = ".0%" if form == ".0%" else ".3f"
+    tick = ".0%" if form == "%" else ".3f"
     return Drawing(
         table=Table(
             name=name,
@@ -122,32 +122,25 @@ def _histogram(
 
 def agreement_drawing(said: Said) -> Drawing:
     """Images by how far their views agree; of two views or more."""
-    edges = np.linspace(0, 1, 11)
-    heights = shares(said.agreement, edges, said.agreement.size)
+    views = len(said.first)
+    most = most_said(said.first)
+    numbers = np.arange(int(most.min()), views + 1)
+    heights = np.bincount(most, minlength=views + 1)[numbers] / len(most)
     figure, (axes,) = new_axes(
-        x="pairs of views with one first class", y="share of images", x_format=".0%", y_format=".0%"
+        x=f"of {views} views: how many say the most frequent class", y="share of images", y_format="%"
     )
-    draw_steps(axes, edges, [("", heights)])
-    axes.set_xlim(0, 1)
-    axes.set_ylim(bottom=0)
+    draw_counts(axes, numbers, heights)
     return Drawing(
         table=Table(
             name="teacher-agreement",
             title="Do the views of an image agree?",
-            reading="Images by how many pairs of their views have the same first class; on the right all views agree.",
-            columns=[
-                Column(title="from", format=".0%"),
-                Column(title="to", format=".0%"),
-                Column(title="share of images", format=".2%"),
-            ],
-            rows=[
-                (float(low), float(high), float(height))
-                for low, high, height in zip(edges[:-1], edges[1:], heights, strict=True)
-            ],
+            reading="Images by how many of their views have the same first class; on the right all views agree.",
+            columns=[Column(title="views that agree", format="d"), Column(title="share of images", format=".2%")],
+            rows=[(number, height) for number, height in zip(numbers.tolist(), heights.tolist(), strict=True)],
         ),
         figure=figure,
         described=(
-            f"{(said.agreement == 1).mean():.1%} of images have the same first class in all {len(said.first)} views; "
-            f"{said.agreement.mean():.1%} of pairs agree."
+            f"{(said.agreement == 1).mean():.1%} of images have the same first class in all {views} views; "
+            f"{said.agreement.mean():.1%} of pairs of views agree."
         ),
     )
