@@ -107,7 +107,7 @@ class _Request(BaseHTTPRequestHandler):
         said = self.headers.get("Authorization")
         fault = self.hub.arrived(f"{self.command} {self.route}", said is not None)
         if fault is not None and fault(self):
-            return
+            return None
         if said not in (None, f"Bearer {TOKEN}"):
             return self.refuse(401, None, "Invalid credentials in Authorization header")
         self.is_known = said is not None
@@ -174,7 +174,7 @@ class _Request(BaseHTTPRequestHandler):
 
     def tree(self, name: str, revision: str, folder: str) -> None:
         if (found := self._files(name, revision)) is None:
-            return
+            return None
         repo, _, files = found
         start = f"{folder}/" if folder else ""
         paths = sorted(path for path in files if path.startswith(start))
@@ -201,7 +201,9 @@ class _Request(BaseHTTPRequestHandler):
             return self.refuse(404, "EntryNotFound", "Entry not found")
         if path in repo.large:
             self.send_response(302)
-            self.send_header("Location", f"{self.hub.storage}/blob/{hashlib.sha256(files[path]).hexdigest()}?sig=s1gned")
+            self.send_header(
+                "Location", f"{self.hub.storage}/blob/{hashlib.sha256(files[path]).hexdigest()}?sig=s1gned"
+            )
             self.send_header("X-Repo-Commit", oid)
             self.send_header("Content-Length", "0")
             return self.end_headers()
@@ -220,14 +222,14 @@ class _Request(BaseHTTPRequestHandler):
 
     def preupload(self, name: str, revision: str) -> None:
         if (repo := self._repo(name, write=True)) is None:
-            return
+            return None
         asked = json.loads(self.body)
         ignored = re.escape(asked.get("gitIgnore", "*.json").strip()).replace(r"\*", ".*")
         files, oid = [], repo.find(revision)
         if oid is None:
             return self.refuse(404, "RevisionNotFound", "Invalid rev id")
         for file in asked["files"]:
-            large = file["size"] >= _LARGE
+            large = file["size"] >= _LARGE and not file["path"].endswith((".md", ".json", ".svg"))
             entry = {"path": file["path"], "uploadMode": "lfs" if large else "regular"}
             entry["shouldIgnore"] = re.fullmatch(ignored, file["path"]) is not None
             if (data := repo.commits[oid].get(file["path"])) is not None:
@@ -267,7 +269,7 @@ class _Request(BaseHTTPRequestHandler):
 
     def commit(self, name: str, branch: str) -> None:
         if (repo := self._repo(name, write=True)) is None:
-            return
+            return None
         lines = [json.loads(line) for line in self.body.splitlines()]
         header = lines[0]["value"]
         with self.hub.lock:
@@ -288,7 +290,9 @@ class _Request(BaseHTTPRequestHandler):
                     assert line["key"] == "deletedFile"
                     del files[value["path"]]
             oid = repo.commit(files, branch, header["summary"])
-        return self.send_json({"success": True, "commitOid": oid, "commitUrl": f"{self.hub.url}/commit/{oid}"})
+        return self.send_json(
+            {"success": True, "commitOid": oid, "commitUrl": f"{self.hub.url}/datasets/{name}/commit/{oid}"}
+        )
 
 
 def _git_hash(data: bytes) -> str:

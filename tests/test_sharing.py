@@ -102,7 +102,7 @@ def test_pictures(tmp_path: Path, digits_cache: Path) -> None:
             assert f"first class, {examination.views.rows:,} of the views here" in texts
             assert f"{examination.views.top5:.1%}" in texts
         else:
-            assert list(cache.manifest.identity.fidelity.gradient_error)[0][:60] in " ".join(texts)
+            assert next(iter(cache.manifest.identity.fidelity.gradient_error))[:60] in " ".join(texts)
             assert any(text.endswith(f"asked for: {target:g}") for text in texts)
         assert pictures(cache.manifest.identity)[name] == drawn
     assert pictures(replace(cache.manifest.identity, examination=None)) == {}
@@ -117,10 +117,12 @@ def test_hostile_pictures(digits_cache: Path) -> None:
     identity = open_cache(digits_cache).manifest.identity
     assert identity.examination is not None
     views = replace(identity.examination.views, top1=10**400, top5=-(10**400), rows=10**400)
-    errors = {text: 10**400 for text in _HOSTILE}
+    errors = dict.fromkeys(_HOSTILE, 10**400)
     forged = replace(
         identity,
-        examination=replace(identity.examination, views=views, evaluated=views, data="</text><script>" + "\u202e" * 999),
+        examination=replace(
+            identity.examination, views=views, evaluated=views, data="</text><script>" + "\u202e" * 999
+        ),
         fidelity=replace(identity.fidelity, gradient_error=errors),
     )
     before, after = pictures(identity), pictures(forged)

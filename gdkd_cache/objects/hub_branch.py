@@ -7,7 +7,7 @@ from gdkd_cache.errors import StoreError, UsageError
 from gdkd_cache.objects.hub import Hub, HubFile, git_hash
 from gdkd_cache.objects.hub_library import KIND, find_commit, open_api, told, without_bars
 from gdkd_cache.objects.hub_place import HubPlace
-from gdkd_cache.objects.names import check_name
+from gdkd_cache.objects.names import README_NAME, check_name
 from gdkd_cache.objects.record import ObjectRecord
 
 if TYPE_CHECKING:
@@ -74,6 +74,8 @@ class HubBranch:
                     gitignore_content=_NOTHING_IGNORED,
                 )
             )
+        if README_NAME in additions:  # whose metadata the library has checked before it commits
+            additions[README_NAME].path_or_fileobj = objects[README_NAME]
         self._additions |= additions
 
     def commit(self, message: str, delete: Iterable[str] = ()) -> Hub:

@@ -1,4 +1,4 @@
-"""`hf://datasets/ORG/NAME@REVISION`: which dataset repository of the Hugging Face Hub, which commit of it, where in it."""
+"""`hf://datasets/ORG/NAME@REVISION`: which dataset repository of the Hub, which commit of it, and where in it."""
 
 import re
 from dataclasses import dataclass, replace
@@ -63,7 +63,8 @@ class HubPlace:
         return "/".join(filter(None, (self.folder, name)))
 
     def __str__(self) -> str:
-        revision = self.revision or ""
-        if not revision.startswith("refs/"):
+        revision = "" if self.revision is None else f"@{self.revision}"
+        if not revision.startswith("@refs/"):
             revision = revision.replace("/", "%2F")
-        return f"{SCHEME}://datasets/{self.repository}{'@' * bool(revision)}{revision}{'/' * bool(self.folder)}{self.folder}"
+        folder = f"/{self.folder}" if self.folder else ""
+        return f"{SCHEME}://datasets/{self.repository}{revision}{folder}"

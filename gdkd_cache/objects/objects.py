@@ -152,7 +152,7 @@ class Repository(Protocol):
         ...
 
     def stage(self, objects: Mapping[str, bytes]) -> None:
-        """Send objects, to be part of the next commit; what was sent by a run that was interrupted is not sent again."""
+        """Send objects, to be part of the next commit; what an interrupted run has sent is not sent again."""
         ...
 
     def commit(self, message: str, delete: Iterable[str] = ()) -> "Listed":

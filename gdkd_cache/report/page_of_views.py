@@ -39,7 +39,11 @@ def page_of_views(rows: Sequence[ShownRow], classes: Sequence[str], title: Seque
             "a page needs jinja2, which is not installed: pip install 'gdkd-cache[report]', or name a .png"
         ) from None
     templates = Environment(
-        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     # A page's only style, and so its only source of one, is named by its hash.
     style = (_TEMPLATES / "show.css").read_text().replace("\r\n", "\n")

@@ -1,4 +1,4 @@
-"""What a teacher said about some views, put beside the views, as a picture or a page: to see that they belong together."""
+"""What a teacher said about some views, put beside the views as a picture or page: to see that they belong together."""
 
 import io
 import logging

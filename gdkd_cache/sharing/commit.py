@@ -1,4 +1,4 @@
-"""Publish a cache in a repository: every byte checked on the way, the manifest in the last commit, mostly the only one."""
+"""Publish a cache in a repository: every byte checked on the way, the manifest in the last commit, or the only one."""
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor

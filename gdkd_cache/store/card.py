@@ -53,8 +53,8 @@ gdkd-cache train --loss gdkd --data DATA --cache CACHE --student cnn-s --epochs 
 refuses any other cache.
 {hub}"""
 _HUB = """
-In a dataset repository, CACHE is `hf://datasets/ORG/NAME`, and `hf://datasets/ORG/NAME@COMMIT` stays what it is when the
-repository changes; `gdkd-cache pull` makes a folder of it.
+In a dataset repository, CACHE is `hf://datasets/ORG/NAME`; `hf://datasets/ORG/NAME@COMMIT` stays what it is when the
+repository changes, and `gdkd-cache pull` makes a folder of it.
 """
 
 

@@ -56,7 +56,7 @@ def _right(examination: Examination) -> list[_Bar]:
     return bars
 
 
-def _inside(number: int | float, most: float) -> float:
+def _inside(number: int | float, most: int | float) -> float:
     """A number of somebody's manifest, as far as it can be drawn."""
     return float(min(max(number, 0), most))
 
