@@ -183,7 +183,7 @@ def test_titles_are_never_cut_off(title: str, monkeypatch: pytest.MonkeyPatch) -
     lines = drawn[: drawn.index("second")]
     assert "".join(lines).replace(" ", "") == title.replace(" ", "")
     assert len(lines) > 1
-    assert (picture[:, -14:] == 255).all()
+    assert (picture[:, -13:] == 255).all()
     below = np.flatnonzero((picture == _PAINT).all(axis=2).any(axis=1))[0]
     assert below > 14 + 19 * (len(lines) + 1)
 
