@@ -7,6 +7,7 @@ from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -34,6 +35,7 @@ from gdkd_cache.store.card import readme
 from gdkd_cache.store.facts import Card
 from gdkd_cache.store.layout import row_layouts
 from gdkd_cache.store.manifest import Manifest
+from gdkd_cache.store.pictures import pictures
 
 _README = "README.md"
 
@@ -82,6 +84,54 @@ def test_a_cache_is_a_dataset_repository(tmp_path: Path, digits: ArraySource, te
     (path / _README).write_text(page.replace("CC-BY-4.0", "CC-BY-3.0"))
     assert [name for name, problem in open_cache(path).problems() if problem] == [_README]
     assert copy(tmp_path / "a.zarr", tmp_path / "c.zarr", views=range(1)).manifest.identity.card == Card(**card)
+
+
+def test_pictures(tmp_path: Path, digits_cache: Path) -> None:
+    """The page says how right the teacher is, and shows two pictures, which are checked like the rest."""
+    cache = open_cache(digits_cache)
+    examination, page = cache.manifest.identity.examination, (digits_cache / _README).read_text()
+    assert examination is not None
+    assert f"**{examination.views.top1:.1%}** of augmented views" in page
+    assert "**10.0%** of held-out images, as its weights say" in page
+    for name, target in (("card/teacher.svg", None), ("card/fidelity.svg", cache.manifest.identity.request.fidelity)):
+        assert f"]({name})" in page
+        drawn = (digits_cache / name).read_bytes()
+        root = ElementTree.fromstring(drawn)
+        texts = [element.text or "" for element in root.iter() if element.tag.endswith("text")]
+        if target is None:
+            assert f"first class, {examination.views.rows:,} of the views here" in texts
+            assert f"{examination.views.top5:.1%}" in texts
+        else:
+            assert next(iter(cache.manifest.identity.fidelity.gradient_error))[:60] in " ".join(texts)
+            assert any(text.endswith(f"asked for: {target:g}") for text in texts)
+        assert pictures(cache.manifest.identity)[name] == drawn
+    assert pictures(replace(cache.manifest.identity, examination=None)) == {}
+    copy(digits_cache, tmp_path / "c", views=range(1))
+    assert (tmp_path / "c" / "card" / "teacher.svg").read_bytes() == (digits_cache / "card/teacher.svg").read_bytes()
+    (tmp_path / "c" / "card" / "teacher.svg").write_text("<svg/>")
+    assert [name for name, problem in open_cache(tmp_path / "c").problems() if problem] == ["card/teacher.svg"]
+
+
+def test_hostile_pictures(digits_cache: Path) -> None:
+    """Texts of a forged manifest stay texts, and numbers that no cache has are drawn inside."""
+    identity = open_cache(digits_cache).manifest.identity
+    assert identity.examination is not None
+    views = replace(identity.examination.views, top1=10**400, top5=-(10**400), rows=10**400)
+    errors = dict.fromkeys(_HOSTILE, 10**400)
+    forged = replace(
+        identity,
+        examination=replace(
+            identity.examination, views=views, evaluated=views, data="</text><script>" + "\u202e" * 999
+        ),
+        fidelity=replace(identity.fidelity, gradient_error=errors),
+    )
+    before, after = pictures(identity), pictures(forged)
+    for name, drawn in after.items():
+        tags = {element.tag for element in ElementTree.fromstring(before[name]).iter()}
+        assert {element.tag for element in ElementTree.fromstring(drawn).iter()} == tags
+        assert len(drawn) < 20_000
+        assert "\u202e" not in drawn.decode()
+        assert max(map(int, re.findall(r' (?:x|width)="(\d+)"', drawn.decode()))) <= 640
 
 
 @pytest.mark.parametrize("rows", [1, 999, 1000, 9999, 50_000, 1_281_167, 10**9, 10**13])

@@ -1,14 +1,20 @@
 """The contact sheet: what stands under a picture is what the cache says of that row and view."""
 
+import base64
+import hashlib
+import io
+import re
 from dataclasses import replace
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from small import build_small, take
+from timm.data.imagenet_info import ImageNetInfo
 
 from gdkd_cache import open_cache
 from gdkd_cache.building.pack import pack
@@ -17,11 +23,13 @@ from gdkd_cache.cache.replay import recipe_of
 from gdkd_cache.data.recipes.mixing import Mix
 from gdkd_cache.data.recipes.recipe import Recipe
 from gdkd_cache.data.source import ArraySource
+from gdkd_cache.data.sources.names import worded
 from gdkd_cache.data.views import ViewRenderer, ViewRequest
 from gdkd_cache.errors import CacheError, MismatchError, UsageError
 from gdkd_cache.models.network import Network
+from gdkd_cache.report.page_of_views import page_of_views
 from gdkd_cache.report.sheet import ShownRow, ShownView, draw_sheet
-from gdkd_cache.report.show import ShowOptions, save_picture, show, shown_rows
+from gdkd_cache.report.show import ShowOptions, save_page, save_picture, show, show_page, shown_rows
 
 
 def test_what_is_shown_belongs_together(digits: ArraySource, digits_cache: Path) -> None:
@@ -156,3 +164,110 @@ def test_save(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 2
     with pytest.raises(FileNotFoundError):
         save_picture(picture, tmp_path / "nowhere" / "a.png")
+
+
+@pytest.mark.parametrize("title", ["word " * 60, "W" * 300, "/a/very/long/path" * 20 + ": digits, recipe none"])
+def test_titles_are_never_cut_off(title: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take the lines that they need, which show all of them."""
+    drawn: list[str] = []
+    written = ImageDraw.ImageDraw.text
+
+    def text(self: Any, where: Any, text: str, *args: Any, **facts: Any) -> None:
+        drawn.append(text)
+        written(self, where, text, *args, **facts)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", text)
+    image = np.full((8, 8, 3), _PAINT, np.uint8)
+    row = ShownRow(key="k", label=0, image=image, views=(ShownView(view=0, image=image, top=((0, 1.0),)),))
+    picture = np.asarray(draw_sheet([row], ["a", "b"], [title, "second"]))
+    lines = drawn[: drawn.index("second")]
+    assert "".join(lines).replace(" ", "") == title.replace(" ", "")
+    assert len(lines) > 1
+    assert (picture[:, -13:] == 255).all()
+    below = np.flatnonzero((picture == _PAINT).all(axis=2).any(axis=1))[0]
+    assert below > 14 + 19 * (len(lines) + 1)
+
+
+class _Page(HTMLParser):
+    """Its text by element, what it refers to, and all its elements."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: dict[str, list[str]] = {}
+        self._inside = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        self._inside = tag
+
+    def handle_data(self, data: str) -> None:
+        if data.strip():
+            self.texts.setdefault(self._inside, []).append(data)
+
+
+def test_page(digits: ArraySource, digits_cache: Path, tmp_path: Path) -> None:
+    """What the picture shows, as text and pixels, in one file that loads nothing and runs nothing."""
+    cache, options = open_cache(digits_cache), ShowOptions(rows=2)
+    text = show_page(options, cache, digits)
+    page, rows = _Page(text), shown_rows(options, cache, digits)
+    named = page.texts["bdi"]
+    assert [row.key for row in rows] == [name for name in named if name.startswith("digits/")]
+    assert f"{rows[1].views[0].top[0][1]:.1%}" in page.texts["span"]
+    sources = [attributes["src"] or "" for tag, attributes in page.elements if tag == "img"]
+    assert len(sources) == 2 * 3
+    for source, image in zip(sources, [rows[0].image, *(view.image for view in rows[0].views)], strict=False):
+        with Image.open(io.BytesIO(base64.b64decode(source.removeprefix("data:image/png;base64,")))) as found:
+            assert np.array_equal(np.asarray(found), image)
+    policy = next(facts["content"] for tag, facts in page.elements if facts.get("http-equiv"))
+    (style,) = re.findall("<style>(.*?)</style>", text, re.DOTALL)
+    allowed = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert policy is not None
+    assert policy.startswith(f"default-src 'none'; img-src data:; style-src 'sha256-{allowed}'")
+    assert not {"script", "link", "iframe", "a"} & {tag for tag, _ in page.elements}
+    assert "//" not in re.sub('base64,[^"]*', "", text)
+    save_page(text, tmp_path / "views.html")
+    assert (tmp_path / "views.html").read_text() == text == show_page(options, cache, digits)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "<script>alert(1)</script>",
+        '"><img src=x onerror=alert(1)>',
+        "{{ 7 * 7 }}{% raw %}",
+        "</style></title><b>",
+        "a\u202eb\u2066c\u200fd",
+        "&lt;b&gt;&amp;",
+        "]]><!--",
+        "javascript:alert(1)",
+        "x" * 2**20,
+        "\x00\x1b[2J\r\n",
+    ],
+    ids=range(10),
+)
+def test_hostile_names_are_text(name: str) -> None:
+    """In classes, keys and titles alike; they are cut, and what turns or hides text is replaced."""
+    image = np.zeros((200, 300, 3), np.uint8)
+    view = ShownView(view=0, image=image, top=((0, 0.6), (1, 0.4)), mixed=((0, 0.5), (1, 0.5)))
+    row = ShownRow(key=name, label=0, image=image, views=(view,))
+    text = page_of_views([row], [name, "b"], [name, "plain"])
+    plain = _Page(page_of_views([replace(row, key="k")], ["a", "b"], ["t", "plain"]))
+    page = _Page(text)
+    assert [tag for tag, _ in page.elements] == [tag for tag, _ in plain.elements]
+    shown = re.sub("[\x00-\x1f\u202e\u2066\u200f]", "\ufffd", name)
+    assert sum(one == (shown if len(name) < 300 else f"{shown[:297]}...") for one in page.texts["bdi"]) >= 4
+    assert len(text) < 100_000
+    assert not re.search("[\x00\x1b\u202e\u2066\u200f]", text)
+
+
+def test_wordnet_ids_become_words() -> None:
+    """torchvision knows ImageNet's, timm others; what nobody knows stays."""
+    info = ImageNetInfo("imagenet-1k")
+    wnids = info.label_names()
+    words = worded(wnids)
+    assert words[:2] == ["tench", "goldfish"]
+    assert all(words[i].casefold() in info.label_name_to_description(wnids[i]).casefold() for i in range(8))
+    assert worded([wnids[1], "n99999999", "cat"]) == ["goldfish, Carassius auratus", "n99999999", "cat"]
+    assert worded(["cat", "dog"]) == ["cat", "dog"]

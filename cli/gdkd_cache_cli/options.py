@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     from gdkd_cache.models.network import Network
 
 PLACE_HELP = (
-    "A cache lies in a folder, in an object store (s3://BUCKET/PATH, gs://BUCKET/PATH, az://CONTAINER/PATH) or, to "
-    "read only, on a web server (https://HOST/PATH). Credentials come from the environment: AWS_ACCESS_KEY_ID, "
-    "AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL; GOOGLE_APPLICATION_CREDENTIALS; AZURE_STORAGE_ACCOUNT_NAME, "
-    "AZURE_STORAGE_ACCOUNT_KEY; or from the machine's own role."
+    "A cache lies in a folder, in an object store (s3://BUCKET/PATH, gs://BUCKET/PATH, az://CONTAINER/PATH), in a "
+    "dataset repository of the Hugging Face Hub (hf://datasets/ORG/NAME[@REVISION][/FOLDER]) or, to read only, on a "
+    "web server (https://HOST/PATH). Credentials come from the environment: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, "
+    "AWS_REGION, AWS_ENDPOINT_URL; GOOGLE_APPLICATION_CREDENTIALS; AZURE_STORAGE_ACCOUNT_NAME, "
+    "AZURE_STORAGE_ACCOUNT_KEY; HF_TOKEN, or the login of hf auth login; or from the machine's own role."
 )
 
 _SUMMARIES = "; ".join(f"{form} ({summary})" for form, summary in sources.SOURCES.summaries().items())

@@ -15,6 +15,7 @@ from gdkd_cache.data.recipes.recipe import Recipe
 from gdkd_cache.data.source import Source, settle
 from gdkd_cache.errors import MismatchError, NotServedError, UsageError
 from gdkd_cache.losses.base import ForeignLoss, Loss, loss_from_json
+from gdkd_cache.objects.objects import open_objects
 from gdkd_cache.store.cells import ONE_CELL
 from gdkd_cache.store.reader import CacheReader
 from gdkd_cache.store.sidecars.reader import SidecarReader, holds_sidecars
@@ -169,7 +170,8 @@ def open_cache(path: str | Path, *, digest: str | None = None, local_copy: str |
     """Open a cache: reads its manifest, nothing else.
 
     Args:
-        path: the cache folder, or a URL: `s3://`, `gs://`, `az://` or `https://`, credentials in the environment.
+        path: the cache folder, or a URL: `s3://`, `gs://`, `az://` or `https://`, credentials in the environment; or
+            `hf://datasets/ORG/NAME[@REVISION][/FOLDER]`, of which all is read at the commit that it is at now.
         digest: `sha256:...`; refuse any other cache.
         local_copy: a folder where everything that is read is kept, to be read there the next time; each object lies
             under its SHA-256 and is checked at every read. It only grows, may serve several caches, and may be deleted.
@@ -177,12 +179,13 @@ def open_cache(path: str | Path, *, digest: str | None = None, local_copy: str |
     Raises:
         CacheError: no cache, an unfinished build or copy, or a damaged manifest.
         MismatchError: another digest.
-        StoreError: the object store cannot be reached, or refuses.
-        UsageError: `digest` is none, or the URL is broken.
+        StoreError: the object store or the Hub cannot be reached, or refuses.
+        UsageError: `digest` is none, the URL is broken, or what it needs is not installed.
     """
     if digest is not None and not _DIGEST.fullmatch(digest):
         raise UsageError(f"digest is {digest!r}; it must be sha256: and 64 hexadecimal digits, as inspect prints it")
-    cache = (_SidecarCache if holds_sidecars(path) else Cache)(path, local_copy=local_copy)
+    place = path if isinstance(path, Path) else open_objects(path).location  # with a commit, where there are some
+    cache = (_SidecarCache if holds_sidecars(place) else Cache)(place, local_copy=local_copy)
     if digest is not None and digest != cache.digest:
         raise MismatchError(f"{cache.path} has digest {cache.digest}, not the {digest} asked for")
     return cache

@@ -1,6 +1,6 @@
 """Objects by name, wherever they lie: what can be read anywhere, and what can be written in folders and stores."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 from gdkd_cache.errors import UsageError
 from gdkd_cache.objects.folder import Folder
 from gdkd_cache.objects.record import ObjectRecord
-from gdkd_cache.objects.urls import scheme_of, split_url
+from gdkd_cache.objects.urls import scheme_of, split_url, without_secrets
 from gdkd_cache.registry import Entry, Registry
 
 _HERE = "gdkd_cache.objects"
@@ -20,9 +20,14 @@ STORES: "Registry[Callable[[str], Objects]]" = Registry(
         "az": Entry(f"{_HERE}.bucket:Bucket", "Azure"),
         "https": Entry(f"{_HERE}.remote:WebServer", "a web server, to read only"),
         "http": Entry(f"{_HERE}.remote:WebServer", "a web server on this machine, to read only"),
+        "hf": Entry(f"{_HERE}.hub:Hub", "a dataset repository of the Hugging Face Hub, at one commit"),
     },
 )
 """What opens a URL, by its scheme; obstore is imported where it is needed, as folders are most of what is opened."""
+REPOSITORIES: "Registry[Callable[[str], Repository]]" = Registry(
+    "repository", {"hf": Entry(f"{_HERE}.hub_branch:HubBranch", "a branch of such a repository")}
+)
+"""What writes to a URL, by its scheme, where objects are not written one by one."""
 Allowed = Callable[[], None]
 
 
@@ -120,12 +125,73 @@ class WritableObjects(Objects, Protocol):
         ...
 
 
+@runtime_checkable
+class Repository(Protocol):
+    """A place that changes in commits, each of which readers see whole or not at all, and which keeps the old ones."""
+
+    @property
+    def location(self) -> str:
+        """The place as messages tell it."""
+        ...
+
+    def opened(self) -> "Listed | None":
+        """What stands there now, which what is committed next builds on; None where there is no such repository.
+
+        Raises:
+            StoreError: it cannot be reached, or refuses.
+        """
+        ...
+
+    def create(self) -> None:
+        """Make the repository, which only its owner sees; one that stands is fine."""
+        ...
+
+    @property
+    def is_full(self) -> bool:
+        """Whether what is staged is as much as one commit should hold."""
+        ...
+
+    def stage(self, objects: Mapping[str, bytes]) -> None:
+        """Send objects, to be part of the next commit; what an interrupted run has sent is not sent again."""
+        ...
+
+    def commit(self, message: str, delete: Iterable[str] = ()) -> "Listed":
+        """Let what is staged stand, and some objects not, and make sure that it does.
+
+        Raises:
+            StoreError: somebody else changed the place since `opened`, or it holds something else.
+        """
+        ...
+
+
+@runtime_checkable
+class Listed(Objects, Protocol):
+    """Objects of which the place knows what they hold."""
+
+    def files(self, folder: str | None = None) -> "Mapping[str, Known]":
+        """All objects by name, in name order."""
+        ...
+
+
+@runtime_checkable
+class Known(Protocol):
+    """What a place knows of an object."""
+
+    @property
+    def size(self) -> int: ...
+
+    def holds(self, record: ObjectRecord, read: Callable[[], bytes]) -> bool:
+        """Whether the object is the recorded one; `read` gives its bytes from elsewhere, if that helps."""
+        ...
+
+
 def open_objects(location: str | Path) -> Objects:
-    """The objects of a folder (a path), an object store (`s3://`, `gs://`, `az://`) or a web server (`https://`).
+    """The objects of a folder (a path), an object store (`s3://`, `gs://`, `az://`), a web server (`https://`) or a
+    dataset repository (`hf://`).
 
     Raises:
         UsageError: a URL that is broken or of another kind, or one with credentials in it.
-        StoreError: the environment's settings for the object store are wrong.
+        StoreError: the environment's settings for the object store are wrong, or there is no such repository.
     """
     if isinstance(location, Path) or scheme_of(location) is None:
         return Folder(Path(location))
@@ -138,7 +204,27 @@ def open_writable(location: str | Path) -> WritableObjects:
     Raises:
         UsageError: also a place that is read-only.
     """
+    if repository_scheme(location) is not None:
+        raise UsageError(
+            f"{without_secrets(str(location))}: hf:// is written in commits; write to a folder, then gdkd-cache push it"
+        )
     objects = open_objects(location)
     if not isinstance(objects, WritableObjects):
         raise UsageError(f"{objects.location}: a web server is read-only; write to a folder, s3://, gs:// or az://")
     return objects
+
+
+def repository_scheme(location: str | Path) -> str | None:
+    """The scheme of a URL that is written in commits; None for any other place."""
+    scheme = None if isinstance(location, Path) else scheme_of(location)
+    return scheme if scheme in REPOSITORIES else None
+
+
+def open_repository(location: str | Path) -> Repository | None:
+    """What writes to a place in commits; None for a place that takes objects one by one.
+
+    Raises:
+        UsageError: a URL that is broken, or a commit.
+    """
+    scheme = repository_scheme(location)
+    return None if scheme is None else REPOSITORIES.load(scheme)(str(location))

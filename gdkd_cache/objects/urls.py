@@ -12,6 +12,7 @@ _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|\w[\w.-]*)(:\d{1,5})?")
 _LONGEST, _LONGEST_SHOWN = 2000, 200
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_TOKEN = re.compile(r"hf_[A-Za-z0-9]{16,}")
 
 
 def scheme_of(place: str) -> str | None:
@@ -21,9 +22,11 @@ def scheme_of(place: str) -> str | None:
 
 
 def without_secrets(url: str) -> str:
-    """A URL, however broken, as messages may tell it: short, without user, password and query."""
+    """A URL, however broken, as messages may tell it: short, without user, password, token and query."""
     scheme, colon, rest = url.partition("://")
-    text = printable(scheme + colon + re.split("[?#]", rest.rpartition("@")[2])[0])
+    if not rest.startswith("datasets/"):  # of the Hub, where a revision stands behind the @
+        rest = rest.rpartition("@")[2]
+    text = _TOKEN.sub("hf_...", printable(scheme + colon + re.split("[?#]", rest)[0]))
     return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 3]}..."
 
 
@@ -36,7 +39,7 @@ def split_url(url: str, schemes: tuple[str, ...]) -> SplitResult:
     """
     shown = without_secrets(url)
     if scheme_of(url) not in schemes:
-        raise UsageError(f"{shown}: no place for a cache; give a folder, s3://, gs://, az:// or https://")
+        raise UsageError(f"{shown}: no place for a cache; give a folder, s3://, gs://, az://, hf:// or https://")
     if not url.isprintable() or len(url) > _LONGEST:
         raise UsageError(f"{shown} is no URL: it is longer than {_LONGEST} characters, or one of them is in no URL")
     try:
@@ -47,6 +50,8 @@ def split_url(url: str, schemes: tuple[str, ...]) -> SplitResult:
     if "@" in parts.netloc or "?" in url or "#" in url:
         raise UsageError(f"{shown}: give the URL without user, ? and #; credentials go in the environment")
     web = parts.scheme in WEB
+    if _TOKEN.search(url):
+        raise UsageError(f"{shown}: a token stands in it, for all to see; log in (hf auth login), or set HF_TOKEN")
     if not parts.netloc:
         raise UsageError(f"{shown} names no {'host' if web else 'bucket'}; such as {_example(url)}")
     if not _HOST.fullmatch(parts.netloc):

@@ -12,6 +12,7 @@ _NARROWEST = 160
 _LINE = 19
 _GAP = 14
 _LONGEST_TEXT = 300
+_LONGEST_TITLE = 2000
 _KEY_LINES = 4
 
 _INK, _FAINT, _OWN, _PARTNER = (32, 32, 32), (112, 112, 112), (0, 112, 40), (176, 80, 0)
@@ -19,6 +20,7 @@ _PAPER, _FRAME = (255, 255, 255), (228, 228, 228)
 _BARS = {_INK: (218, 226, 240), _OWN: (186, 230, 196), _PARTNER: (252, 216, 178)}
 
 Colour = tuple[int, int, int]
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +56,7 @@ def draw_sheet(rows: Sequence[ShownRow], classes: Sequence[str], title: Sequence
     Args:
         rows: at least one; all of the same views.
         classes: class names in the order of class ids.
-        title: lines above it all.
+        title: texts above it all, each on as many lines as it needs.
 
     Returns:
         An RGB picture; the same arguments give the same pixels.
@@ -66,11 +68,14 @@ def draw_sheet(rows: Sequence[ShownRow], classes: Sequence[str], title: Sequence
     num_lines = max(_num_lines(view) for row in rows for view in row.views)
     num_lines = max(num_lines, 1 + _KEY_LINES)
     step = height + num_lines * _LINE + 2 * _GAP
-    top = _GAP + (len(title) + 1) * _LINE + _GAP
-    sheet = Image.new("RGB", (_GAP + (width + _GAP) * len(thumbnails[0]), top + step * len(rows)), _PAPER)
-    pen = _Pen(ImageDraw.Draw(sheet), width)
-    for number, text in enumerate(title):
-        pen.text(_GAP, _GAP + number * _LINE, text, width=sheet.width - 2 * _GAP)
+    across = _GAP + (width + _GAP) * len(thumbnails[0])
+    font = ImageFont.load_default(size=14)
+    lines = [line for text in title for line in _wrapped(text, font, across - 2 * _GAP)]
+    top = _GAP + (len(lines) + 1) * _LINE + _GAP
+    sheet = Image.new("RGB", (across, top + step * len(rows)), _PAPER)
+    pen = _Pen(ImageDraw.Draw(sheet), width, font)
+    for number, line in enumerate(lines):
+        pen.text(_GAP, _GAP + number * _LINE, line, width=across - 2 * _GAP)
     for column, text in enumerate(["source", *(f"view {view.view}" for view in rows[0].views)]):
         pen.text(_GAP + column * (width + _GAP), top - _LINE - 4, text, _FAINT)
     for number, (row, images) in enumerate(zip(rows, thumbnails, strict=True)):
@@ -116,12 +121,28 @@ def _thumbnail(image: np.ndarray) -> Image.Image:
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
 
 
+def _wrapped(text: str, font: Font, width: int) -> list[str]:
+    """A text in lines that fit, broken between words, or anywhere in a word that is wider than a line."""
+    rest, lines = _printable(text, _LONGEST_TITLE), []
+    while rest:
+        count = _count(rest, font, width)
+        space = rest.rfind(" ", 0, count + 1) if count < len(rest) else -1
+        count = space if space > 0 else count
+        lines.append(rest[:count])
+        rest = rest[count:].lstrip()
+    return lines
+
+
+def _count(text: str, font: Font, width: int) -> int:
+    """How many leading characters fit, and never none."""
+    return max(1, bisect_right(range(1, len(text) + 1), width, key=lambda count: round(font.getlength(text[:count]))))
+
+
 class _Pen:
     """Writes lines of text that never leave their width."""
 
-    def __init__(self, draw: ImageDraw.ImageDraw, width: int) -> None:
-        self.draw, self.width = draw, width
-        self._font = ImageFont.load_default(size=14)
+    def __init__(self, draw: ImageDraw.ImageDraw, width: int, font: Font) -> None:
+        self.draw, self.width, self._font = draw, width, font
 
     def text(self, x: int, y: int, text: str, colour: Colour = _INK, *, width: int | None = None) -> None:
         """One line, cut off with an ellipsis where it is too long."""
@@ -131,7 +152,7 @@ class _Pen:
         """At most so many lines, broken anywhere; the last one is cut off where it must be."""
         rest = _printable(text)
         for number in range(most_lines):
-            count = len(rest) if number == most_lines - 1 else self._count(rest, self.width)
+            count = len(rest) if number == most_lines - 1 else _count(rest, self._font, self.width)
             self.text(x, y + number * _LINE, rest[:count], colour)
             rest = rest[count:]
 
@@ -147,18 +168,14 @@ class _Pen:
         self.draw.text((x + self.width - room + 4, y), number, colour, self._font)
 
     def _length(self, text: str) -> int:
-        return round(self.draw.textlength(text, self._font))
-
-    def _count(self, text: str, width: int) -> int:
-        """How many leading characters fit, and never none."""
-        return max(1, bisect_right(range(1, len(text) + 1), width, key=lambda count: self._length(text[:count])))
+        return round(self._font.getlength(text))
 
     def _fit(self, text: str, width: int) -> str:
         text = _printable(text)
         if self._length(text) <= width:
             return text
-        return text[: self._count(text, width - self._length("…"))] + "…"
+        return text[: _count(text, self._font, width - self._length("…"))] + "…"
 
 
-def _printable(text: str) -> str:
-    return "".join(char if char.isprintable() else " " for char in text[:_LONGEST_TEXT])
+def _printable(text: str, longest: int = _LONGEST_TEXT) -> str:
+    return "".join(char if char.isprintable() else " " for char in text[:longest])

@@ -1,4 +1,4 @@
-"""What a teacher said about some views, put beside the views: for people to see that they belong together."""
+"""What a teacher said about some views, put beside the views as a picture or page: to see that they belong together."""
 
 import io
 import logging
@@ -11,6 +11,7 @@ from PIL import Image
 from gdkd_cache.cache.cache import Cache
 from gdkd_cache.data.recipes.recipe import Recipe
 from gdkd_cache.data.source import FullSource, Source, settle
+from gdkd_cache.data.sources.names import worded
 from gdkd_cache.data.views import ViewBatch, ViewRenderer, ViewRequest
 from gdkd_cache.errors import UsageError
 from gdkd_cache.losses.partition import top_classes
@@ -38,6 +39,24 @@ def show(options: ShowOptions, cache: Cache, source: Source, *, recipe: Recipe |
         MismatchError: another source or recipe than the cache's.
         SourceError: an image cannot be read.
     """
+    return draw_sheet(*_shown(options, cache, source, recipe))
+
+
+def show_page(options: ShowOptions, cache: Cache, source: Source, *, recipe: Recipe | None = None) -> str:
+    """The same as a page of HTML in one text, which needs nothing else; takes and raises what `show` does.
+
+    Raises:
+        UsageError: also where jinja2 is not installed.
+    """
+    from gdkd_cache.report.page_of_views import page_of_views
+
+    return page_of_views(*_shown(options, cache, source, recipe))
+
+
+def _shown(
+    options: ShowOptions, cache: Cache, source: Source, recipe: Recipe | None
+) -> tuple[list[ShownRow], list[str], list[str]]:
+    """The rows, the names of the classes, and the title."""
     identity, source = cache.manifest.identity, settle(source)
     rows = shown_rows(options, cache, source, recipe=recipe)
     assert identity.views is not None
@@ -47,7 +66,7 @@ def show(options: ShowOptions, cache: Cache, source: Source, *, recipe: Recipe |
     ]
     if rows[0].views[0].mixed:
         title[-1] += ", the mixed-in image's in orange"
-    return draw_sheet(rows, list(source.shown_names), title)
+    return rows, worded(source.shown_names), title
 
 
 def shown_rows(options: ShowOptions, cache: Cache, source: Source, *, recipe: Recipe | None = None) -> list[ShownRow]:
@@ -78,6 +97,15 @@ def save_picture(picture: Image.Image, out: Path) -> None:
     data = io.BytesIO()
     picture.save(data, Image.registered_extensions()[out.suffix.lower()])
     replace_file(out, data.getvalue())
+
+
+def save_page(page: str, out: Path) -> None:
+    """Write a page, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    replace_file(out, page.encode())
 
 
 def _find_rows(options: ShowOptions, source: FullSource) -> np.ndarray:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from gdkd_cache.cache.cache import open_cache
 from gdkd_cache.errors import CacheError, MismatchError, UsageError
-from gdkd_cache.objects.objects import WritableObjects, open_writable
+from gdkd_cache.objects.objects import WritableObjects, open_repository, open_writable
 from gdkd_cache.progress import progress
+from gdkd_cache.sharing.commit import commit
 from gdkd_cache.sharing.parts import Assembly, assemble, whole_cache
 from gdkd_cache.store.generation import Generation
 from gdkd_cache.store.manifest import BUILD_NAME, MANIFEST_LIMIT, MANIFEST_NAME, Manifest
@@ -23,49 +24,79 @@ class CopyResult:
     Attributes:
         source_digests: of the caches that were copied.
         manifest: of the copy; with other views than a source it is a cache of its own, with its own digest.
+        location: of the copy, as messages tell it; in a repository, with the commit.
         num_sent, num_bytes: objects that this run wrote, and their bytes; those that stood already are not sent again.
     """
 
     source_digests: tuple[str, ...]
     manifest: Manifest
+    location: str
     num_sent: int
     num_bytes: int
 
 
 def copy(
-    source: str | Path, destination: str | Path, *, views: range | None = None, digest: str | None = None
+    source: str | Path,
+    destination: str | Path,
+    *,
+    views: range | None = None,
+    digest: str | None = None,
+    create: bool = False,
+    replace: bool = False,
 ) -> CopyResult:
     """Copy a cache, or go on with a copy that was interrupted.
 
     Args:
         source: the cache, a folder or a URL.
         destination: a folder or URL that is empty, or holds this very copy, complete or not; what is damaged in it
-            is written again.
+            is written again. In a dataset repository (`hf://`) it becomes one commit, several where it is very large,
+            with the manifest in the last.
         views: copy only these, which keep their numbers; None copies all.
         digest: refuse a source of another digest.
+        create: make the repository of the destination, where there is none; only its owner sees it.
+        replace: let another cache go that stands in a repository, whose commits keep it.
 
     Raises:
-        UsageError: views that there are not, views of packed logits that do not begin with the first, as they have no
-            numbers, or a read-only destination.
+        UsageError: `create` or `replace` for another place than a repository, views that there are not, views of packed
+            logits that do not begin with the first, as they have no numbers, or a read-only destination.
         CacheError: the source is no cache or is damaged (it names the object), or the destination holds something else.
         MismatchError: another digest, or another cache, build or copy in the destination.
         OSError, StoreError: a place cannot be read or written; the same copy resumes.
     """
+    if (create or replace) and open_repository(destination) is None:
+        raise UsageError("create and replace (--create, --replace) are for hf:// alone; other places keep no commits")
     cache = open_cache(source, digest=digest)
     identity = cache.manifest.identity
     held = identity.view_numbers
     if views is None or views == held:
-        return publish(whole_cache(cache), destination, [cache.manifest.digest])
+        return publish(whole_cache(cache), destination, [cache.manifest.digest], create=create, replace=replace)
     if not (views and held[0] <= views[0] and views[-1] <= held[-1]):
         raise UsageError(f"{cache.path} has views {held[0]} to {held[-1]}; copy a part of those")
     if identity.views is None and views[0] > 0:
         raise UsageError(f"{cache.path} was packed, and its views have no numbers; copy the first ones, from 0")
-    return publish(assemble([cache], views, identity.card), destination, [cache.manifest.digest])
+    part = assemble([cache], views, identity.card)
+    return publish(part, destination, [cache.manifest.digest], create=create, replace=replace)
 
 
-def publish(assembly: Assembly, destination: str | Path, source_digests: Sequence[str]) -> CopyResult:
-    """Write an assembled cache to a place, or go on with it; errors as those of `copy`."""
+def publish(
+    assembly: Assembly,
+    destination: str | Path,
+    source_digests: Sequence[str],
+    *,
+    create: bool = False,
+    replace: bool = False,
+) -> CopyResult:
+    """Write an assembled cache to a place, or go on with it; options and errors as those of `copy`."""
     manifest = assembly.manifest
+    if (repository := open_repository(destination)) is not None:
+        location, num_sent, num_bytes = commit(assembly, repository, create=create, replace=replace)
+        return CopyResult(
+            source_digests=tuple(source_digests),
+            manifest=manifest,
+            location=location,
+            num_sent=num_sent,
+            num_bytes=num_bytes,
+        )
     objects = open_writable(destination)
     standing = objects.sizes()
     complete = MANIFEST_NAME in standing
@@ -92,7 +123,13 @@ def publish(assembly: Assembly, destination: str | Path, source_digests: Sequenc
     if not complete and not objects.create(MANIFEST_NAME, manifest.to_bytes(), allowed=generation.check):
         raise MismatchError(f"{objects.location}: another cache was published there meanwhile; name another place")
     generation.tidy(list)
-    return CopyResult(source_digests=tuple(source_digests), manifest=manifest, num_sent=num_sent, num_bytes=num_bytes)
+    return CopyResult(
+        source_digests=tuple(source_digests),
+        manifest=manifest,
+        location=objects.location,
+        num_sent=num_sent,
+        num_bytes=num_bytes,
+    )
 
 
 def _claim(objects: WritableObjects, manifest: Manifest, standing: dict[str, int]) -> None:

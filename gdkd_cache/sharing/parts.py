@@ -3,10 +3,9 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from gdkd_cache.objects.names import README_NAME
 from gdkd_cache.objects.record import ObjectRecord
 from gdkd_cache.store.arrays import ArrayLayout
-from gdkd_cache.store.card import readme
+from gdkd_cache.store.card import CARD_NAMES, card_objects
 from gdkd_cache.store.facts import Card
 from gdkd_cache.store.layout import reference_layouts, view_layouts
 from gdkd_cache.store.manifest import Manifest
@@ -52,8 +51,8 @@ def assemble(caches: Sequence[CacheReader], numbers: range, card: Card) -> Assem
     first = caches[0]
     identities = [part.manifest.identity for part in caches]
     identity = replace(identities[0].of_views(numbers, *identities[1:]), card=card)
-    own = {README_NAME: readme(identity)}
-    origins = {name: (first, name) for name in first.manifest.objects}
+    own = card_objects(identity)
+    origins = {name: (first, name) for name in first.manifest.objects.keys() - CARD_NAMES}
     for name, layout in view_layouts(identity, first.codec).items():
         own |= layout.metadata()
         for view in first.manifest.identity.view_numbers:

@@ -6,9 +6,9 @@ from contextlib import suppress
 
 from gdkd_cache.codec.stored import codec_from_json
 from gdkd_cache.errors import CacheError
-from gdkd_cache.objects.names import README_NAME
 from gdkd_cache.objects.objects import Objects
 from gdkd_cache.schema import check_json, short, to_json
+from gdkd_cache.store.card import CARD_NAMES
 from gdkd_cache.store.layout import all_layouts, tables_layout
 from gdkd_cache.store.manifest import (
     BUILD_NAME,
@@ -22,7 +22,7 @@ from gdkd_cache.store.manifest import (
 
 _LISTED = re.compile(rb'"([^"\\]{1,200})":\[\d+,"[0-9a-f]{64}"\]')  # also in what is damaged or cut
 _ARRAY = "[a-z0-9_][a-z0-9_.-]*"
-_OBJECT = re.compile(rf"(?:{_ARRAY}/)?zarr\.json|{_ARRAY}/c(?:/\d+)+|{re.escape(README_NAME)}")
+_OBJECT = re.compile(rf"(?:{_ARRAY}/)?zarr\.json|{_ARRAY}/c(?:/\d+)+|{'|'.join(map(re.escape, sorted(CARD_NAMES)))}")
 _LEDGER = re.compile(r"ledger/\d+/\d+\.json")
 _CLAIM = re.compile(r"claims/(?:[a-z0-9]+/){1,4}(?:\d+\.json|[0-9a-f]{32})")
 
@@ -78,7 +78,7 @@ def _arrays(objects: Objects, manifest: Manifest) -> set[str]:
         tables = layout.decode(found)
     codec = codec_from_json(to_json(manifest.identity.codec), tables)
     layouts = all_layouts(manifest.identity, codec)
-    return {"zarr.json", README_NAME, *layouts}
+    return {"zarr.json", *(name.partition("/")[0] for name in CARD_NAMES), *layouts}
 
 
 def read_replaced(objects: Objects) -> list[str]:

@@ -5,22 +5,22 @@ string or, behind a label, in a fenced block, and can end neither.
 """
 
 import json
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from gdkd_cache.codec.fidelity import Fidelity
 from gdkd_cache.errors import UsageError
+from gdkd_cache.objects.names import README_NAME
 from gdkd_cache.schema import from_json, to_json
 from gdkd_cache.store.facts import Card, Examination, Examined, RecipeFacts, TeacherFacts
 from gdkd_cache.store.manifest import Identity, canonical_json
+from gdkd_cache.store.pictures import FIDELITY_NAME, TEACHER_NAME, pictures
+from gdkd_cache.terminal import plain
+
+CARD_NAMES = frozenset({README_NAME, TEACHER_NAME, FIDELITY_NAME})
+"""What `card_objects` may hold; a cache may lack any of them."""
 
 _LONGEST = 200
-# Control characters, line ends, what turns or hides text, and what is no character.
-_UNSAFE = re.compile(
-    "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff0-\uffff"
-    "\U000e0000-\U000e0fff]"
-)
 _LICENSES = {
     *("agpl-3.0", "apache-2.0", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "gpl-2.0", "gpl-3.0", "lgpl-3.0", "mit"),
     *("cc-by-3.0", "cc-by-4.0", "cc-by-nc-3.0", "cc-by-nc-4.0", "cc-by-nc-nd-4.0", "cc-by-nc-sa-4.0", "cc-by-nd-4.0"),
@@ -38,7 +38,7 @@ _PAGE = """\
 What an image-classification teacher said about seeded augmented views of a dataset, as compressed logits: a cache of
 gdkd-cache, readable as Zarr. It holds no images; they come from your own copy of the data, which is checked against it.
 
-```text
+{seen}```text
 {facts}
 ```
 
@@ -51,6 +51,10 @@ gdkd-cache train --loss gdkd --data DATA --cache CACHE --student cnn-s --epochs 
 
 `gdkd-cache inspect CACHE` prints its digest, which covers every file here, this one too; `--digest sha256:...` then
 refuses any other cache.
+{hub}"""
+_HUB = """
+In a dataset repository, CACHE is `hf://datasets/ORG/NAME`; `hf://datasets/ORG/NAME@COMMIT` stays what it is when the
+repository changes, and `gdkd-cache pull` makes a folder of it.
 """
 
 
@@ -95,8 +99,16 @@ def card_facts(identity: Identity) -> dict[str, str]:
     return {name: _line(text, 2 * _LONGEST) for name, text in facts.items()}
 
 
+def card_objects(identity: Identity) -> dict[str, bytes]:
+    """The page of a cache and its pictures, by object name: functions of the identity alone."""
+    return {README_NAME: readme(identity), **pictures(_as_read(identity))}
+
+
 def readme(identity: Identity) -> bytes:
-    """The README.md of a cache, with metadata as the Hugging Face Hub reads it: a function of the identity alone."""
+    """The README.md of a cache, with metadata as the Hugging Face Hub reads it: a function of the identity alone.
+
+    Outside the block of facts there is no text of the manifest, only numbers.
+    """
     facts = card_facts(identity)
     if identity.teacher.stated_by is None and identity.teacher.output is None:
         facts.pop("sees", None)  # as the pages of earlier versions, whose bytes are in their manifests
@@ -115,7 +127,32 @@ def readme(identity: Identity) -> bytes:
     # JSON of one printable line is YAML.
     lines = (f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in metadata.items())
     table = "\n".join(f"{name:>10}  {text}" for name, text in facts.items())
-    return _PAGE.format(metadata="\n".join(lines), facts=table).encode()
+    # Pages of version 0.1.0, which did not examine teachers, stay as they are in their manifests.
+    seen, hub = ("", "") if identity.examination is None else (_seen(identity, identity.examination), _HUB)
+    return _PAGE.format(metadata="\n".join(lines), facts=table, seen=seen, hub=hub).encode()
+
+
+def _seen(identity: Identity, examination: Examination) -> str:
+    """The teacher's accuracy and the pictures, at the head of the page."""
+    other, accuracy = examination.evaluated, identity.teacher.accuracy
+    said = []
+    if other is not None:
+        said.append(f"**{_share(other.top1)}** of held-out images ({_share(other.top5)} within its first five classes)")
+    elif isinstance(accuracy, int | float):
+        said.append(f"**{_share(accuracy)}** of held-out images, as its weights say")
+    said.append(f"**{_share(examination.views.top1)}** of augmented views like these")
+    errors = [error for error in identity.fidelity.gradient_error.values() if 0 <= error < 10]
+    kept = f" The gradients of its losses are kept to within **{max(errors):.3f}** (0 is exact)." if errors else ""
+    drawn = (
+        f"![{text}]({name})\n\n"
+        for name, text in ((TEACHER_NAME, "How right the teacher is"), (FIDELITY_NAME, "Gradient error by loss"))
+        if name in pictures(identity)
+    )
+    return f"The teacher is right about {' and about '.join(said)}.{kept}\n\n{''.join(drawn)}"
+
+
+def _share(number: int | float) -> str:
+    return f"{min(max(number, 0), 1):.1%}"
 
 
 def _as_read(identity: Identity) -> Identity:
@@ -124,8 +161,7 @@ def _as_read(identity: Identity) -> Identity:
 
 
 def _line(text: object, longest: int = _LONGEST) -> str:
-    line = _UNSAFE.sub("\ufffd", str(text))
-    return line if len(line) <= longest else f"{line[: longest - 3]}..."
+    return plain(text, longest)
 
 
 def _some(names: tuple[str, ...]) -> str:

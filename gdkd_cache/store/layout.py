@@ -6,10 +6,9 @@ import numpy as np
 
 from gdkd_cache.codec.base import Codec, Column, class_column
 from gdkd_cache.errors import CacheError
-from gdkd_cache.objects.names import README_NAME
 from gdkd_cache.schema import short
 from gdkd_cache.store.arrays import ArrayLayout, group_metadata
-from gdkd_cache.store.card import readme
+from gdkd_cache.store.card import CARD_NAMES, card_objects
 from gdkd_cache.store.manifest import MANIFEST_NAME, Identity, Manifest
 
 LABELS = "labels"
@@ -138,7 +137,7 @@ def encode_shard(
 
 def encode_metadata(identity: Identity, codec: Codec) -> dict[str, bytes]:
     """The metadata objects of the group and all its arrays, and the card, by name."""
-    objects = group_metadata() | {README_NAME: readme(identity)}
+    objects = group_metadata() | card_objects(identity)
     for layout in all_layouts(identity, codec).values():
         objects |= layout.metadata()
     return objects
@@ -197,7 +196,7 @@ def check_objects(manifest: Manifest, codec: Codec) -> None:
     layouts, expected = all_layouts(manifest.identity, codec), {"zarr.json"}
     for layout in layouts.values():
         expected.update(layout.all_names())
-    if odd := sorted((expected ^ manifest.objects.keys()) - {README_NAME}):  # some caches have no page
+    if odd := sorted((expected ^ manifest.objects.keys()) - CARD_NAMES):  # some caches have no page
         fault = "does not list" if odd[0] in expected else "lists"
         raise CacheError(
             f"{MANIFEST_NAME} {fault} {short(odd[0])} ({len(odd)} objects are not those of its arrays): it is forged"

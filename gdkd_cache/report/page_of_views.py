@@ -1,0 +1,94 @@
+"""The contact sheet as a page of HTML: pictures inside, text as text, and nothing that runs or reaches elsewhere."""
+
+import base64
+import hashlib
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from gdkd_cache.errors import UsageError
+from gdkd_cache.report.sheet import ShownRow, ShownView
+from gdkd_cache.terminal import plain
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_LONGEST, _LONGEST_TITLE = 300, 2000
+_LONGEST_SIDE = 224
+_EXACT_SIDE = 96
+"""Up to this side pictures are pixel for pixel those of the view; above it they are JPEG."""
+
+
+def page_of_views(rows: Sequence[ShownRow], classes: Sequence[str], title: Sequence[str]) -> str:
+    """Rows of views as a page; the same arguments give the same text.
+
+    Args:
+        rows: at least one; all of the same views.
+        classes: class names in the order of class ids.
+        title: texts above it all.
+
+    Raises:
+        UsageError: jinja2 is not installed.
+    """
+    try:
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    except ImportError:
+        raise UsageError(
+            "a page needs jinja2, which is not installed: pip install 'gdkd-cache[report]', or name a .png"
+        ) from None
+    templates = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    # A page's only style, and so its only source of one, is named by its hash.
+    style = (_TEMPLATES / "show.css").read_text().replace("\r\n", "\n")
+    hashed = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    return templates.get_template("show.html").render(
+        title=[plain(text, _LONGEST_TITLE) for text in title],
+        style=style,
+        style_hash=f"sha256-{hashed}",
+        rows=[_row(row, classes) for row in rows],
+    )
+
+
+def _row(row: ShownRow, classes: Sequence[str]) -> dict[str, Any]:
+    return {
+        "key": plain(row.key, _LONGEST),
+        "label": plain(classes[row.label], _LONGEST),
+        "image": _data_uri(row.image),
+        "views": [_view(view, row.label, classes) for view in row.views],
+    }
+
+
+def _view(view: ShownView, label: int, classes: Sequence[str]) -> dict[str, Any]:
+    kinds = {class_id: "partner" for class_id, _ in view.mixed} | {label: "own"}
+    return {
+        "number": view.view,
+        "image": _data_uri(view.image),
+        "mixed": [
+            {"name": plain(classes[class_id], _LONGEST), "share": f"{share:.0%}", "kind": kinds[class_id]}
+            for class_id, share in view.mixed
+        ],
+        "top": [
+            {
+                "name": plain(classes[class_id], _LONGEST),
+                "text": f"{probability:.1%}",
+                "value": f"{probability:.4f}",
+                "kind": kinds.get(class_id, ""),
+            }
+            for class_id, probability in view.top
+        ],
+    }
+
+
+def _data_uri(image: np.ndarray) -> str:
+    picture, data = Image.fromarray(image), io.BytesIO()
+    picture.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE), Image.Resampling.LANCZOS)
+    kind, facts = ("png", {}) if max(picture.size) <= _EXACT_SIDE else ("jpeg", {"quality": 90})
+    picture.save(data, kind, **facts)
+    return f"data:image/{kind};base64,{base64.b64encode(data.getvalue()).decode()}"
