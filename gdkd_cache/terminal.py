@@ -6,7 +6,6 @@ leaves through here, one line for each text; nothing else in the package prints 
 
 import json
 import logging
-import re
 import sys
 import traceback
 import warnings
@@ -17,11 +16,6 @@ from typing import Any
 from gdkd_cache.errors import naming
 
 _WIDTH = 160  # of tables that no terminal shows
-# Control characters, line ends, what turns or hides text, and what is no character.
-_UNSAFE = re.compile(
-    "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff0-\uffff"
-    "\U000e0000-\U000e0fff]"
-)
 Cell = str | Sequence[str]
 """What stands in a table: a text of one line, or some lines."""
 
@@ -29,12 +23,6 @@ Cell = str | Sequence[str]
 def printable(text: object) -> str:
     """Text on one line: what steers a terminal, ends a line, hides or turns text, or is no character, as an escape."""
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in str(text))
-
-
-def plain(text: object, longest: int) -> str:
-    """Text as one line of a page, of at most so many characters: what ends a line, hides or turns text is replaced."""
-    line = _UNSAFE.sub("\ufffd", str(text))
-    return line if len(line) <= longest else f"{line[: longest - 3]}..."
 
 
 def say(*lines: object, error: bool = False) -> None:

@@ -9,13 +9,14 @@ _UNSAFE = re.compile(
 )
 
 
-def shown(text: object, longest: int = 200) -> str:
+def shown(text: object, longest: int = 200, ending: str = "…") -> str:
     """One line of a text: what cannot be printed, or turns or hides text, is the replacement character.
 
     Args:
         text: anything.
-        longest: characters that are left at most, 2 or more; a longer text is cut and ends in an ellipsis.
+        longest: characters that are left at most, more than `ending` has.
+        ending: of a text that is cut.
     """
     line = str(text)
-    cut = line[:longest] if len(line) <= longest else f"{line[: longest - 1]}…"
+    cut = line if len(line) <= longest else f"{line[: longest - len(ending)]}{ending}"
     return _UNSAFE.sub("\ufffd", cut)

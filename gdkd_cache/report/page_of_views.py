@@ -12,7 +12,7 @@ from PIL import Image
 
 from gdkd_cache.errors import UsageError
 from gdkd_cache.report.sheet import ShownRow, ShownView
-from gdkd_cache.terminal import plain
+from gdkd_cache.texts import shown
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _LONGEST, _LONGEST_TITLE = 300, 2000
@@ -49,7 +49,7 @@ def page_of_views(rows: Sequence[ShownRow], classes: Sequence[str], title: Seque
     style = (_TEMPLATES / "show.css").read_text().replace("\r\n", "\n")
     hashed = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     return templates.get_template("show.html").render(
-        title=[plain(text, _LONGEST_TITLE) for text in title],
+        title=[shown(text, _LONGEST_TITLE) for text in title],
         style=style,
         style_hash=f"sha256-{hashed}",
         rows=[_row(row, classes) for row in rows],
@@ -58,8 +58,8 @@ def page_of_views(rows: Sequence[ShownRow], classes: Sequence[str], title: Seque
 
 def _row(row: ShownRow, classes: Sequence[str]) -> dict[str, Any]:
     return {
-        "key": plain(row.key, _LONGEST),
-        "label": plain(classes[row.label], _LONGEST),
+        "key": shown(row.key, _LONGEST),
+        "label": shown(classes[row.label], _LONGEST),
         "image": _data_uri(row.image),
         "views": [_view(view, row.label, classes) for view in row.views],
     }
@@ -71,12 +71,12 @@ def _view(view: ShownView, label: int, classes: Sequence[str]) -> dict[str, Any]
         "number": view.view,
         "image": _data_uri(view.image),
         "mixed": [
-            {"name": plain(classes[class_id], _LONGEST), "share": f"{share:.0%}", "kind": kinds[class_id]}
+            {"name": shown(classes[class_id], _LONGEST), "share": f"{share:.0%}", "kind": kinds[class_id]}
             for class_id, share in view.mixed
         ],
         "top": [
             {
-                "name": plain(classes[class_id], _LONGEST),
+                "name": shown(classes[class_id], _LONGEST),
                 "text": f"{probability:.1%}",
                 "value": f"{probability:.4f}",
                 "kind": kinds.get(class_id, ""),

@@ -15,7 +15,7 @@ from gdkd_cache.schema import from_json, to_json
 from gdkd_cache.store.facts import Card, Examination, Examined, RecipeFacts, TeacherFacts
 from gdkd_cache.store.manifest import Identity, canonical_json
 from gdkd_cache.store.pictures import FIDELITY_NAME, TEACHER_NAME, pictures
-from gdkd_cache.terminal import plain
+from gdkd_cache.texts import shown
 
 CARD_NAMES = frozenset({README_NAME, TEACHER_NAME, FIDELITY_NAME})
 """What `card_objects` may hold; a cache may lack any of them."""
@@ -161,7 +161,7 @@ def _as_read(identity: Identity) -> Identity:
 
 
 def _line(text: object, longest: int = _LONGEST) -> str:
-    return plain(text, longest)
+    return shown(text, longest, "...")  # as in the pages of earlier versions
 
 
 def _some(names: tuple[str, ...]) -> str:

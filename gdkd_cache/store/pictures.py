@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from gdkd_cache.store.facts import Examination, Examined
 from gdkd_cache.store.manifest import Identity
-from gdkd_cache.terminal import plain
+from gdkd_cache.texts import shown
 
 TEACHER_NAME = "card/teacher.svg"
 FIDELITY_NAME = "card/fidelity.svg"
@@ -63,7 +63,7 @@ def _inside(number: int | float, most: int | float) -> float:
 
 def _draw(title: str, note: str, bars: Sequence[_Bar], mark: float | None = None) -> bytes:
     height, width = _TOP + _STEP * len(bars) + 4, _WIDTH - 2 * _EDGE
-    said = escape("; ".join(f"{plain(bar.label, _LONGEST)}: {bar.text}" for bar in bars))
+    said = escape("; ".join(f"{shown(bar.label, _LONGEST)}: {bar.text}" for bar in bars))
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" height="{height}" '
         'role="img" font-family="system-ui, sans-serif" font-size="14">',
@@ -76,7 +76,7 @@ def _draw(title: str, note: str, bars: Sequence[_Bar], mark: float | None = None
     for number, bar in enumerate(bars):
         y = _TOP + _STEP * number
         lines += [
-            f'<text x="{_EDGE}" y="{y + 16}" fill="{_INK}">{escape(plain(bar.label, _LONGEST))}</text>',
+            f'<text x="{_EDGE}" y="{y + 16}" fill="{_INK}">{escape(shown(bar.label, _LONGEST))}</text>',
             f'<text x="{_WIDTH - _EDGE}" y="{y + 16}" text-anchor="end" fill="{_INK}">{escape(bar.text)}</text>',
             f'<rect x="{_EDGE}" y="{y + 23}" width="{width}" height="10" rx="2" fill="{_GROUND}"/>',
             f'<rect x="{_EDGE}" y="{y + 23}" width="{round(bar.part * width)}" height="10" rx="2" fill="{_BAR}"/>',
