@@ -224,7 +224,7 @@ def _where(inputs: Inputs, rows: _Rows) -> Iterator[Part]:
             Column(title="Gradient error", format=".1%"),
         ),
         rows=[
-            (float(low), float(high), int(count), _known(error))
+            (float(low), float(high), int(count), _known(float(error)))
             for low, high, count, error in zip(edges[:-1], edges[1:], counts, errors, strict=True)
         ],
     )
@@ -244,6 +244,7 @@ def _where(inputs: Inputs, rows: _Rows) -> Iterator[Part]:
         f"{edges[worst]:.0%} to {edges[worst + 1]:.0%}.",
     )
     by_class, of_class = error_by_group(full, cached, labels, inputs.cache.num_classes)
+    order: list[int] = np.argsort(-np.nan_to_num(by_class, nan=-1.0), kind="stable").tolist()
     yield Table(
         name="error-by-class",
         title="Gradient error by class",
@@ -253,10 +254,7 @@ def _where(inputs: Inputs, rows: _Rows) -> Iterator[Part]:
             Column(title="Rows", format=",d"),
             Column(title="Gradient error", format=".1%"),
         ),
-        rows=[
-            (inputs.classes[one], int(of_class[one]), _known(by_class[one]))
-            for one in np.argsort(-np.nan_to_num(by_class, nan=-1.0), kind="stable").tolist()
-        ],
+        rows=[(inputs.classes[one], int(of_class[one]), _known(float(by_class[one]))) for one in order],
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from gdkd_cache.report.base import Cell, Column, Drawing, Part, Table
 from gdkd_cache.report.drawing import Line, add_legend, draw_lines, draw_reference, new_axes
@@ -203,7 +204,7 @@ def _curve(inputs: Inputs, curve: _Curve, groups: Sequence[Sequence[Run]], names
         points = spread_evenly(len(mean), _MOST_POINTS)
         epochs, low, high = points + 1, (mean - spread)[points], (mean + spread)[points]
         lines.append(Line(name=name, x=epochs, y=mean[points], low=low, high=high))
-        rows += [(name, int(epoch), _known(mean[epoch - 1]), _known(spread[epoch - 1])) for epoch in epochs.tolist()]
+        rows += [(name, int(point) + 1, _known(float(mean[point])), _known(float(spread[point]))) for point in points]
     left_out = f" The first {_MOST_LINES} of {len(told)} lines are drawn." if len(told) > _MOST_LINES else ""
     table = Table(
         name=curve.name,
@@ -223,7 +224,7 @@ def _curve(inputs: Inputs, curve: _Curve, groups: Sequence[Sequence[Run]], names
         longest = max(len(mean) for _, mean, _ in told)
         draw_reference(axes, [1.0, max(float(longest), 2.0)], [teacher, teacher], "the teacher")
     add_legend(figure, axes)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     ends = [f"{name}: {mean[np.isfinite(mean)][-1]:{curve.format}}" for name, mean, _ in told[:_MOST_LINES]]
     return Drawing(table=table, figure=figure, described=f"At the end, {'; '.join(ends)}.")
 
