@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import cycle, islice
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -26,7 +27,7 @@ _MARKERS = ("o", "s", "^", "D", "v", "P")
 _MOST_MARKERS = 8
 _LONGEST, _LONGEST_AXIS, _LONGEST_PANEL = 28, 60, 72
 _WIDTH, _HEIGHT = 5.2, 3.2  # inches of 72 pixels
-_STYLE = {
+_STYLE: Any = {
     "text.parse_math": False,
     "text.usetex": False,
     "axes.formatter.use_mathtext": False,
