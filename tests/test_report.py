@@ -176,7 +176,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 _BAD = """<!doctype html><title>bad</title><style>
 #faint { color: #999 } #wide { width: 3000px } #cut { width: 3em; overflow: hidden; white-space: nowrap }
-#over { margin-top: -1.2em }</style>
+#over { margin-top: -2em }</style>
 <p id="faint">faint</p><p id="wide">wide</p><p id="cut">this text is cut</p><p>below</p><p id="over">above</p>
 <p style="color: red">a style</p><img src="missing.png"><b id="cut">again</b>
 <svg width="90" height="20"><text y="15" fill="#888">drawn</text></svg>"""
