@@ -26,9 +26,9 @@ SERIES = ("#3b82d6", "#d9730d", "#12946f", "#c2539b", "#8f7a1f", "#808080")
 _DASHES: tuple[str | tuple[int, tuple[float, ...]], ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _MOST_MARKERS = 8
-_LONGEST, _LONGEST_AXIS, _LEGEND, _KEY = 374, 52  # pixels of all legend, and of what stands beside each name
+_LONGEST, _LONGEST_AXIS, _LONGEST_PANEL = 28, 60, 72
 _PANEL = 310  # pixels beside the axis
-_LONGEST_PANEL = 28, 60, 72
+_LEGEND, _KEY = 374, 52  # pixels of all legend, and of what stands beside each name
 _WIDTH, _HEIGHT = 5.2, 3.2  # inches of 72 pixels
 _STYLE: Any = {
     "text.parse_math": False,
