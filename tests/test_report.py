@@ -20,6 +20,7 @@ from gdkd_cache.data.source import ArraySource
 from gdkd_cache.errors import CacheError, MismatchError, NotServedError, UsageError
 from gdkd_cache.report.options import ReportOptions
 from gdkd_cache.report.report import Report, report
+from gdkd_cache.store.cells import Cells
 from gdkd_cache.texts import shown
 
 _FAULTS = (Path(__file__).parent / "report_page.js").read_text()
@@ -147,12 +148,11 @@ def test_packed_logits(tmp_path: Path, digits: ArraySource) -> None:
         report(ReportOptions(), cache, source=digits)
 
 
-def test_what_cannot_be_reported(tmp_path: Path, digits: ArraySource, digits_cache: Path) -> None:
-    rng = np.random.default_rng(0)
-    pack(tmp_path / "c.zarr", rng.normal(size=(1, 8, 2, 2, 5)).astype("f4"), keys=list("abcdefgh"),
-         labels=rng.integers(0, 5, (8, 2, 2)))  # fmt: skip
-    with pytest.raises(NotServedError, match="holds 2x2 distributions for each image"):
-        report(ReportOptions(), open_cache(tmp_path / "c.zarr"))
+def test_what_cannot_be_reported(digits: ArraySource, digits_cache: Path) -> None:
+    cache = open_cache(digits_cache)
+    cache.manifest = replace(cache.manifest, identity=replace(cache.manifest.identity, cells=Cells(height=2, width=3)))
+    with pytest.raises(NotServedError, match="holds 2x3 distributions for each image"):
+        report(ReportOptions(), cache)
     other = replace(digits, keys=[f"other/{key}" for key in digits.keys])
     with pytest.raises(MismatchError, match="is not in"):
         report(ReportOptions(), open_cache(digits_cache), source=other)
@@ -172,6 +172,28 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     opened = Browser(program, tmp_path_factory.mktemp("browser"))
     yield opened
     opened.close()
+
+
+_BAD = """<!doctype html><title>bad</title><style>
+#faint { color: #999 } #wide { width: 3000px } #cut { width: 3em; overflow: hidden; white-space: nowrap }
+#over { margin-top: -2em }</style>
+<p id="faint">faint</p><p id="wide">wide</p><p id="cut">this text is cut</p><p>below</p><p id="over">above</p>
+<p style="color: red">a style</p><img src="missing.png"><b id="cut">again</b>
+<svg width="90" height="20"><text y="15" fill="#888">drawn</text></svg>"""
+
+
+def test_a_bad_page_is_found_out(tmp_path: Path, browser: Browser) -> None:
+    """What looks at pages sees each fault that it is for."""
+    (tmp_path / "bad.html").write_text(_BAD)
+    browser.open((tmp_path / "bad.html").as_uri(), width=390)
+    assert len(browser.requested) == 2
+    assert browser.problems
+    faults = "\n".join(browser.value(_FAULTS))
+    for fault in (
+        "the page is 30", 'p "faint" has a contrast of 2.85', 'p "this text is cut" is cut', "overlap", "is not shown",
+        "has no description", "two things are named cut", 'text "drawn" has a contrast of 3.54',
+    ):  # fmt: skip
+        assert fault in faults, (fault, faults)
 
 
 def test_in_a_browser(tmp_path: Path, browser: Browser, made: Report, hostile: Report) -> None:

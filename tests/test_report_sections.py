@@ -59,6 +59,10 @@ def _tables(parts: Sequence[Part]) -> dict[str, Table]:
     return found
 
 
+def _column(table: Table, number: int) -> list[Any]:
+    return [row[number] for row in table.rows]
+
+
 def _facts(parts: Sequence[Part]) -> Facts:
     (facts,) = (part for part in parts if isinstance(part, Facts))
     return facts
@@ -107,14 +111,15 @@ def test_teacher(digits: ArraySource, digits_cache: Path) -> None:
     right = (said.argmax(-1) == torch.from_numpy(cache.labels)).numpy()
     assert _facts(parts).lines["right"].startswith(f"{right.mean():.1%}")
     rows = tables["teacher-classes"].rows
-    assert [row[2] for row in rows] == sorted(row[2] for row in rows)
+    accuracies = _column(tables["teacher-classes"], 2)
+    assert accuracies == sorted(accuracies)
     for name, images, accuracy, *_ in rows:
         own = cache.labels == cache.manifest.identity.classes.index(str(name))
         assert images == own.sum()
         assert accuracy == pytest.approx(right[:, own].mean())
-    assert sum(row[2] for row in tables["teacher-reliability"].rows) == 512
+    assert sum(_column(tables["teacher-reliability"], 2)) == 512
     for name in ("teacher-confidence", "teacher-entropy"):
-        assert sum(row[2] + row[3] for row in tables[name].rows) == pytest.approx(1)
+        assert sum(_column(tables[name], 2) + _column(tables[name], 3)) == pytest.approx(1)
     hardest, ambiguous = (part for part in parts if isinstance(part, Pictures))
     own = said.softmax(-1)[:, range(256), cache.labels].mean(0)
     headings = [heading for heading, _ in hardest.rows]
@@ -134,9 +139,8 @@ def test_hard_images_are_of_those_that_are_there(digits: ArraySource, digits_cac
 def test_teacher_without_images(digits_cache: Path) -> None:
     tables = _tables(TEACHER.parts(_inputs(open_cache(digits_cache))))
     assert {"teacher-hardest", "teacher-ambiguous"} < set(tables)
-    assert [row[2] for row in tables["teacher-hardest"].rows] == sorted(
-        row[2] for row in tables["teacher-hardest"].rows
-    )
+    probabilities = _column(tables["teacher-hardest"], 2)
+    assert probabilities == sorted(probabilities)
 
 
 def test_mixed_views_have_no_right_class(tmp_path: Path, digits: ArraySource, teacher: Network) -> None:
@@ -166,9 +170,9 @@ def test_average_predictions(digits_cache: Path) -> None:
     assert [row[0] for row in rows] == [classes[3]] * 10
     assert [row[1] for row in rows] == [classes[number] for number in mean.argsort(descending=True).tolist()]
     assert [row[2] for row in rows] == pytest.approx(mean.sort(descending=True).values.tolist(), abs=1e-6)
-    without = tables["figure-5-without-top"].rows
-    assert [row[1] for row in without[:9]] == [row[1] for row in rows[1:]]
-    assert [row[2] for row in without[:9]] == pytest.approx([row[2] / (1 - rows[0][2]) for row in rows[1:]], abs=1e-6)
+    without, (top, *rest) = tables["figure-5-without-top"], _column(tables["figure-4-average-predictions"], 2)
+    assert _column(without, 1)[:9] == [row[1] for row in rows[1:]]
+    assert _column(without, 2)[:9] == pytest.approx([value / (1 - top) for value in rest], abs=1e-6)
     chosen = _tables(PAPER.parts(_inputs(cache)))["figure-4-average-predictions"].rows
     assert len({row[0] for row in chosen}) == 4
     with pytest.raises(UsageError, match="class cat is not in the cache; it has 10 classes"):

@@ -8,6 +8,7 @@ import io
 import re
 import warnings
 from collections.abc import Iterator
+from typing import Any
 from xml.etree import ElementTree
 
 import matplotlib as mpl
@@ -21,7 +22,7 @@ _ON_PAGE = {INK: "currentColor", FAINT: f"var(--faint, {FAINT})", RULE: f"var(--
 _REFERENCE = re.compile(r"url\(#([^)]*)\)")
 _SIZE = re.compile(r"(\d[\d.]*)px")
 _NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-_SAVED = {"svg.fonttype": "none", "svg.hashsalt": "gdkd-cache", "svg.image_inline": True, "text.parse_math": False}
+_SAVED: Any = {"svg.fonttype": "none", "svg.hashsalt": "gdkd-cache", "svg.image_inline": True, "text.parse_math": False}
 
 
 def to_svg(figure: Figure, name: str, *, on_page: bool = False) -> str:

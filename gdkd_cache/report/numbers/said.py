@@ -46,15 +46,15 @@ def summarise(logits: Float[np.ndarray, "view row class"], labels: Int[np.ndarra
     confidence, own, entropy = (np.empty((views, rows), np.float32) for _ in range(3))
     mean_entropy = np.empty(rows, np.float32)
     for part in row_blocks(logits):
-        total = 0
+        total = np.zeros(logits[0, part].shape, np.float32)
         for view in range(views):
             probabilities = softmax(logits[view, part])
             first[view, part] = probabilities.argmax(-1)
             confidence[view, part] = probabilities.max(-1)
             own[view, part] = np.take_along_axis(probabilities, labels[part, None], -1)[:, 0]
             entropy[view, part] = entropies(probabilities)
-            total = total + probabilities
-        mean_entropy[part] = entropies(total / np.float32(views))
+            total += probabilities
+        mean_entropy[part] = entropies(total / views)
     return Said(
         first=first,
         confidence=confidence,

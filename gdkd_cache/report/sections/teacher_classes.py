@@ -18,7 +18,7 @@ def confused_table(inputs: Inputs, said: Said) -> Table | None:
         return None
     own = int(np.sum(said.first != inputs.sample.labels))
     rows = [
-        (inputs.classes[label], inputs.classes[other], int(count), float(share), float(count / own))
+        (inputs.classes[int(label)], inputs.classes[int(other)], int(count), float(share), float(count / own))
         for label, other, count, share in zip(
             *(one[:_PAIRS].tolist() for one in (found.labels, found.said, found.counts, found.shares)), strict=True
         )
@@ -48,7 +48,7 @@ def class_table(inputs: Inputs, said: Said) -> Table:
     order = np.flatnonzero(found.rows)
     order = order[np.argsort(found.accuracy[order], kind="stable")]
     rows: list[tuple[Cell, ...]] = []
-    for class_id in order[:_CLASSES].tolist():
+    for class_id in map(int, order[:_CLASSES]):
         place = others.get(class_id)
         rows.append(
             (
