@@ -205,7 +205,7 @@ def add_legend(figure: Figure, axes: Axes) -> None:
             figure.legend(handles, names, loc="outside upper left", ncols=min(columns, len(names)))
 
 
-def _width(text: str, size: float) -> float:
+def _width(text: str, size: int) -> float:
     """How wide a line is in pixels, about: a letter that the font lacks counts as a square."""
     font = get_font(findfont("DejaVu Sans"))
     font.set_size(size, 72)
