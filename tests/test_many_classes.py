@@ -1,6 +1,7 @@
 """Codecs at any number of classes, with few rows of each, and whatever a teacher is like."""
 
 import itertools
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from gdkd_cache.codec.base import exact_top
 from gdkd_cache.codec.calibration import Calibration, calibration_views
 from gdkd_cache.codec.fidelity import decode_rows, encode_rows, measure
 from gdkd_cache.codec.stored import codec_from_json
+from gdkd_cache.codec.transform.first import quantise_first
 from gdkd_cache.codec.transform.quantise import quantise
 from gdkd_cache.codec.transform.statistics import gather_statistics
 from gdkd_cache.errors import CacheError
@@ -82,7 +84,7 @@ def test_the_curve_has_no_cliff() -> None:
 def test_tables_are_counted() -> None:
     """Where few rows share the tables, fewer components are kept."""
     logits, labels = _teacher("usual", 300, 280)
-    few, many = (_calibration("transform", logits, labels, 0.3, rows).choose().codec for rows in (400, 10**7))
+    few, many = (_calibration("transform", logits, labels, 0.1, rows).choose().codec for rows in (400, 10**7))
     assert few.tables_bytes().size < 0.6 * many.tables_bytes().size
 
 
@@ -120,19 +122,24 @@ def test_the_first_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     stored = codec.to_json()
     assert stored.pop("version") == 2
     first = codec_from_json(stored, codec.tables_bytes())
-    called: list[tuple[int, bool]] = []
+    called: list[tuple[str, int]] = []
     weights_seen: list[Tensor] = []
 
-    def noted(residual: Tensor, weights: Tensor, *rest: Tensor, mirrored: bool) -> Tensor:
-        called.append((len(residual), mirrored))
-        weights_seen.append(weights)
-        return quantise(residual, weights, *rest, mirrored=mirrored)  # pyright: ignore[reportArgumentType]
+    def noted(name: str, call: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def quantised(residual: Tensor, weights: Tensor, *rest: Tensor) -> Tensor:
+            called.append((name, len(residual)))
+            weights_seen.append(weights)
+            return call(residual, weights, *rest)
 
-    monkeypatch.setattr("gdkd_cache.codec.transform.codec.quantise", noted)
+        return quantised
+
+    module = "gdkd_cache.codec.transform.codec"
+    monkeypatch.setattr(f"{module}.quantise_first", noted("first", quantise_first))
+    monkeypatch.setattr(f"{module}.quantise", noted("later", quantise))
     columns = first.encode(logits[0], labels)
-    assert called == [(1100, False)]
+    assert called == [("first", 1100)]
     codec.encode(logits[0], labels)
-    assert called[1:] == [(512, True), (512, True), (76, True)]
+    assert called[1:] == [("later", 512), ("later", 512), ("later", 76)]
     others = torch.ones(60, dtype=torch.bool).scatter(0, exact_top(logits[0, :1], 8).classes[0], False)
     ours, later = ((own[0][others] * stored["weight_scale"]).log() for own in (weights_seen[0], weights_seen[1]))
     assert torch.allclose(ours / later, torch.tensor(1.5 / 1.2), rtol=1e-3)

@@ -166,7 +166,8 @@ def test_damaged_tables_and_symbols_are_refused(codec: TransformCodec) -> None:
             codec_from_json(stored, wrong)
     with pytest.raises(CacheError, match="step is missing"):
         codec_from_json({name: value for name, value in stored.items() if name != "step"}, tables)
-    shape = {name: stored[name] for name in ("num_classes", "num_components", "num_top", "num_groups")}
+    names = ("num_classes", "num_components", "num_top", "num_groups", "basis_scale")
+    shape = {name: stored[name] for name in names if name in stored}
     assert np.array_equal(tables_from_bytes(tables, TableSizes(**shape)).to_bytes(), tables)
     logits, labels = teacher_like(10, 40)
     for column, values, said in (

@@ -22,10 +22,18 @@ from gdkd_cache.codec.base import (
     check_step,
     exact_top,
 )
+from gdkd_cache.codec.transform.first import FIRST_POWER, quantise_first
 from gdkd_cache.codec.transform.head import decode_head, encode_head
 from gdkd_cache.codec.transform.patterns import Patterns
 from gdkd_cache.codec.transform.quantise import POWER, quantise, sensitivity
-from gdkd_cache.codec.transform.tables import MOST_REFERENCES, TableSizes, TransformTables, tables_from_bytes
+from gdkd_cache.codec.transform.tables import (
+    BASIS_SCALE,
+    MOST_REFERENCES,
+    MOST_SCALE,
+    TableSizes,
+    TransformTables,
+    tables_from_bytes,
+)
 from gdkd_cache.errors import CacheError, GdkdCacheError
 from gdkd_cache.fields import option
 from gdkd_cache.losses.base import Loss, loss_from_json
@@ -37,18 +45,17 @@ if TYPE_CHECKING:
 VERSION = 2
 """Of the encoder: 1, of gdkd-cache 0.1.0, takes sensitivities to the power 1.5 and a batch at a time."""
 QUARTERS = 4
-BASIS_SCALE = 127
-HEAD_WEIGHT = 20.0
 LABEL_WEIGHT = 64
 FACTOR_ONE = 256
 DEVIATION_UNIT = 2
 """Quarter steps that a deviation counts."""
+_KEPT_WEIGHT = 20.0
+_HEAD_WEIGHT = 1.0
 _RANKED_CLASSES = 2048
 _CANDIDATES = (4, 8)
 """Numbers of references that are tried where none is asked for."""
 _REFERENCE = "reference_"
 """What the tables of views that predict others are called before their names."""
-_FIRST_POWER = 1.5
 _QUANTISED_ROWS = 512
 _DECODE_VALUES = 2**19
 """Logits decoded at once: what fits the processor's caches, and bounds the memory of a batch of many classes."""
@@ -92,6 +99,8 @@ class TransformCodec(Codec):
         losses: the losses that it was fitted for; it serves all others too, at an error of their own.
         tables: the fitted arrays.
         references: how many views, the first ones, predict all later ones, and each of them those after it.
+        basis_scale: what the whole numbers of `tables.basis` are to be divided by.
+        value_units: quantisation step of the top classes' values, in units, where these are finer than a step.
         version: of the encoder, so that rows encoded again are the same bytes; decoding is the same in all.
     """
 
@@ -105,6 +114,8 @@ class TransformCodec(Codec):
     losses: tuple[Loss, ...]
     tables: TransformTables
     references: int = 0
+    basis_scale: int = BASIS_SCALE
+    value_units: int | None = None
     version: int = 1
     _patterns: dict[str, Patterns] = field(init=False)
     _resident: dict[tuple[str, torch.device, torch.dtype], Tensor] = field(init=False)
@@ -115,6 +126,11 @@ class TransformCodec(Codec):
         check_step(self.step)
         if not 1 <= self.version <= VERSION:
             raise CacheError(f"codec transform has version {self.version}; this gdkd-cache knows 1 to {VERSION}")
+        if not (BASIS_SCALE <= self.basis_scale <= MOST_SCALE and 1 <= self.value_step <= QUARTERS * MOST_SCALE):
+            raise CacheError(
+                f"codec transform has a basis at scale {self.basis_scale} and values in steps of {self.value_step}; "
+                f"{BASIS_SCALE} to {MOST_SCALE}, and 1 to {QUARTERS * MOST_SCALE}, are possible"
+            )
         patterns = {"": Patterns(self.tables.costs, self.tables.groups)}
         if self.references:
             patterns[_REFERENCE] = Patterns(self.tables.reference_costs, self.tables.reference_groups)
@@ -157,12 +173,12 @@ class TransformCodec(Codec):
     @property
     def unit(self) -> float:
         """What the exact integers count, in logits."""
-        return self.step / (QUARTERS * BASIS_SCALE)
+        return self.step / (QUARTERS * self.basis_scale)
 
     @property
     def value_step(self) -> int:
-        """Quantisation step of the top classes' corrections, in units: one step."""
-        return QUARTERS * BASIS_SCALE
+        """Quantisation step of the top classes' corrections, in units."""
+        return self.value_units or QUARTERS * self.basis_scale
 
     def columns(self) -> dict[str, Column]:
         return {
@@ -252,19 +268,23 @@ class TransformCodec(Codec):
         centred, residual, prediction = self.residual(logits, top1, labels, known)
         kind = self._kind(_number(known))
         first = self.version == 1
-        power = _FIRST_POWER if first else POWER
-        weights = sensitivity(self.losses, logits, labels, top.classes, power) / self.weight_scale
-        # Ids cost bits where the reconstruction misranks them: the top classes are kept accurate.
-        kept = weights.gather(-1, top.classes).clamp(min=HEAD_WEIGHT * self.penalty)
+        weights = sensitivity(self.losses, logits, labels, top.classes, FIRST_POWER if first else POWER)
+        weights /= self.weight_scale
+        # Ids cost bits where the reconstruction misranks them, and exact values little: the top classes are kept so
+        # accurate that they need none, or weigh no more than others.
+        if self.value_units:
+            weights.scatter_(-1, top.classes, _HEAD_WEIGHT)
+        else:
+            kept = weights.gather(-1, top.classes).clamp(min=_KEPT_WEIGHT * self.penalty)
+            weights.scatter_(-1, top.classes, kept)
         device = logits.device
-        steps = quantise(
+        steps = (quantise_first if first else quantise)(
             residual,
-            weights.scatter(-1, top.classes, kept),
-            self._tensor("basis", device, torch.float32) * (self.step / BASIS_SCALE),
+            weights,
+            self._tensor("basis", device, torch.float32) * (self.step / self.basis_scale),
             self._tensor(f"{kind}costs", device, torch.float32)[: self.num_components, 1:] / 16,
             self._tensor(f"{kind}variances", device, torch.float32),
             self.penalty,
-            mirrored=not first,
         ).long()
         scores = self._scores(prediction + QUARTERS * steps)
         values = (centred.gather(-1, top.classes).double() / self.unit).round().long()
@@ -370,13 +390,16 @@ class TransformCodec(Codec):
             "num_groups": len(self.tables.groups),
             "tables_bytes": self.tables_bytes().size,
             **(sizes if self.references else {}),
+            **({"basis_scale": self.basis_scale} if self.basis_scale != BASIS_SCALE else {}),
+            **({"value_units": self.value_units} if self.value_units else {}),
             **({"version": self.version} if self.version > 1 else {}),
         }
 
     @classmethod
     def json_kinds(cls) -> dict[str, Any]:
         numbers = dict.fromkeys(("num_classes", "num_top", "num_components", "num_groups", "tables_bytes"), int)
-        numbers |= dict.fromkeys(("references?", "num_predicted?", "num_reference_groups?", "version?"), int)
+        optional = ("references", "num_predicted", "num_reference_groups", "basis_scale", "value_units", "version")
+        numbers |= dict.fromkeys((f"{name}?" for name in optional), int)
         return {**numbers, **dict.fromkeys(("step", "penalty", "weight_scale"), float), "losses": [object]}
 
     @classmethod
@@ -387,6 +410,7 @@ class TransformCodec(Codec):
             num_top=fields["num_top"],
             num_components=fields.pop("num_components"),
             num_groups=fields.pop("num_groups"),
+            basis_scale=fields.get("basis_scale", BASIS_SCALE),
             num_references=fields.get("references", 0),
             num_predicted=fields.pop("num_predicted", 0),
             num_reference_groups=fields.pop("num_reference_groups", 0),

@@ -1,12 +1,14 @@
 """Fit a transform codec's tables to calibration rows, for a step."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
-from gdkd_cache.codec.transform.codec import BASIS_SCALE, QUARTERS, VERSION, TransformCodec
+from gdkd_cache.codec.transform.codec import QUARTERS, VERSION, TransformCodec
 from gdkd_cache.codec.transform.patterns import column_costs, group_columns
 from gdkd_cache.codec.transform.statistics import Statistics
-from gdkd_cache.codec.transform.tables import TransformTables, no_references
+from gdkd_cache.codec.transform.tables import BASIS_SCALE, MOST_SCALE, TransformTables, no_references
 
 _LEAST_VARIANCE = 0.12  # of a component worth coding, in steps squared
 _LEAST_OF_MANY = 0.06  # the same of many classes, whose rows have most of their error in what many components hold
@@ -17,35 +19,44 @@ _PENALTY = 0.05
 _PASSES = 2
 _FITTED_VALUES = 2**21
 _FEWEST_FITTED = 2048
+_ROUGH_ROWS = 1024
 _ENCODE_ROWS = 2048
 _FREE_VARIANCE = 0.25
 _MEAN_BITS = 2
+_SCALE_GAIN = 10
+_MOST_PARTS = 64
+"""How many steps of the values a step is, at most: above it, more and more corrections take more than a byte."""
 
 
 def fit_transform(
-    statistics: Statistics, step: float, *, most: int | None = None, group: bool = True
+    statistics: Statistics, step: float, value_step: float, *, most: int | None = None, rough: bool = False
 ) -> TransformCodec:
-    """Fit the tables for one step: components worth coding, class means that pay, cost models, groups of columns.
+    """Fit the tables for one step: components worth coding, class means that pay, cost models; a column a byte.
 
     Args:
         statistics: of the calibration rows.
         step: quantisation step in logits, above 0.
+        value_step: that of the top classes' values where there are more than 256 classes; at least a 64th of the step.
         most: components at most; None takes all that are worth their bytes in a row.
-        group: merge columns into bytes; without it (which is faster) the reconstruction is the same.
+        rough: cost models of few rows, at a fifth of the time; errors come out within some hundredths the same.
     """
     num_classes, num_top = len(statistics.mean), statistics.num_top
     variances = statistics.variances / step**2
     worth = int((variances > (_LEAST_OF_MANY if num_classes > _MANY_CLASSES else _LEAST_VARIANCE)).sum())
     num_components = min(max(worth, 1), most or statistics.basis.shape[1], statistics.basis.shape[1])
     basis, variances = statistics.basis[:, :num_components], variances[:num_components]
-    unit = step / (QUARTERS * BASIS_SCALE)
+    scale = _basis_scale(basis.size, statistics.stored_rows)
+    unit = step / (QUARTERS * scale)
+    value_units = None
+    if num_classes > _MANY_CLASSES and value_step < step:
+        value_units = max(round(value_step / unit), -(-QUARTERS * scale // _MOST_PARTS))
     class_means = np.rint(statistics.class_means[:, :num_components] / step * QUARTERS)
     spread = statistics.spread[:num_components] / step**2
     pays = _pay(class_means, variances, spread, statistics.stored_rows)
     means = np.zeros((num_classes, num_components))
     means[statistics.seen] = class_means * pays
     tables = {
-        "basis": np.rint(basis * BASIS_SCALE).astype(np.int8),
+        "basis": np.rint(basis * scale).astype(np.int8 if scale == BASIS_SCALE else np.int16),
         "mean": np.clip(np.rint(statistics.mean / unit), -(2**31), 2**31 - 1).astype(np.int32),
         "class_means": np.clip(means, -(2**15), 2**15 - 1).astype(np.int16),
         "variances": np.maximum(np.where(pays, variances, spread), TRUSTED_VARIANCE).astype(np.float32),
@@ -65,18 +76,40 @@ def fit_transform(
             weight_scale=statistics.weight_scale,
             losses=statistics.losses,
             version=VERSION,
+            basis_scale=scale,
+            value_units=value_units,
             tables=TransformTables(**tables, costs=costs, groups=groups, **no_references()),
         )
 
     # What a value costs depends on how often it is chosen, and the choice on what it costs: iterate.
-    symbols = _symbols(codec(0.0), statistics)
-    for _ in range(_PASSES):
-        costs = column_costs(symbols, signed)
-        symbols = _symbols(codec(_PENALTY * step * step), statistics)
-    costs = column_costs(symbols, signed)
-    if group:
-        groups = group_columns(costs, symbols)
+    rows = _ROUGH_ROWS if rough else _rows(num_classes)
+    costs = column_costs(_symbols(codec(0.0), statistics, rows), signed)
+    for _ in range(1 if rough else _PASSES):
+        costs = column_costs(_symbols(codec(_PENALTY * step * step), statistics, rows), signed)
     return codec(_PENALTY * step * step)
+
+
+def grouped(codec: TransformCodec, statistics: Statistics) -> TransformCodec:
+    """The same codec with columns merged into bytes; its reconstruction is the same."""
+    groups = group_columns(codec.tables.costs, _symbols(codec, statistics, _rows(codec.num_classes)))
+    return replace(codec, tables=replace(codec.tables, groups=groups))
+
+
+def _rows(num_classes: int) -> int:
+    return max(_FITTED_VALUES // num_classes, _FEWEST_FITTED)
+
+
+def _basis_scale(size: int, stored_rows: int) -> int:
+    """A scale at which the basis's rounding costs the rows about as much as a bit more of each number costs the cache.
+
+    Args:
+        size: how many numbers the basis has.
+        stored_rows: how many rows share it.
+    """
+    scale = BASIS_SCALE
+    while scale < MOST_SCALE and stored_rows * _SCALE_GAIN * BASIS_SCALE**2 > size * (2 * scale) ** 2:
+        scale *= 2
+    return scale
 
 
 def _pay(class_means: np.ndarray, variances: np.ndarray, spread: np.ndarray, stored_rows: int) -> np.ndarray:
@@ -91,9 +124,8 @@ def _pay(class_means: np.ndarray, variances: np.ndarray, spread: np.ndarray, sto
     return saved > (np.log2(1 + np.sqrt(np.square(class_means).mean(0))) + _MEAN_BITS) * len(class_means)
 
 
-def _symbols(codec: TransformCodec, statistics: Statistics) -> np.ndarray:
-    """What is stored of the calibration rows, or of some thousands of these: int64 [row, column]."""
-    wanted = max(_FITTED_VALUES // codec.num_classes, _FEWEST_FITTED)
-    some = slice(None, None, -(-len(statistics.logits) // wanted))
+def _symbols(codec: TransformCodec, statistics: Statistics, rows: int) -> np.ndarray:
+    """What is stored of the calibration rows, or of so many of these: int64 [row, column]."""
+    some = slice(None, None, -(-len(statistics.logits) // rows))
     logits, labels = statistics.logits[some].split(_ENCODE_ROWS), statistics.labels[some].split(_ENCODE_ROWS)
     return torch.cat([codec.quantised(*part) for part in zip(logits, labels, strict=True)]).numpy()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gdkd_cache.codec.base import References, exact_top
-from gdkd_cache.codec.transform.codec import BASIS_SCALE, DEVIATION_UNIT, FACTOR_ONE, QUARTERS, TransformCodec
+from gdkd_cache.codec.transform.codec import DEVIATION_UNIT, FACTOR_ONE, QUARTERS, TransformCodec
 from gdkd_cache.codec.transform.fit import TRUSTED_VARIANCE
 from gdkd_cache.codec.transform.patterns import column_costs, group_columns
 from gdkd_cache.codec.views import SampledViews
@@ -88,7 +88,7 @@ def _regressed(
         views: of the rows.
         known: views, and what each is predicted from.
     """
-    basis = torch.from_numpy(codec.tables.basis).float() * (codec.step / BASIS_SCALE)
+    basis = torch.from_numpy(codec.tables.basis).float() * (codec.step / codec.basis_scale)
     own, means = [], []
     for view, (deviations, weights) in known:
         logits = views.logits[view]

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Callable
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from gdkd_cache.codec.base import Codec
 from gdkd_cache.codec.dense import DenseCodec, DenseOptions
 from gdkd_cache.codec.transform.codec import TransformCodec, TransformOptions
-from gdkd_cache.codec.transform.fit import fit_transform
+from gdkd_cache.codec.transform.fit import fit_transform, grouped
 from gdkd_cache.codec.transform.predict import with_references
 from gdkd_cache.codec.transform.statistics import gather_statistics
 from gdkd_cache.errors import GdkdCacheError, UsageError
@@ -17,8 +18,10 @@ if TYPE_CHECKING:
 
 _MARGIN = 0.99  # of the target on held-out rows: other views came out up to 0.9% worse
 _CLOSE = 0.98
+_VALUE = 0.3  # of the target, times the temperature: the step of exact values at which all bytes together are fewest
 _STEPS = 8
 _STEPS_FROM_NEAR = 3
+_ROUGH_ROWS = 1024
 _HEAVY = 0.1  # part of a view's bytes that tables may take before fewer components are tried
 _LIGHT = 2**15  # bytes of tables below which nothing is gained
 
@@ -49,23 +52,36 @@ def fit_to(calibration: "Calibration", options: TransformOptions, fidelity: floa
             f"codec transform with {options.references} references needs as many views and one more to be fitted to"
         )
 
-    def codec(step: float, references: int, most: int | None, *, group: bool = True) -> TransformCodec:
-        plain = fit_transform(statistics, step, most=most, group=group and not references)
-        if not references:
-            return plain
-        assert views is not None
-        return with_references(plain, views, references, group=group)
-
     target, deviation = fidelity * _MARGIN, max(float(logits.std(-1).mean()), 1e-3)
+    scales = (loss.temperature * (deviation if loss.standardize else 1.0) for loss in calibration.request.losses)
+    value_step = _VALUE * target * min(scales)
+
+    @cache
+    def plain(step: float, most: int | None) -> TransformCodec:
+        return fit_transform(statistics, step, value_step, most=most)
+
+    def codec(step: float, references: int, most: int | None, *, group: bool = True) -> TransformCodec:
+        if references:
+            assert views is not None
+            return with_references(plain(step, most), views, references, group=group)
+        return grouped(plain(step, most), statistics) if group else plain(step, most)
 
     def coarsest(references: int, most: int | None, start: float, tries: int) -> float:
-        def error(step: float) -> float:
+        def error(step: float, rough: bool = False) -> float:
             try:
+                if rough:
+                    return calibration.error(
+                        fit_transform(statistics, step, value_step, most=most, rough=True), _ROUGH_ROWS
+                    )
                 return calibration.error(codec(step, references, most, group=False))
             except GdkdCacheError:  # more steps than a column can hold
                 return math.inf
 
-        return options.step or _coarsest(error, target, start=start, least=deviation / 1000, tries=tries)
+        if options.step:
+            return options.step
+        search = partial(_coarsest, target=target, least=deviation / 1000, tries=tries)
+        near = start if references else search(partial(error, rough=True), start=start) or start
+        return search(error, start=near)
 
     def total_bytes(fitted: TransformCodec) -> float:
         return calibration.total_bytes(calibration.choice(fitted))

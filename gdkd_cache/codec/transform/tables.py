@@ -9,6 +9,9 @@ from gdkd_cache.errors import CacheError
 
 MOST_COMPONENTS = 1024
 MOST_REFERENCES = 64
+BASIS_SCALE = 127
+"""What a basis of bytes is divided by; of finer ones, of two bytes a number, it is a multiple of this."""
+MOST_SCALE = 8 * BASIS_SCALE
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -16,8 +19,9 @@ class TransformTables:
     """The fitted arrays.
 
     Attributes:
-        basis: int8 [class, component]; divided by 127 its columns are nearly orthonormal.
-        mean: int32 [class], mean centred logits, in units (a step is 4 * 127 units).
+        basis: int8 or, at a scale above 127, int16 [class, component]; divided by the scale its columns are nearly
+            orthonormal.
+        mean: int32 [class], mean centred logits, in units (a step is 4 times the basis's scale of them).
         class_means: int16 [class, component], what is predicted for each top-1 class, in quarter steps.
         variances: float32 [component], of the coefficients, in steps squared; for the encoder.
         costs: uint8 [column, 3], the columns' cost models.
@@ -55,6 +59,7 @@ class TableSizes:
     num_components: int
     num_top: int
     num_groups: int
+    basis_scale: int = BASIS_SCALE
     num_references: int = 0
     num_predicted: int = 0
     num_reference_groups: int = 0
@@ -69,7 +74,7 @@ def _layout(sizes: TableSizes) -> dict[str, tuple[str, tuple[int, ...]]]:
     num_classes, num_components = sizes.num_classes, sizes.num_components
     others = 1 if sizes.num_references else 0
     return {
-        "basis": ("<i1", (num_classes, num_components)),
+        "basis": ("<i1" if sizes.basis_scale == BASIS_SCALE else "<i2", (num_classes, num_components)),
         "mean": ("<i4", (num_classes,)),
         "class_means": ("<i2", (num_classes, num_components)),
         "variances": ("<f4", (num_components,)),
