@@ -103,7 +103,7 @@ def test_pictures(tmp_path: Path, digits_cache: Path) -> None:
             assert f"{examination.views.top5:.1%}" in texts
         else:
             assert next(iter(cache.manifest.identity.fidelity.gradient_error))[:60] in " ".join(texts)
-            assert any(text.endswith(f"asked for: {target:g}") for text in texts)
+            assert any(text.endswith(f"asked for (the line): {target:g}") for text in texts)
         assert pictures(cache.manifest.identity)[name] == drawn
     assert pictures(replace(cache.manifest.identity, examination=None)) == {}
     copy(digits_cache, tmp_path / "c", views=range(1))

@@ -148,7 +148,7 @@ def _seen(identity: Identity, examination: Examination) -> str:
         for name, text in ((TEACHER_NAME, "How right the teacher is"), (FIDELITY_NAME, "Gradient error by loss"))
         if name in pictures(identity)
     )
-    return f"The teacher is right about {' and about '.join(said)}.{kept}\n\n{''.join(drawn)}"
+    return f"The teacher is right about {', and about '.join(said)}.{kept}\n\n{''.join(drawn)}"
 
 
 def _share(number: int | float) -> str:
