@@ -97,7 +97,7 @@ def _examined(inputs: Inputs) -> Table | None:
     )
 
 
-def _row(what: str, found: Examined) -> tuple[str, int, float, float, float, float]:
+def _row(what: str, found: Examined) -> tuple[str | float, ...]:
     numbers = (found.top1, found.top5, found.calibration_error, found.entropy)
     return (what, found.rows, *(float(number) for number in numbers))
 
