@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gdkd_cache.errors import UsageError
-from gdkd_cache.training.runs import differences, group_runs, read_run
+from gdkd_cache.training.records.runs import differences, group_runs, read_run
 
 _CACHE = '[[cache]]\npath = "{path}"\ndigest = "{digest}"\nbytes_per_view = 8.125\n'
 

@@ -15,7 +15,7 @@ from gdkd_cache.losses.base import parse_loss
 from gdkd_cache.losses.levels import NAMES, level_gradients
 from gdkd_cache.losses.partition import standardize, top_classes
 from gdkd_cache.training import gradients
-from gdkd_cache.training.runs import read_run
+from gdkd_cache.training.records.runs import read_run
 from gdkd_cache.training.state import State
 from gdkd_cache.training.train import TrainOptions, train
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from gdkd_cache.data.source import ArraySource
 from gdkd_cache.errors import CacheError, UsageError
 from gdkd_cache.models.build import build_model
-from gdkd_cache.training.optimizers import make_optimizer, make_scaler, parse_optimizer
+from gdkd_cache.training.optimization.optimizers import make_optimizer, make_scaler, parse_optimizer
+from gdkd_cache.training.optimization.schedules import load_schedule_state, make_schedule, schedule_state
 from gdkd_cache.training.options import TrainOptions
-from gdkd_cache.training.schedules import load_schedule_state, make_schedule, schedule_state
 from gdkd_cache.training.train import train
 
 
@@ -266,7 +266,7 @@ _OWN = """
 from dataclasses import dataclass
 from torch.optim.lr_scheduler import ExponentialLR
 from gdkd_cache.fields import option
-from gdkd_cache.training.schedules import Schedule
+from gdkd_cache.training.optimization.schedules import Schedule
 
 @dataclass(frozen=True, kw_only=True)
 class Exponential(Schedule):

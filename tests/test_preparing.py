@@ -16,7 +16,7 @@ from gdkd_cache.errors import ModelError, UsageError
 from gdkd_cache.models.build import build_model
 from gdkd_cache.models.trial import try_student
 from gdkd_cache.training import preparing
-from gdkd_cache.training.optimizers import make_optimizer, make_scaler
+from gdkd_cache.training.optimization.optimizers import make_optimizer, make_scaler
 from gdkd_cache.training.options import TrainOptions
 from gdkd_cache.training.preparing import compiled, prepared
 

@@ -25,7 +25,7 @@ from gdkd_cache.report.sample import read_sample
 from gdkd_cache.report.sections.paper import PAPER
 from gdkd_cache.report.sections.teacher import TEACHER
 from gdkd_cache.report.svg import to_svg
-from gdkd_cache.training.runs import read_run
+from gdkd_cache.training.records.runs import read_run
 
 
 def _inputs(cache: Cache, source: ArraySource | None = None, runs: Sequence[Path] = (), **options: Any) -> Inputs:

@@ -27,9 +27,10 @@ from gdkd_cache import open_cache
 from gdkd_cache.data.source import ArraySource
 from gdkd_cache.errors import MismatchError, ModelError, UsageError
 from gdkd_cache.models.weights import load_card
-from gdkd_cache.training import loop, saved
+from gdkd_cache.training import loop
 from gdkd_cache.training import train as training
 from gdkd_cache.training.batches import Batch
+from gdkd_cache.training.records import saved
 from gdkd_cache.training.state import State
 from gdkd_cache.training.step import Stepper
 from gdkd_cache.training.train import TrainOptions, Views, train

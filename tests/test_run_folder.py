@@ -19,7 +19,7 @@ from small import fork
 from gdkd_cache.data.source import ArraySource
 from gdkd_cache.errors import GdkdCacheError, MismatchError
 from gdkd_cache.models.card import ModelCard
-from gdkd_cache.training.folder import RunFolder
+from gdkd_cache.training.records.folder import RunFolder
 from gdkd_cache.training.train import TrainOptions, train
 
 _CARD = ModelCard(name="cnn-s", num_classes=10, size=(8, 8), mean=(0.3, 0.3, 0.3), std=(0.4, 0.4, 0.4))

@@ -9,7 +9,7 @@ import click
 from gdkd_cache.terminal import say, say_json, say_table
 
 if TYPE_CHECKING:
-    from gdkd_cache.training.runs import Run, Spread
+    from gdkd_cache.training.records.runs import Run, Spread
 
 _COLUMNS = (
     "", "runs", "loss", "student", "seeds", "best", "last", "bytes a view", "images/s", "memory", "GPU memory",
@@ -32,7 +32,7 @@ def compare(runs: tuple[Path, ...], as_json: bool) -> None:
     Example:
       gdkd-cache compare runs/kd-0 runs/kd-1 runs/kd-2 runs/gdkd-0 runs/gdkd-1 runs/gdkd-2
     """
-    from gdkd_cache.training.runs import differences, group_runs, read_run
+    from gdkd_cache.training.records.runs import differences, group_runs, read_run
 
     groups = group_runs([read_run(path) for path in runs])
     rows, differing = [_facts(group) for group in groups], differences(groups)
@@ -52,7 +52,7 @@ def compare(runs: tuple[Path, ...], as_json: bool) -> None:
 
 def _facts(group: "Sequence[Run]") -> dict[str, Any]:
     """What is told of runs that differ in their seed alone."""
-    from gdkd_cache.training.runs import Spread
+    from gdkd_cache.training.records.runs import Spread
 
     first = group[0]
     figures = ("best_accuracy", "last_accuracy", "images_per_second")

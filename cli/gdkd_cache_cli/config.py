@@ -11,7 +11,7 @@ from gdkd_cache.errors import UsageError
 from gdkd_cache.fields import option_of, plain_value
 from gdkd_cache.schema import short
 from gdkd_cache.training.presets.preset import Preset, refuse_code
-from gdkd_cache.training.tables import read_toml
+from gdkd_cache.training.records.tables import read_toml
 
 _NOT_READ = ("out", "force", "use")
 """Options that no file gives: of one run alone, and code."""

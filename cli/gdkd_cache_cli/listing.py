@@ -12,7 +12,7 @@ from gdkd_cache.losses.registry import LOSSES
 from gdkd_cache.models.registry import MODELS
 from gdkd_cache.registry import Registry
 from gdkd_cache.terminal import say, say_table
-from gdkd_cache.training.registry import SCHEDULES
+from gdkd_cache.training.optimization.registry import SCHEDULES
 
 _COLUMNS = ("setting", "type", "default", "allowed", "what it is")
 

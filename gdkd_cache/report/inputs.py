@@ -9,7 +9,7 @@ from gdkd_cache.cache.cache import Cache
 from gdkd_cache.cache.dataset import CachedDataset
 from gdkd_cache.data.source import FullSource
 from gdkd_cache.report.options import ReportOptions
-from gdkd_cache.training.runs import Run
+from gdkd_cache.training.records.runs import Run
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from gdkd_cache.progress import progress
 from gdkd_cache.report.options import ReportOptions
 from gdkd_cache.store.cells import ONE_CELL
 from gdkd_cache.store.manifest import Manifest
-from gdkd_cache.training.runs import group_runs, read_run
+from gdkd_cache.training.records.runs import group_runs, read_run
 
 if TYPE_CHECKING:
     from gdkd_cache.report.base import Part

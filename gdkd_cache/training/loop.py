@@ -20,12 +20,12 @@ from gdkd_cache.training.amounts import Interval
 from gdkd_cache.training.batches import Batches
 from gdkd_cache.training.distributed import average_buffers, broadcast_buffers, gathered, rank_and_size
 from gdkd_cache.training.evaluate import Evaluation, Evaluator
-from gdkd_cache.training.folder import RunFolder
-from gdkd_cache.training.layout import CONFIG
 from gdkd_cache.training.memory import peak_memory
 from gdkd_cache.training.options import TrainOptions
+from gdkd_cache.training.records.folder import RunFolder
+from gdkd_cache.training.records.layout import CONFIG
+from gdkd_cache.training.records.saved import generator, state_bytes
 from gdkd_cache.training.reporters.reports import Reports
-from gdkd_cache.training.saved import generator, state_bytes
 from gdkd_cache.training.state import State
 from gdkd_cache.training.step import NotFiniteError, Stepper
 from gdkd_cache.training.stopping import Due, held_back

@@ -14,9 +14,9 @@ from gdkd_cache.device import laid_out
 from gdkd_cache.training.amounts import parse_bytes
 from gdkd_cache.training.batches import Batch
 from gdkd_cache.training.distributed import rank_and_size
-from gdkd_cache.training.facts import versions
 from gdkd_cache.training.memory import find_accumulation, normalizes_batches
 from gdkd_cache.training.options import TrainOptions
+from gdkd_cache.training.records.facts import versions
 from gdkd_cache.training.state import State
 from gdkd_cache.training.step import Stepper
 from gdkd_cache.training.task import Task

@@ -114,8 +114,8 @@ class TrainOptions(RenderOptions, MemoryOptions, ComputeOptions, OptimisationOpt
         Raises:
             UsageError: an unknown loss, optimizer or schedule, or a setting of theirs that is wrong.
         """
-        from gdkd_cache.training.optimizers import parse_optimizer
-        from gdkd_cache.training.schedules import parse_schedule
+        from gdkd_cache.training.optimization.optimizers import parse_optimizer
+        from gdkd_cache.training.optimization.schedules import parse_schedule
         from gdkd_cache.training.task import Task
 
         Task.of(self)

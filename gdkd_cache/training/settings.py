@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from gdkd_cache.fields import option
 from gdkd_cache.limits import LARGEST_FACTOR, MOST_EPOCHS, MOST_WORKERS, TRAIN_PRECISIONS
 from gdkd_cache.losses.registry import LOSSES
-from gdkd_cache.training.registry import SCHEDULES
+from gdkd_cache.training.optimization.registry import SCHEDULES
 
 if TYPE_CHECKING:
     from gdkd_cache.losses.base import Loss

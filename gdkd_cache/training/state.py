@@ -15,9 +15,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from gdkd_cache.data.order import Stretch
 from gdkd_cache.training import gradients
 from gdkd_cache.training.distributed import sum_over_ranks
-from gdkd_cache.training.optimizers import make_optimizer, make_scaler
+from gdkd_cache.training.optimization.optimizers import make_optimizer, make_scaler
+from gdkd_cache.training.optimization.schedules import make_schedule
 from gdkd_cache.training.options import TrainOptions
-from gdkd_cache.training.schedules import make_schedule
 
 
 @dataclass(kw_only=True)

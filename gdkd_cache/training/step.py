@@ -15,7 +15,7 @@ from gdkd_cache.models.trial import running
 from gdkd_cache.training import gradients
 from gdkd_cache.training.batches import Batch
 from gdkd_cache.training.options import TrainOptions
-from gdkd_cache.training.saved import unreadable
+from gdkd_cache.training.records.saved import unreadable
 from gdkd_cache.training.state import State
 from gdkd_cache.training.task import Task
 

@@ -25,20 +25,20 @@ from gdkd_cache.models.trial import try_student
 from gdkd_cache.schema import short
 from gdkd_cache.threads import in_threads
 from gdkd_cache.training.amounts import parse_interval
-from gdkd_cache.training.config import config_text
 from gdkd_cache.training.distributed import broadcast_bytes, parallel, process_group, rank_and_size
 from gdkd_cache.training.evaluate import Evaluator
-from gdkd_cache.training.facts import plain_options, require_same, training_facts
 from gdkd_cache.training.feeds import Loading, Views, from_cache, from_views
-from gdkd_cache.training.folder import RunFolder
-from gdkd_cache.training.layout import LOG
-from gdkd_cache.training.logs import kept_log
 from gdkd_cache.training.loop import Training, TrainResult, result_of
 from gdkd_cache.training.measured import measured
 from gdkd_cache.training.options import TrainOptions
 from gdkd_cache.training.preparing import compiled, prepared
+from gdkd_cache.training.records.config import config_text
+from gdkd_cache.training.records.facts import plain_options, require_same, training_facts
+from gdkd_cache.training.records.folder import RunFolder
+from gdkd_cache.training.records.layout import LOG
+from gdkd_cache.training.records.logs import kept_log
+from gdkd_cache.training.records.saved import Stored, load_state, restore
 from gdkd_cache.training.reporters.reports import Reports, require_reporters
-from gdkd_cache.training.saved import Stored, load_state, restore
 from gdkd_cache.training.state import State
 from gdkd_cache.training.step import Stepper
 from gdkd_cache.training.task import Task

@@ -23,7 +23,7 @@ from gdkd_cache.report.numbers.series import spread_evenly
 from gdkd_cache.report.sections.runs import group_name
 from gdkd_cache.training.gradients import QUANTILES
 from gdkd_cache.training.gradients import TOP as DEFAULT_TOP
-from gdkd_cache.training.runs import Run, group_runs
+from gdkd_cache.training.records.runs import Run, group_runs
 
 _MOST_RUNS = 4
 _MOST_EPOCHS = 200

@@ -10,7 +10,7 @@ from gdkd_cache.report.base import Cell, Column, Drawing, Part, Table
 from gdkd_cache.report.drawing import Line, add_legend, draw_lines, draw_reference, new_axes
 from gdkd_cache.report.inputs import Inputs
 from gdkd_cache.report.numbers.series import band, metric, spread_evenly
-from gdkd_cache.training.runs import Run, Spread, differences, group_runs
+from gdkd_cache.training.records.runs import Run, Spread, differences, group_runs
 
 _MOST_POINTS = 200
 _MOST_LINES = 6

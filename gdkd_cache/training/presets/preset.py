@@ -17,9 +17,9 @@ from gdkd_cache.losses.registry import LOSSES
 from gdkd_cache.models.registry import MODELS
 from gdkd_cache.schema import short
 from gdkd_cache.terminal import printable
+from gdkd_cache.training.optimization.registry import SCHEDULES
 from gdkd_cache.training.options import CROSS_ENTROPY, TrainOptions
-from gdkd_cache.training.registry import SCHEDULES
-from gdkd_cache.training.tables import read_toml, toml_value
+from gdkd_cache.training.records.tables import read_toml, toml_value
 
 _FOLDER = Path(__file__).parent
 _SUFFIX = ".toml"

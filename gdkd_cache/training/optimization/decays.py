@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import (
 from gdkd_cache.errors import UsageError
 from gdkd_cache.fields import option
 from gdkd_cache.limits import LARGEST_FACTOR, MOST_EPOCHS
-from gdkd_cache.training.schedules import Schedule
+from gdkd_cache.training.optimization.schedules import Schedule
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from xxhash import xxh3_128
 from gdkd_cache.errors import MismatchError, first_line, is_out_of_memory
 from gdkd_cache.limits import LARGEST_BATCH, MOST_EPOCHS, MOST_WORKERS
 from gdkd_cache.schema import short
-from gdkd_cache.training.schedules import load_schedule_state, schedule_state
+from gdkd_cache.training.optimization.schedules import load_schedule_state, schedule_state
 from gdkd_cache.training.state import State
 
 _KEY = "gdkd_cache_state"

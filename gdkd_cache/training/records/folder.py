@@ -17,8 +17,8 @@ from gdkd_cache.errors import MismatchError
 from gdkd_cache.files import open_plain
 from gdkd_cache.models.card import ModelCard
 from gdkd_cache.models.weights import save_weights
-from gdkd_cache.training.layout import CONFIG, LOG, METRICS, STATE
-from gdkd_cache.training.saved import unreadable
+from gdkd_cache.training.records.layout import CONFIG, LOG, METRICS, STATE
+from gdkd_cache.training.records.saved import unreadable
 
 _WEIGHTS = ("best.safetensors", "last.safetensors")
 _CARDS = ("best.json", "last.json")  # beside the weights of 0.1.0

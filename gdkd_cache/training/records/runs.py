@@ -14,8 +14,8 @@ from typing import Any
 from gdkd_cache.errors import CacheError, UsageError, first_line
 from gdkd_cache.files import read_bounded
 from gdkd_cache.schema import check_json, short
-from gdkd_cache.training.layout import CONFIG, METRICS
-from gdkd_cache.training.tables import read_toml
+from gdkd_cache.training.records.layout import CONFIG, METRICS
+from gdkd_cache.training.records.tables import read_toml
 
 _METRICS_BYTES = 2**26
 _EPOCH = {

@@ -5,9 +5,9 @@ from typing import Any
 
 from gdkd_cache.cache.cache import Cache
 from gdkd_cache.cache.ensemble import Ensemble
-from gdkd_cache.training.facts import plain_options, versions
 from gdkd_cache.training.options import TrainOptions
-from gdkd_cache.training.tables import toml_table, toml_value
+from gdkd_cache.training.records.facts import plain_options, versions
+from gdkd_cache.training.records.tables import toml_table, toml_value
 
 _OWN = ("out", "force")
 """Options that are of one run alone."""

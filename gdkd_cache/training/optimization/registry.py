@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 from gdkd_cache.registry import Entry, Registry
 
 if TYPE_CHECKING:
-    from gdkd_cache.training.schedules import Schedule
+    from gdkd_cache.training.optimization.schedules import Schedule
 
-_DECAYS = "gdkd_cache.training.decays"
+_DECAYS = "gdkd_cache.training.optimization.decays"
 
 SCHEDULES: "Registry[type[Schedule]]" = Registry(
     "schedule",
@@ -19,5 +19,5 @@ SCHEDULES: "Registry[type[Schedule]]" = Registry(
         "polynomial": Entry(f"{_DECAYS}:Polynomial", "(1 - done) to a power"),
         "one-cycle": Entry(f"{_DECAYS}:OneCycle", "a rise, then a long fall; momentum runs the other way"),
     },
-    base="gdkd_cache.training.schedules:Schedule",
+    base="gdkd_cache.training.optimization.schedules:Schedule",
 )

@@ -12,8 +12,8 @@ from torch.optim.lr_scheduler import ChainedScheduler, LinearLR, LRScheduler
 from gdkd_cache.errors import CacheError, UsageError
 from gdkd_cache.fields import check_fields, parse_fields
 from gdkd_cache.schema import short
+from gdkd_cache.training.optimization.registry import SCHEDULES
 from gdkd_cache.training.options import TrainOptions
-from gdkd_cache.training.registry import SCHEDULES
 
 
 @dataclass(frozen=True, kw_only=True)

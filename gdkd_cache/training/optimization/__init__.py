@@ -1,0 +1,1 @@
+"""Optimizers, schedules of their learning rate, and their names."""
