@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from small import fork
 
 from gdkd_cache.data.source import ArraySource
@@ -33,13 +33,22 @@ class _Scalar(torch.nn.Module):
         self.value = torch.nn.Parameter(torch.tensor(float(value)))
 
 
+def _state(lines: list[str], replaces: str | None) -> bytes:
+    """A state that says no more."""
+    return save({}, {"told": json.dumps([lines, replaces])})
+
+
+def _told(data: bytes) -> list[Any]:
+    return json.loads(json.loads(data[8:])["__metadata__"]["told"])
+
+
 def _write(folder: RunFolder, lines: list[str], value: int) -> None:
     """An epoch whose number and only weight are one value; every second is the best so far."""
     lines = [*lines, json.dumps({"epoch": value})]
     weights = {"last.safetensors": (_Scalar(value), _CARD)}
     if value % 2:
         weights["best.safetensors"] = weights["last.safetensors"]
-    folder.write_epoch(lines, json.dumps([lines, folder.replaces]).encode(), weights, {"run.toml": f"value = {value}"})
+    folder.write_epoch(lines, _state(lines, folder.replaces), weights, {"run.toml": f"value = {value}"})
 
 
 def _train(path: Path, first: int, epochs: int = 2, *, force: bool = True) -> None:
@@ -47,7 +56,7 @@ def _train(path: Path, first: int, epochs: int = 2, *, force: bool = True) -> No
     with folder.held():
         lines: list[str] = []
         for value in range(first, first + epochs):
-            folder.write_state(json.dumps([lines, folder.replaces]).encode())
+            folder.write_state(_state(lines, folder.replaces))
             _write(folder, lines, value)
             lines.append(json.dumps({"epoch": value}))
 
@@ -59,7 +68,7 @@ def _go_on(path: Path) -> bool:
     if data is None:
         return False
     with folder.held():
-        lines, replaces = json.loads(data)
+        lines, replaces = _told(data)
         if not folder.go_on(lines, replaces):
             _write(folder, lines[:-1], json.loads(lines[-1])["epoch"])
     return True
@@ -117,7 +126,7 @@ def test_killed_at_every_operation_on_files(tmp_path: Path) -> None:
             assert weights["best"] == 11
             assert epochs[-1] <= weights["last"] <= 12
         if _go_on(path):  # as a training does that is run again
-            state, _ = json.loads((path / "state.safetensors").read_bytes())
+            state, _ = _told((path / "state.safetensors").read_bytes())
             values = [json.loads(line)["epoch"] for line in state]
             if values:
                 assert _held(path) == (values, {"best": values[0], "last": values[-1]})
