@@ -20,6 +20,7 @@ from gdkd_cache.data.source import ArraySource
 from gdkd_cache.errors import CacheError, MismatchError, NotServedError, UsageError
 from gdkd_cache.report.options import ReportOptions
 from gdkd_cache.report.report import Report, report
+from gdkd_cache.store.cells import Cells
 from gdkd_cache.texts import shown
 
 _FAULTS = (Path(__file__).parent / "report_page.js").read_text()
@@ -69,20 +70,14 @@ def test_sections_and_numbers(made: Report, digits_cache: Path) -> None:
     assert f"gdkd-cache verify {digits_cache.name} --digest {manifest.digest}" in html
     assert str(digits_cache.parent) not in html  # a page for others does not tell where it was made
     assert len(made.html) < 3 * 10**6
-    results = made.files["runs-results.csv"].decode().split("\n")
+    files = made.files()
+    results = files["runs-results.csv"].decode().split("\n")
     assert len(results) == 4  # a heading, two groups, an end
     assert results[1].startswith("1 gdkd,cnn-s,")
     assert ",this one,3,0.75,0.0707" in results[1]
     assert ",0.4,," in results[2]
     for name in ("error-by-loss", "bytes-and-error", "bytes-by-column", "runs-accuracy"):
-        assert {f"{name}.svg", f"{name}.csv"} <= set(made.files)
-
-
-def test_without_data_and_runs(digits_cache: Path) -> None:
-    html = report(ReportOptions(), open_cache(digits_cache)).html.decode()
-    assert "<img" not in html
-    assert '<section id="runs"' not in html
-    assert '<section id="teacher"' in html
+        assert {f"{name}.svg", f"{name}.csv"} <= set(files)
 
 
 def test_the_command(tmp_path: Path, digits_cache: Path, runs: tuple[Path, ...]) -> None:
@@ -141,18 +136,19 @@ def test_packed_logits(tmp_path: Path, digits: ArraySource) -> None:
     pack(tmp_path / "p.zarr", logits, keys=digits.keys, labels=digits.labels, codec="topk:k=4")
     cache = open_cache(tmp_path / "p.zarr")
     html = report(ReportOptions(), cache).html.decode()
-    assert "the cache does not serve it" not in html or "kd" in html
     assert "gdkd-cache train" not in html
+    assert "<img" not in html
+    assert '<section id="runs"' not in html
+    assert '<section id="teacher"' in html
     with pytest.raises(CacheError, match="names no recipe"):
         report(ReportOptions(), cache, source=digits)
 
 
-def test_what_cannot_be_reported(tmp_path: Path, digits: ArraySource, digits_cache: Path) -> None:
-    rng = np.random.default_rng(0)
-    pack(tmp_path / "c.zarr", rng.normal(size=(1, 8, 2, 2, 5)).astype("f4"), keys=list("abcdefgh"),
-         labels=rng.integers(0, 5, (8, 2, 2)))  # fmt: skip
-    with pytest.raises(NotServedError, match="holds 2x2 distributions for each image"):
-        report(ReportOptions(), open_cache(tmp_path / "c.zarr"))
+def test_what_cannot_be_reported(digits: ArraySource, digits_cache: Path) -> None:
+    cache = open_cache(digits_cache)
+    cache.manifest = replace(cache.manifest, identity=replace(cache.manifest.identity, cells=Cells(height=2, width=3)))
+    with pytest.raises(NotServedError, match="holds 2x3 distributions for each image"):
+        report(ReportOptions(), cache)
     other = replace(digits, keys=[f"other/{key}" for key in digits.keys])
     with pytest.raises(MismatchError, match="is not in"):
         report(ReportOptions(), open_cache(digits_cache), source=other)
@@ -174,6 +170,28 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     opened.close()
 
 
+_BAD = """<!doctype html><title>bad</title><style>
+#faint { color: #999 } #wide { width: 3000px } #cut { width: 3em; overflow: hidden; white-space: nowrap }
+#over { margin-top: -2em }</style>
+<p id="faint">faint</p><p id="wide">wide</p><p id="cut">this text is cut</p><p>below</p><p id="over">above</p>
+<p style="color: red">a style</p><img src="missing.png"><b id="cut">again</b>
+<svg width="90" height="20"><text y="15" fill="#888">drawn</text></svg>"""
+
+
+def test_a_bad_page_is_found_out(tmp_path: Path, browser: Browser) -> None:
+    """What looks at pages sees each fault that it is for."""
+    (tmp_path / "bad.html").write_text(_BAD)
+    browser.open((tmp_path / "bad.html").as_uri(), width=390)
+    assert len(browser.requested) == 2
+    assert browser.problems
+    faults = "\n".join(browser.value(_FAULTS))
+    for fault in (
+        "the page is 30", 'p "faint" has a contrast of 2.85', 'p "this text is cut" is cut', "overlap", "is not shown",
+        "has no description", "two things are named cut", 'text "drawn" has a contrast of 3.54',
+    ):  # fmt: skip
+        assert fault in faults, (fault, faults)
+
+
 def test_in_a_browser(tmp_path: Path, browser: Browser, made: Report, hostile: Report) -> None:
     """Wide and narrow, light and dark: no error, no request, no text cut, overlapping or faint, no page too wide."""
     for name, one in (("made", made), ("hostile", hostile)):
@@ -186,12 +204,7 @@ def test_in_a_browser(tmp_path: Path, browser: Browser, made: Report, hostile: R
                 assert browser.value(_FAULTS) == [], (name, width, scheme)
                 ground = browser.value("getComputedStyle(document.body).backgroundColor")
                 assert (ground == "rgb(22, 23, 26)") == (scheme == "dark")
-
-
-def test_hostile_names_in_a_browser(tmp_path: Path, browser: Browser, hostile: Report) -> None:
-    """Nothing of a name ran or became an element, and each stands there as text."""
-    (tmp_path / "hostile.html").write_bytes(hostile.html)
-    browser.open((tmp_path / "hostile.html").as_uri(), width=1400)
+    # Nothing of a hostile name ran or became an element, and each stands there as text.
     assert browser.value("window.hacked") is None
     assert browser.value("document.querySelectorAll('script, b, iframe, object, embed, link').length") == 1
     assert browser.value("Array.from(document.images).every((image) => image.src.startsWith('data:image/png'))")
@@ -201,8 +214,8 @@ def test_hostile_names_in_a_browser(tmp_path: Path, browser: Browser, hostile: R
         assert shown(shown(name, 80), 120) in texts, name[:60]
 
 
-def test_tables_sort_and_filter(tmp_path: Path, browser: Browser, made: Report) -> None:
-    """By the mouse and by the keyboard alone; what is sorted is said to those who cannot see it."""
+def test_tables_keyboard_and_paper(tmp_path: Path, browser: Browser, made: Report) -> None:
+    """Tables sort by mouse and by keyboard alone, and say so to those who cannot see it; paper needs neither."""
     (tmp_path / "made.html").write_bytes(made.html)
     browser.open((tmp_path / "made.html").as_uri(), width=1400)
     browser.value("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
@@ -233,11 +246,7 @@ def test_tables_sort_and_filter(tmp_path: Path, browser: Browser, made: Report) 
     )
     assert browser.value("document.querySelector('.filter output').textContent").startswith("0 of ")
     assert browser.problems == []
-
-
-def test_by_keyboard_and_on_paper(tmp_path: Path, browser: Browser, made: Report) -> None:
-    """The first Tab leads past the contents; printed, nothing scrolls, and ink is black."""
-    (tmp_path / "made.html").write_bytes(made.html)
+    # The first Tab leads past the contents; printed, nothing scrolls, and ink is black.
     url = (tmp_path / "made.html").as_uri()
     browser.open(url, width=1400)
     browser.press("Tab")

@@ -66,7 +66,8 @@ def report(
     source = data.opened()
     made = run_report(options, trust.open(cache, data.local_copy), source=source, recipe=recipe.opened(source))
     if figures is not None:
-        write_files(figures, made.files)
-        say(f"{figures}: {len(made.files)} files")
+        files = made.files()
+        write_files(figures, files)
+        say(f"{figures}: {len(files)} files")
     replace_file(out, made.html)
     say(f"{out}: {len(made.html):,} bytes")

@@ -14,6 +14,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from gdkd_cache.texts import shown
@@ -26,6 +27,8 @@ _DASHES: tuple[str | tuple[int, tuple[float, ...]], ...] = ("-", (0, (5, 2)), (0
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _MOST_MARKERS = 8
 _LONGEST, _LONGEST_AXIS, _LONGEST_PANEL = 28, 60, 72
+_PANEL = 310  # pixels beside the axis
+_LEGEND, _KEY = 374, 52  # pixels of all legend, and of what stands beside each name
 _WIDTH, _HEIGHT = 5.2, 3.2  # inches of 72 pixels
 _STYLE: Any = {
     "text.parse_math": False,
@@ -161,8 +164,11 @@ def draw_profile(axes: Axes, values: np.ndarray, own: int | None = None) -> None
 
 def add_panel_name(axes: Axes, text: str) -> None:
     """A line above one of several axes of a figure."""
+    line = shown(text, _LONGEST_PANEL)
+    while _width(line, 9) > _PANEL:
+        line = f"{line[:-2]}…"
     with _styled():
-        axes.set_title(shown(text, _LONGEST_PANEL), loc="left", fontsize=9, pad=3)
+        axes.set_title(line, loc="left", fontsize=9, pad=3)
 
 
 def draw_bars(axes: Axes, names: Sequence[str], values: Numbers, colour: str = SERIES[0]) -> None:
@@ -193,10 +199,18 @@ def add_legend(figure: Figure, axes: Axes) -> None:
     """The names of what is drawn on some axes, above them all; nothing where nothing has a name."""
     handles, names = axes.get_legend_handles_labels()
     if names:
-        longest = max(map(len, names))
-        columns = 1 if longest > 26 else 2 if longest > 14 else 3
+        longest = max(_width(name, 10) for name in names)
+        columns = max(1, min(3, int(_LEGEND / (longest + _KEY))))
         with _styled():
             figure.legend(handles, names, loc="outside upper left", ncols=min(columns, len(names)))
+
+
+def _width(text: str, size: int) -> float:
+    """How wide a line is in pixels, about: a letter that the font lacks counts as a square."""
+    font = get_font(findfont("DejaVu Sans"))
+    font.set_size(size, 72)
+    indices = map(font.get_char_index, map(ord, text))
+    return sum(font.load_glyph(index).linearHoriAdvance / 65536 if index else size for index in indices)
 
 
 def _looks(number: int) -> Iterator[tuple[str, str | tuple[int, tuple[float, ...]], str]]:

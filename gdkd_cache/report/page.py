@@ -74,14 +74,15 @@ def page_html(page: Page, most_bytes: int = MOST_BYTES) -> bytes:
         UsageError: it is larger than `most_bytes` even with pictures of a few pixels.
     """
     pngs = {id(picture): picture.png for picture in _pictures(page)}
-    html = _rendered(page, pngs)
+    svgs = {id(part): _drawn(part) for part in _parts(page) if isinstance(part, Drawing)}
+    html = _rendered(page, svgs, pngs)
     for _ in range(_SHRINKINGS):
         encoded = sum(map(_encoded_size, pngs.values()))
         if len(html) <= most_bytes or not encoded:
             break
         part = max(most_bytes - (len(html) - encoded), 0) / encoded
         pngs = {key: shrunk(png, part) for key, png in pngs.items()}
-        html = _rendered(page, pngs)
+        html = _rendered(page, svgs, pngs)
     if len(html) > most_bytes:
         raise UsageError(
             f"the report would have {len(html):,} bytes, and {most_bytes:,} are allowed; report fewer runs or classes"
@@ -98,8 +99,12 @@ def cell_text(value: Cell, column: Column) -> str:
     return format(value, column.format) if column.format else f"{value:,}"
 
 
+def _parts(page: Page) -> Iterator[Part]:
+    return (part for chapter in page.chapters for part in chapter.parts)
+
+
 def _pictures(page: Page) -> Iterator[Picture]:
-    for part in (part for chapter in page.chapters for part in chapter.parts):
+    for part in _parts(page):
         if isinstance(part, Pictures):
             for _, row in part.rows:
                 yield from row
@@ -109,14 +114,14 @@ def _encoded_size(png: bytes) -> int:
     return 4 * -(-len(png) // 3)
 
 
-def _rendered(page: Page, pngs: Mapping[int, bytes]) -> bytes:
+def _rendered(page: Page, svgs: Mapping[int, Markup], pngs: Mapping[int, bytes]) -> bytes:
     folder = files("gdkd_cache.report") / "templates"
     style, script = ((folder / f"report.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_line
     )
     environment.filters["kind"] = lambda part: type(part).__name__
-    environment.filters["drawn"] = _drawn
+    environment.filters["drawn"] = lambda part: svgs[id(part)]
     environment.filters["picture"] = lambda picture: _image(pngs[id(picture)], picture)
     environment.filters["tabled"] = _tabled
     environment.filters["half"] = _is_half

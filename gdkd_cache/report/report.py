@@ -2,7 +2,7 @@
 
 import importlib.util
 import logging
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from gdkd_cache.store.manifest import Manifest
 from gdkd_cache.training.runs import group_runs, read_run
 
 if TYPE_CHECKING:
+    from gdkd_cache.report.base import Part
     from gdkd_cache.report.inputs import Inputs
     from gdkd_cache.report.page import Number
 
@@ -27,10 +28,16 @@ _LONGEST_NAME = 80
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Attributes: html: the page, a file of its own; files: its figures as SVG and its tables as CSV, by name."""
+    """Attributes: html: the page, a file of its own; parts: what it shows."""
 
     html: bytes
-    files: Mapping[str, bytes]
+    parts: "Sequence[Part]"
+
+    def files(self) -> dict[str, bytes]:
+        """Its figures as SVG and its tables as CSV, by name."""
+        from gdkd_cache.report.files import part_files
+
+        return part_files(self.parts)
 
 
 def require_libraries() -> None:
@@ -74,7 +81,6 @@ def report(
             "one: gdkd-cache inspect tells what it holds"
         )
     # The parts of a page need libraries that not everyone has.
-    from gdkd_cache.report.files import part_files
     from gdkd_cache.report.page import Chapter, Page, page_html
     from gdkd_cache.report.sections.card import shown_place
     from gdkd_cache.report.sections.registry import sections
@@ -98,7 +104,7 @@ def report(
         digest=manifest.digest,
         chapters=chapters,
     )
-    return Report(html=page_html(page), files=part_files(parts))
+    return Report(html=page_html(page), parts=parts)
 
 
 def _inputs(options: ReportOptions, cache: Cache, source: Source | None, recipe: Recipe | None) -> "Inputs":
