@@ -35,13 +35,13 @@ def pictures(identity: Identity) -> dict[str, bytes]:
     errors = sorted(identity.fidelity.gradient_error.items())
     most = max([_inside(error, 10) for _, error in errors] + [1.25 * _inside(target, 10), 1e-6])
     kept = [_Bar(loss, _inside(error, most) / most, f"{_inside(error, 10):.3f}") for loss, error in errors]
-    asked = (
-        f"distance of gradients from those of the full logits, 0 is none; asked for (the line): {_inside(target, 10):g}"
-    )
+    note = "how far gradients are from those of the full logits, 0 is exact; asked for (the line): "
     drawn = {TEACHER_NAME: _draw("How right the teacher is", "share of images or views", _right(identity.examination))}
     if kept:
         mark = _inside(target, most) / most
-        drawn[FIDELITY_NAME] = _draw("Gradient error by loss", asked, kept[:_MOST_BARS], mark)
+        drawn[FIDELITY_NAME] = _draw(
+            "Gradient error by loss", f"{note}{_inside(target, 10):g}", kept[:_MOST_BARS], mark
+        )
     return drawn
 
 
