@@ -58,6 +58,7 @@ def main() -> None:
         metavar="FILE.npz[:NAME]",
         help="to be sized: teacher [view, row, class] and label [row], or NAME and NAME_label",
     )
+    parser.add_argument("--targets", type=float, nargs="+", default=(), help="gradient errors of caches that are sized")
     parser.add_argument("--drawings", type=Path, help="a folder, for what rows draw (SVG) and its tables (Markdown)")
     parser.add_argument("--smoke", action="store_true", help="only see that the rows run: one repetition, small sizes")
     parser.add_argument("--json", action="store_true", help="one JSON object, for machines")
@@ -77,6 +78,7 @@ def main() -> None:
                 jpegs=arguments.jpegs,
                 shards=arguments.shards,
                 logits=arguments.logits,
+                targets=arguments.targets,
                 drawings=arguments.drawings,
             )
             for figure in rows[name](bench):

@@ -24,7 +24,7 @@ def compare(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def test_a_table_of_students(
     compare: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = "--data digits --teacher cnn-s --teacher-epochs 2 --fidelities 0.1 0.3 --views 1 --epochs 1 --seeds 2"
+    given = "--data digits --teacher cnn-s --teacher-epochs 2 --fidelities 0.1 0.3 --views 1 --epochs 1 --seeds 1"
     given += " --kept 4 --loss gdkd:k=3,w2=2"
     monkeypatch.setattr(sys, "argv", ["compare", *given.split(), "--out", str(tmp_path)])
     monkeypatch.setenv("COLUMNS", "200")
@@ -40,10 +40,14 @@ def test_a_table_of_students(
         "cache, target 0.3",
     ]
     assert table["live teacher"][:2] == ["-", "-"]
-    assert table["live teacher"][3] == table["live teacher"][5] == "+0.00 ± 0.00"
+    assert table["live teacher"][3] == table["live teacher"][5] == "+0.00"
     errors = [float(table[f"cache, target {target}"][1]) for target in (0.1, 0.3)]
     assert 0 < errors[0] <= 0.1 < errors[1] <= 0.3
-    assert len(list(tmp_path.glob("*-[01]/metrics.jsonl"))) == 12
+    assert len(list(tmp_path.glob("*-0/metrics.jsonl"))) == 6
+
+
+def test_differences_are_taken_at_each_seed(compare: ModuleType) -> None:
+    assert compare._against([0.31, 0.42, 0.5], [0.3, 0.4, 0.5]) == "+1.00 ± 1.00"
 
 
 def test_a_teacher_is_asked_once_for_an_image(compare: ModuleType, teacher: Network) -> None:

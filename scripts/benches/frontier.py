@@ -71,7 +71,8 @@ def draw(path: Path, title: str, frontiers: Sequence[Frontier]) -> None:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    texts = {"svg.fonttype": "none", "svg.hashsalt": "frontier", "font.family": "sans-serif", "font.size": 9}
+    fonts = ["DejaVu Sans", "Arial", "Helvetica"]
+    texts = {"svg.fonttype": "none", "svg.hashsalt": "frontier", "font.sans-serif": fonts, "font.size": 9}
     with rc_context(texts):
         drawing = Figure((10.5, 4.6), layout="constrained", facecolor="white")
         panels = drawing.subplots(1, len(frontiers), sharey=True, squeeze=False)[0]
@@ -87,7 +88,7 @@ def draw(path: Path, title: str, frontiers: Sequence[Frontier]) -> None:
 
 def _panel(axes: "Axes", frontier: Frontier) -> "dict[str, Line2D]":
     """Draw a loss's points, and give what stands for each in the legend."""
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+    from matplotlib.ticker import LogLocator, StrMethodFormatter
 
     ordered = sorted(frontier.ours, key=lambda point: point.error)
     errors = [point.error for point in ordered]
@@ -106,6 +107,6 @@ def _panel(axes: "Axes", frontier: Frontier) -> "dict[str, Line2D]":
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axis.set_minor_formatter(NullFormatter())
+    axes.minorticks_off()
     axes.grid(visible=True, alpha=0.4)
     return shown

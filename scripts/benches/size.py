@@ -23,6 +23,7 @@ from gdkd_cache.terminal import say
 _LOSSES = ("gdkd:temperature=4", "gdkd:temperature=1,w0=0.5,w2=1")
 _TARGETS = (0.02, 0.03, 0.05, 0.1, 0.17, 0.3)
 _MANY_CLASSES, _FEWER_TARGETS = 500, (0.02, 0.05, 0.1, 0.17, 0.3)  # a cache takes a minute
+_SMOKE_TARGETS = (0.1, 0.17)
 _LARGE = 1_281_167 * 40
 """Rows times views of ImageNet in 40 epochs: what tables are spread over in an amortised figure."""
 
@@ -61,9 +62,9 @@ def _data(bench: Bench) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
 
 def _frontier(bench: Bench, folder: Path, spec: str, logits: np.ndarray, labels: np.ndarray) -> Frontier:
     loss, num_classes = gc.loss(spec), logits.shape[-1]
-    targets = _FEWER_TARGETS if num_classes >= _MANY_CLASSES else _TARGETS
-    asked = [{"fidelity": target} for target in (targets[-3:-1] if bench.smoke else targets)]
-    ours = [_ours(folder / f"{one}", loss, logits, labels, **how) for one, how in enumerate(asked)]
+    usual = _SMOKE_TARGETS if bench.smoke else _FEWER_TARGETS if num_classes >= _MANY_CLASSES else _TARGETS
+    targets = bench.targets or usual
+    ours = [_ours(folder / f"{target}", loss, logits, labels, fidelity=target) for target in targets]
     others = [_ours(folder / codec[:5], loss, logits, labels, codec=codec) for codec in ("topk:k=8", "dense")]
     full = torch.from_numpy(logits.astype(np.float32)).flatten(0, 1)
     their_labels, top = torch.from_numpy(labels).repeat(len(logits)), top_classes(full, 5)

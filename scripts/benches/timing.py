@@ -21,6 +21,7 @@ class Bench:
         jpegs: photographs to render, a folder or a tar file; None for some of our own.
         shards: images to stream, as after `wds:`; None for some of our own.
         logits: files of a teacher's logits, to be sized, as for `logits_in`; none for made ones.
+        targets: gradient errors that sized caches are to meet; none for the usual ones.
         drawings: where drawings and their tables go; None for nowhere.
     """
 
@@ -31,6 +32,7 @@ class Bench:
     jpegs: Path | None = None
     shards: str | None = None
     logits: Sequence[str] = ()
+    targets: Sequence[float] = ()
     drawings: Path | None = None
 
     def seconds(self, things: Mapping[str, Callable[[], object]], *, least: float = 0.2) -> dict[str, list[float]]:
