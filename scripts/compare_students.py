@@ -56,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--student", default="cnn-s")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--lr", type=float, default=0.02)
     parser.add_argument("--out", type=Path, required=True, help="an empty folder; finished runs in it are kept")
     return parser
@@ -115,6 +116,7 @@ def _students(
                 student=arguments.student,
                 epochs=arguments.epochs,
                 loss=CROSS_ENTROPY if name == _ALONE else arguments.loss,
+                batch_size=arguments.batch_size,
                 lr=arguments.lr,
                 warmup=3,
                 seed=seed,
