@@ -6,16 +6,18 @@
     python scripts/compare_students.py --data tiny-imagenet:DIR --teacher timm:efficientnet_lite0 \\
         --weights pretrained --classes imagenet-1k --views 4 --epochs 12 --out RUNS
 
-At each seed all variants share initial weights, views and order. Prints the accuracy of the last epoch and of the best,
-and how far each is from the live teacher's student of the same seed. The teacher runs once over each view. Started
-again, it goes on where it was.
+At each seed all variants share initial weights, views and order. Prints top-1 of the last epoch and of the best, top-5
+of the last, and how far each is from the live teacher's student of the same seed. The teacher runs once over each
+view. Started again, it goes on where it was.
 """
 
 import argparse
+import json
 import logging
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from student_runs import asked_once, spread
 
@@ -30,11 +32,19 @@ from gdkd_cache.models.network import Network
 from gdkd_cache.models.normalization import NAMED
 from gdkd_cache.models.opening import open_network, published_classes
 from gdkd_cache.terminal import log_lines, say, say_table
-from gdkd_cache.training.loop import TrainResult
+from gdkd_cache.training.layout import METRICS
 from gdkd_cache.training.options import CROSS_ENTROPY
 from gdkd_cache.training.train import TrainOptions, Views, train
 
 _ALONE, _LIVE = "cross-entropy only", "live teacher"
+
+
+class _Run(NamedTuple):
+    """Accuracies of a student: top-1 of the last epoch and of the best, top-5 of the last."""
+
+    last: float
+    best: float
+    top5: float
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -105,10 +115,10 @@ def _students(
     eval_source: FullSource,
     teacher: Network,
     caches: Mapping[str, tuple[Path, str, str]],
-) -> dict[str, list[TrainResult]]:
+) -> dict[str, list[_Run]]:
     """All runs, by what is trained from."""
     views = Views(recipe=arguments.recipe, num_views=arguments.views or arguments.epochs)
-    found: dict[str, list[TrainResult]] = {name: [] for name in (_ALONE, _LIVE, *caches)}
+    found: dict[str, list[_Run]] = {name: [] for name in (_ALONE, _LIVE, *caches)}
     for seed in range(arguments.seeds):
         for name, results in found.items():
             options = TrainOptions(
@@ -126,7 +136,8 @@ def _students(
             else:
                 live = teacher.logits if name == _LIVE else None
                 result = train(options, source, eval_source, views=views, teacher=live)
-            results.append(result)
+            lines = (options.out / METRICS).read_text().splitlines()
+            results.append(_Run(result.last_accuracy, result.best_accuracy, json.loads(lines[-1])["top5_accuracy"]))
             say(f"seed {seed}, {name}: {result.last_accuracy:.2%}, at best {result.best_accuracy:.2%}", error=True)
     return found
 
@@ -149,15 +160,16 @@ def main() -> None:
     except GdkdCacheError as error:
         say(f"error: {error}", error=True)
         raise SystemExit(1) from None
-    last = {name: [one.last_accuracy for one in results] for name, results in found.items()}
-    best = {name: [one.best_accuracy for one in results] for name, results in found.items()}
-    rows = []
-    for name in found:
+    columns = ["student trained with", "bytes a view", "gradient error"]
+    columns += [title for kind in ("last epoch", "best epoch", "top-5") for title in (kind, "against live")]
+    live, rows = [*zip(*found[_LIVE], strict=True)], []
+    for name, results in found.items():
         _, size, error = caches.get(name, ("", "-", "-"))
-        ours = (spread(last[name]), _against(last[name], last[_LIVE]))
-        rows.append((name, size, error, *ours, spread(best[name]), _against(best[name], best[_LIVE])))
-    columns = ("student trained with", "bytes a view", "gradient error", "last epoch", "against live")
-    say_table((*columns, "best epoch", "against live"), rows)
+        pairs = zip(zip(*results, strict=True), live, strict=True)
+        rows.append(
+            (name, size, error, *(cell for ours, theirs in pairs for cell in (spread(ours), _against(ours, theirs))))
+        )
+    say_table(columns, rows)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ class _Remembering(nn.Module):
         self._said: dict[bytes, Tensor] = {}
 
     def forward(self, images: Tensor) -> Tensor:
-        keys = [xxhash.xxh3_128_digest(image.contiguous().numpy()) for image in images.cpu()]
+        keys = [xxhash.xxh3_128_digest(image.contiguous().numpy().tobytes()) for image in images.cpu()]
         new = [row for row, key in enumerate(keys) if key not in self._said]
         if new:
             said = self.model(images[new]).float().cpu()

@@ -72,8 +72,7 @@ def draw(path: Path, title: str, frontiers: Sequence[Frontier]) -> None:
     from matplotlib.figure import Figure
 
     fonts = ["DejaVu Sans", "Arial", "Helvetica"]
-    texts = {"svg.fonttype": "none", "svg.hashsalt": "frontier", "font.sans-serif": fonts, "font.size": 9}
-    with rc_context(texts):
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "frontier", "font.sans-serif": fonts, "font.size": 9}):
         drawing = Figure((10.5, 4.6), layout="constrained", facecolor="white")
         panels = drawing.subplots(1, len(frontiers), sharey=True, squeeze=False)[0]
         shown: dict[str, Line2D] = {}
