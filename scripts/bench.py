@@ -51,8 +51,15 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu, or cuda")
     parser.add_argument("--jpegs", type=Path, help="a folder or tar file of your own photographs, to be rendered")
     parser.add_argument("--shards", help="image shards of your own, 32x32 or larger, to be streamed; braces are fine")
-    parser.add_argument("--logits", type=Path, help=".npz of teacher [view, row, class] and label [row], to be sized")
-    parser.add_argument("--drawings", type=Path, help="a folder, for the drawings that rows make (SVG)")
+    parser.add_argument(
+        "--logits",
+        nargs="+",
+        default=(),
+        metavar="FILE.npz[:NAME]",
+        help="to be sized: teacher [view, row, class] and label [row], or NAME and NAME_label",
+    )
+    parser.add_argument("--targets", type=float, nargs="+", default=(), help="gradient errors of caches that are sized")
+    parser.add_argument("--drawings", type=Path, help="a folder, for what rows draw (SVG) and its tables (Markdown)")
     parser.add_argument("--smoke", action="store_true", help="only see that the rows run: one repetition, small sizes")
     parser.add_argument("--json", action="store_true", help="one JSON object, for machines")
     arguments = parser.parse_args()
@@ -71,6 +78,7 @@ def main() -> None:
                 jpegs=arguments.jpegs,
                 shards=arguments.shards,
                 logits=arguments.logits,
+                targets=arguments.targets,
                 drawings=arguments.drawings,
             )
             for figure in rows[name](bench):

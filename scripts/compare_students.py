@@ -1,98 +1,175 @@
 #!/usr/bin/env python
-"""Do students agree? One student trained from the live teacher and from caches of several codecs, over several seeds.
+"""What does a fidelity cost? One student trained from the live teacher and from caches of several, over several seeds.
 
     python scripts/compare_students.py --data wds:DIR/train-{000000..000003}.tar \\
         --eval-data wds:DIR/test-000000.tar --out RUNS
+    python scripts/compare_students.py --data tiny-imagenet:DIR --teacher timm:efficientnet_lite0 \\
+        --weights pretrained --classes imagenet-1k --views 4 --epochs 12 --out RUNS
 
-At each seed all variants share initial weights, views and order. Prints the accuracy of the last epoch and of the best.
+At each seed all variants share initial weights, views and order. Prints top-1 of the last epoch and of the best, top-5
+of the last, and how far each is from the live teacher's student of the same seed. The teacher runs once over each
+view. Started again, it goes on where it was.
 """
 
 import argparse
+import json
+import logging
 import statistics
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from rich.console import Console
-from rich.table import Table
-from student_runs import spread
+from student_runs import asked_once, spread
 
 from gdkd_cache import open_cache, open_source
 from gdkd_cache.building.build import build
 from gdkd_cache.building.options import BuildOptions
-from gdkd_cache.models.opening import open_network
+from gdkd_cache.codec.registry import AUTO
+from gdkd_cache.data.source import FullSource, settle
+from gdkd_cache.errors import GdkdCacheError
+from gdkd_cache.models.classes import output_classes
+from gdkd_cache.models.network import Network
+from gdkd_cache.models.normalization import NAMED
+from gdkd_cache.models.opening import open_network, published_classes
+from gdkd_cache.terminal import log_lines, say, say_table
+from gdkd_cache.training.layout import METRICS
 from gdkd_cache.training.options import CROSS_ENTROPY
 from gdkd_cache.training.train import TrainOptions, Views, train
 
-_CODECS = {
-    "dense float16": ("dense", 0.1),
-    "transform, target 0.1": ("transform", 0.1),
-    "transform, target 0.17": ("transform", 0.17),
-    "transform, target 0.27": ("transform", 0.27),
-    "ten classes and the exact tail mass": ("topk:k=10", 0.1),
-}
+_ALONE, _LIVE = "cross-entropy only", "live teacher"
 
 
-def main() -> None:
+class _Run(NamedTuple):
+    """Accuracies of a student: top-1 of the last epoch and of the best, top-5 of the last."""
+
+    last: float
+    best: float
+    top5: float
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--eval-data", required=True)
+    parser.add_argument("--data", required=True, help="as for gdkd-cache train")
+    parser.add_argument("--eval-data", help="by default the test split of --data")
     parser.add_argument("--teacher", default="resnet8", help="a model, or package.module:name of your own")
-    parser.add_argument("--weights", type=Path, help="of the teacher, with a card; without, it is trained first")
-    parser.add_argument("--recipe", default="crop-flip")
+    parser.add_argument("--weights", help="of the teacher, as for gdkd-cache build; without, it is trained first")
+    parser.add_argument("--classes", help="which classes the outputs of weights are, as for gdkd-cache build")
+    parser.add_argument("--normalize", choices=NAMED, help="how the teacher sees images, where its weights do not say")
     parser.add_argument("--teacher-epochs", type=int, default=16)
+    parser.add_argument("--recipe", default="crop-flip")
+    parser.add_argument("--views", type=int, help="which come in turn; by default one an epoch")
+    parser.add_argument("--loss", default="gdkd:k=5,w1=2,w2=8,temperature=4")
+    parser.add_argument("--fidelities", type=float, nargs="+", default=[0.05, 0.1, 0.17, 0.3], metavar="ERROR")
+    parser.add_argument(
+        "--kept", type=int, default=10, help="classes of the cache that stands for other tools' records"
+    )
     parser.add_argument("--student", default="cnn-s")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--lr", type=float, default=0.02)
     parser.add_argument("--out", type=Path, required=True, help="an empty folder; finished runs in it are kept")
-    arguments = parser.parse_args()
-    out: Path = arguments.out
-    source, eval_source = open_source(arguments.data), open_source(arguments.eval_data, split="test")
-    loss = "gdkd:k=5,w1=2,w2=8,temperature=4"
-    weights = arguments.weights or out / "teacher" / "last.safetensors"
-    if arguments.weights is None:
-        options = TrainOptions(out=out / "teacher", student=arguments.teacher, epochs=arguments.teacher_epochs)
-        print("teacher:", train(options, source, eval_source, views=Views(recipe=arguments.recipe)))
-    teacher = open_network(arguments.teacher, weights, len(source.classes))
-    facts: dict[str, tuple[float, float]] = {}
-    for name, (codec, fidelity) in _CODECS.items():
+    return parser
+
+
+def _teacher(arguments: argparse.Namespace, source: FullSource, eval_source: FullSource) -> Network:
+    name, weights, classes = arguments.teacher, arguments.weights, None
+    if weights is None:
+        options = TrainOptions(out=arguments.out / "teacher", student=name, epochs=arguments.teacher_epochs)
+        found = train(options, source, eval_source, views=Views(recipe=arguments.recipe))
+        say(f"the teacher: {found.last_accuracy:.2%}", error=True)
+        weights = options.out / "last.safetensors"
+    elif arguments.classes:
+        classes = output_classes(arguments.classes, source.class_names, lambda: published_classes(name, weights))
+    normalization = NAMED[arguments.normalize] if arguments.normalize else None
+    network = open_network(name, weights, len(source.classes), normalization=normalization, classes=classes)
+    return asked_once(network)
+
+
+def _caches(arguments: argparse.Namespace, source: FullSource, teacher: Network) -> dict[str, tuple[Path, str, str]]:
+    """Build caches: for each what a table calls it, its place, its bytes a view and its gradient error."""
+    kept = arguments.kept
+    asked = {"all logits as float16": ("dense", 0.1), f"{kept} classes, exact tail mass": (f"topk:k={kept}", 0.1)}
+    asked |= {f"cache, target {fidelity:g}": (AUTO, fidelity) for fidelity in arguments.fidelities}
+    built: dict[str, tuple[Path, str, str]] = {}
+    for name, (codec, fidelity) in asked.items():
         options = BuildOptions(
-            out=out / f"{name}.zarr", num_views=arguments.epochs, recipe=arguments.recipe, codec=codec,
-            fidelity=fidelity, losses=(loss,),
-        )  # fmt: skip
+            out=arguments.out / f"{name}.zarr",
+            num_views=arguments.views or arguments.epochs,
+            recipe=arguments.recipe,
+            codec=codec,
+            fidelity=fidelity,
+            losses=(arguments.loss,),
+        )
         manifest = build(options, source, teacher).manifest
         size = manifest.num_bytes / (manifest.identity.num_rows * manifest.identity.num_views)
-        facts[name] = size, max(manifest.identity.fidelity.gradient_error.values())
-    last: dict[str, list[float]] = {}
-    best: dict[str, list[float]] = {}
+        error = max(manifest.identity.fidelity.gradient_error.values())
+        built[name] = Path(options.out), f"{size:.1f}", f"{error:.3f}"
+        say(f"{name}: {manifest.identity.codec.name}, {size:.1f} bytes a view at {error:.3f}", error=True)
+    return built
+
+
+def _students(
+    arguments: argparse.Namespace,
+    source: FullSource,
+    eval_source: FullSource,
+    teacher: Network,
+    caches: Mapping[str, tuple[Path, str, str]],
+) -> dict[str, list[_Run]]:
+    """All runs, by what is trained from."""
+    views = Views(recipe=arguments.recipe, num_views=arguments.views or arguments.epochs)
+    found: dict[str, list[_Run]] = {name: [] for name in (_ALONE, _LIVE, *caches)}
     for seed in range(arguments.seeds):
-        for name in ("cross-entropy only", "live teacher", *_CODECS):
+        for name, results in found.items():
             options = TrainOptions(
-                out=out / f"{name}-{seed}", student=arguments.student, epochs=arguments.epochs,
-                loss=CROSS_ENTROPY if name == "cross-entropy only" else loss,
-                lr=arguments.lr, warmup=3, seed=seed,
-            )  # fmt: skip
-            views = Views(recipe=arguments.recipe, num_views=arguments.epochs)
-            if name in _CODECS:
-                result = train(options, source, eval_source, cache=open_cache(out / f"{name}.zarr"))
+                out=arguments.out / f"{name}-{seed}",
+                student=arguments.student,
+                epochs=arguments.epochs,
+                loss=CROSS_ENTROPY if name == _ALONE else arguments.loss,
+                batch_size=arguments.batch_size,
+                lr=arguments.lr,
+                warmup=3,
+                seed=seed,
+            )
+            if name in caches:
+                result = train(options, source, eval_source, cache=open_cache(caches[name][0]))
             else:
-                live = teacher.logits if name == "live teacher" else None
+                live = teacher.logits if name == _LIVE else None
                 result = train(options, source, eval_source, views=views, teacher=live)
-            last.setdefault(name, []).append(result.last_accuracy)
-            best.setdefault(name, []).append(result.best_accuracy)
-    table = Table("student trained with", "bytes a view", "gradient error", "last epoch", "against live", "best epoch")
-    live = last["live teacher"]
-    for name, values in last.items():
-        size, error = facts.get(name, (None, None))
-        difference = statistics.mean(a - b for a, b in zip(values, live, strict=True))
-        table.add_row(
-            name,
-            "-" if size is None else f"{size:.1f}",
-            "-" if error is None else f"{error:.3f}",
-            spread(values),
-            f"{100 * difference:+.2f}",
-            spread(best[name]),
+            lines = (options.out / METRICS).read_text().splitlines()
+            results.append(_Run(result.last_accuracy, result.best_accuracy, json.loads(lines[-1])["top5_accuracy"]))
+            say(f"seed {seed}, {name}: {result.last_accuracy:.2%}, at best {result.best_accuracy:.2%}", error=True)
+    return found
+
+
+def _against(ours: Sequence[float], live: Sequence[float]) -> str:
+    """The mean difference at the same seeds, and its deviation, in points."""
+    points = [100 * (one - other) for one, other in zip(ours, live, strict=True)]
+    return f"{statistics.mean(points):+.2f}" + (f" ± {statistics.stdev(points):.2f}" if len(points) > 1 else "")
+
+
+def main() -> None:
+    arguments = _parser().parse_args()
+    log_lines(logging.WARNING)
+    try:
+        source = settle(open_source(arguments.data))
+        eval_source = settle(open_source(arguments.eval_data or arguments.data, split="test"))
+        teacher = _teacher(arguments, source, eval_source)
+        caches = _caches(arguments, source, teacher)
+        found = _students(arguments, source, eval_source, teacher, caches)
+    except GdkdCacheError as error:
+        say(f"error: {error}", error=True)
+        raise SystemExit(1) from None
+    columns = ["student trained with", "bytes a view", "gradient error"]
+    columns += [title for kind in ("last epoch", "best epoch", "top-5") for title in (kind, "against live")]
+    live, rows = [*zip(*found[_LIVE], strict=True)], []
+    for name, results in found.items():
+        _, size, error = caches.get(name, ("", "-", "-"))
+        pairs = zip(zip(*results, strict=True), live, strict=True)
+        rows.append(
+            (name, size, error, *(cell for ours, theirs in pairs for cell in (spread(ours), _against(ours, theirs))))
         )
-    Console(width=130, highlight=False).print(table)
+    say_table(columns, rows)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,9 @@ import sys
 import tarfile
 from pathlib import Path
 from types import ModuleType
+from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -37,6 +39,44 @@ def test_an_unknown_row() -> None:
     done = subprocess.run([sys.executable, _SCRIPT, "speed"], capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
     assert "speed is no row; rows are loss," in done.stderr
+
+
+def test_sizes_of_ones_own_logits(bench: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A table and a drawing of each data set."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(160, dtype=np.uint8) % 12
+    logits = (rng.normal(size=(2, 160, 12)) + 4 * np.eye(12)[labels]).astype(np.float16)
+    np.savez(tmp_path / "own.npz", teacher=logits, label=labels, small=logits[:1], small_label=labels)
+    drawings = tmp_path / "drawings"
+    given = bench.Bench(
+        repeats=1,
+        smoke=True,
+        device=torch.device("cpu"),
+        folder=tmp_path / "work",
+        logits=[f"{tmp_path}/own.npz", f"{tmp_path}/own.npz:small"],
+        drawings=drawings,
+    )
+    figures = list(bench.size.size(given))
+    assert {figure.what.rsplit(", ", 1)[1] for figure in figures} == {"own", "small"}
+    for name in ("own", "small"):
+        root = ElementTree.parse(drawings / f"size-{name}.svg").getroot()
+        texts = {text.text for text in root.iter("{http://www.w3.org/2000/svg}text")}
+        assert {"TinyViT, k=10", "gradient error", "gdkd-cache, amortised"} <= texts
+        rows = [line.split(" | ") for line in (drawings / f"size-{name}.md").read_text().splitlines()]
+        errors = {row[0].removeprefix("| "): float(row[1]) for row in rows[3:] if len(row) > 1}
+        assert errors["`transform`, target 0.1"] < errors["`transform`, target 0.17"] < errors["TinyViT, k=10"]
+        beside = {figure.against for figure in figures if figure.what.endswith(name)}
+        assert beside == {*errors} - {row for row in errors if row.startswith("`")}
+    assert "size: gdkd" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("spec", ["none.npz", "text.npz", "own.npz:other", "own.npz"])
+def test_logits_that_are_none(bench: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("text.npz").write_text("logits")
+    np.savez("own.npz", teacher=np.zeros((2, 3)), label=np.zeros(2))
+    with pytest.raises(SystemExit, match=f"^--logits {spec}( is no|: teacher is)"):
+        bench.size.logits_in(spec)
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -1,6 +1,28 @@
-"""What a teacher might say."""
+"""What a teacher said, or might say."""
+
+import zipfile
+from pathlib import Path
 
 import numpy as np
+
+
+def logits_in(spec: str) -> tuple[str, np.ndarray, np.ndarray]:
+    """What they are called, logits float [view, row, class], and labels int64 [row], of a .npz file.
+
+    Args:
+        spec: the file, whose arrays are `teacher` and `label`; or with `:NAME` behind it, `NAME` and `NAME_label`.
+    """
+    path, found, name = spec.partition(".npz:")
+    path = path + ".npz" if found else path
+    teacher, label = (name, f"{name}_label") if found else ("teacher", "label")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            logits, labels = file[teacher], file[label].astype(np.int64)
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise SystemExit(f"--logits {spec} is no .npz file of {teacher} and {label}: {error}") from None
+    if logits.ndim != 3 or logits.shape[1] != len(labels):
+        raise SystemExit(f"--logits {spec}: {teacher} is {logits.shape}; it must be [view, {len(labels)} rows, class]")
+    return name or Path(path).stem, logits, labels
 
 
 def logits_of(num_rows: int, num_classes: int) -> tuple[np.ndarray, np.ndarray]:

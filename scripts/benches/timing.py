@@ -20,8 +20,9 @@ class Bench:
         folder: for files.
         jpegs: photographs to render, a folder or a tar file; None for some of our own.
         shards: images to stream, as after `wds:`; None for some of our own.
-        logits: a file of a teacher's logits, to be sized; None for made ones.
-        drawings: where drawings go; None for none.
+        logits: files of a teacher's logits, to be sized, as for `logits_in`; none for made ones.
+        targets: gradient errors that sized caches are to meet; none for the usual ones.
+        drawings: where drawings and their tables go; None for nowhere.
     """
 
     repeats: int
@@ -30,7 +31,8 @@ class Bench:
     folder: Path
     jpegs: Path | None = None
     shards: str | None = None
-    logits: Path | None = None
+    logits: Sequence[str] = ()
+    targets: Sequence[float] = ()
     drawings: Path | None = None
 
     def seconds(self, things: Mapping[str, Callable[[], object]], *, least: float = 0.2) -> dict[str, list[float]]:
