@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +97,7 @@ def test_a_sample_of_a_large_cache_is_spread_over_it(tmp_path: Path) -> None:
 
 
 def _sampled(cache: Cache, most_values: int) -> Inputs:
-    inputs = _inputs(cache)
-    return Inputs(**(vars(inputs) | {"sample": read_sample(cache, most_values=most_values)}))
+    return replace(_inputs(cache), sample=read_sample(cache, most_values=most_values))
 
 
 def test_teacher(digits: ArraySource, digits_cache: Path) -> None:
