@@ -113,16 +113,16 @@ def difference(one: Path, other: Path) -> float:
     for ours, theirs in zip(*lines, strict=True):
         if ours.keys() != theirs.keys():
             return float("inf")
-        largest = max([largest, *(_apart(ours[name], theirs[name]) for name in ours if name not in TIMED)])
+        largest = max([largest, *(_numbers_apart(ours[name], theirs[name]) for name in ours if name not in TIMED)])
     return largest
 
 
-def _apart(one: Any, other: Any) -> float:
+def _numbers_apart(one: Any, other: Any) -> float:
     """How far numbers of two metrics are apart, whatever they stand in."""
     if isinstance(one, dict):
         one, other = [one[name] for name in sorted(one)], [other[name] for name in sorted(other)]
     if isinstance(one, list):
-        return max((_apart(*pair) for pair in zip(one, other, strict=True)), default=0.0)
+        return max((_numbers_apart(*pair) for pair in zip(one, other, strict=True)), default=0.0)
     return float(abs(one - other))
 
 

@@ -85,6 +85,7 @@ def report(
     from gdkd_cache.report.sections.card import shown_place
     from gdkd_cache.report.sections.registry import sections
 
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it tells of its fonts
     all_sections = sections()
     chapters, parts = [], []
     inputs = _inputs(options, cache, source, recipe)

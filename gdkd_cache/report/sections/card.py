@@ -6,7 +6,7 @@ from pathlib import PurePath
 
 from gdkd_cache.data.source import FullSource
 from gdkd_cache.losses.base import ForeignLoss, loss_from_json
-from gdkd_cache.report.base import Column, Facts, Part, Pictures, Table
+from gdkd_cache.report.base import Cell, Column, Facts, Part, Pictures, Table
 from gdkd_cache.report.inputs import Inputs
 from gdkd_cache.report.options import ShowOptions
 from gdkd_cache.report.pictures import to_picture
@@ -97,7 +97,7 @@ def _examined(inputs: Inputs) -> Table | None:
     )
 
 
-def _row(what: str, found: Examined) -> tuple[str | float, ...]:
+def _row(what: str, found: Examined) -> tuple[Cell, ...]:
     numbers = (found.top1, found.top5, found.calibration_error, found.entropy)
     return (what, found.rows, *(float(number) for number in numbers))
 

@@ -111,7 +111,8 @@ def _rows(inputs: Inputs) -> _Rows | None:
 
 def _by_loss(inputs: Inputs, view: View | None) -> Part:
     cache, fidelity = inputs.cache, inputs.cache.manifest.identity.fidelity
-    declared = {str(one): one for one in map(loss_from_json, cache.manifest.identity.request.losses)}
+    stated = map(loss_from_json, cache.manifest.identity.request.losses)
+    declared = {str(one): one for one in stated if not isinstance(one, ForeignLoss)}
     measured = f"measured on {fidelity.rows:,} rows that the codec was not fitted to"
     rows: list[tuple[str, float | None, str]] = [
         (declared[text].spec if text in declared else text, float(error), measured)
