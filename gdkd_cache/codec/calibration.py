@@ -199,8 +199,10 @@ class Calibration:
 
     def error(self, codec: Codec, rows: int | None = None) -> float:
         """The largest gradient error of the declared losses, on held-out rows: all, or so many where there are more."""
-        measured = measure(codec, *(part[:rows] for part in self._held_out), self.request.losses) if rows else None
-        return max((measured or self._measure(codec))[0].gradient_error.values())
+        if rows is None:
+            return max(self._measure(codec)[0].gradient_error.values())
+        logits, labels = self._held_out
+        return max(measure(codec, logits[:rows], labels[:rows], self.request.losses)[0].gradient_error.values())
 
     def _measure(self, codec: Codec) -> tuple[Fidelity, dict[str, Tensor]]:
         """What a codec loses on held-out rows, and their columns; the last codec's are remembered."""
