@@ -22,8 +22,9 @@ _RIDGE = 6.0
 _TURNS = 2
 _SWEEPS = 3
 _BLOCKS = (8, 32)
+"""How many components are chosen at once: of rows whose weight few classes share, and many."""
 _MANY = 256.0
-_STABLE = 1.5
+_STABLE = 1.5  # times what the change would bend the error by if the components had nothing to do with each other
 
 
 def sensitivity(losses: Sequence[Loss], logits: Tensor, labels: Tensor, top: Tensor, power: float = POWER) -> Tensor:
@@ -140,6 +141,7 @@ def _choose(
         numbers.addcmul_(change, better)
         left.addcmul_(pushed, better, value=-1)
         return
+    # Together they would overshoot: what they were before is rounded instead, and the next sweeps see to the rest.
     astray = bent > _STABLE * (curvature * change.square()).sum(-1)
     if astray.any():
         change[astray] = (_whole(numbers, first, more) - numbers)[astray]
