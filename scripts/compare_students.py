@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from gdkd_cache.training.layout import METRICS
 from student_runs import asked_once, spread
 
 from gdkd_cache import open_cache, open_source
@@ -32,7 +33,6 @@ from gdkd_cache.models.network import Network
 from gdkd_cache.models.normalization import NAMED
 from gdkd_cache.models.opening import open_network, published_classes
 from gdkd_cache.terminal import log_lines, say, say_table
-from gdkd_cache.training.layout import METRICS
 from gdkd_cache.training.options import CROSS_ENTROPY
 from gdkd_cache.training.train import TrainOptions, Views, train
 

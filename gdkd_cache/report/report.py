@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from gdkd_cache.cache.cache import Cache
 from gdkd_cache.data.recipes.recipe import Recipe
 from gdkd_cache.data.source import Source, settle
+from gdkd_cache.data.sources.names import worded
 from gdkd_cache.errors import NotServedError, UsageError
 from gdkd_cache.progress import progress
 from gdkd_cache.report.options import ReportOptions
@@ -119,7 +120,7 @@ def _inputs(options: ReportOptions, cache: Cache, source: Source | None, recipe:
     dataset = None if full is None else cache.dataset(full, recipe=recipe, images_in_memory=0)
     if dataset is not None:
         _LOG.info("%s", dataset.replay)
-    classes = cache.manifest.identity.classes if full is None else full.shown_names
+    classes = worded(cache.manifest.identity.classes if full is None else full.shown_names)
     with progress("read", len(chosen(cache)[1]), "views") as advance:
         sample = read_sample(cache, advance)
     return Inputs(
