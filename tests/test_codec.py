@@ -2,8 +2,10 @@
 
 import json
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -168,3 +170,18 @@ def test_wrong_codecs_are_refused(spec: str) -> None:
 def test_wrong_manifest_codecs_are_refused(stored: dict[str, Any]) -> None:
     with pytest.raises(CacheError):
         codec_from_json(stored)
+
+
+@pytest.mark.parametrize("num_classes", [2, 10])
+def test_one_exact_class(tmp_path: Path, num_classes: int) -> None:
+    """A cache of it is whole: of its top class nothing need be stored but which one it is."""
+    logits = np.random.default_rng(0).normal(size=(1, 7, num_classes)).astype(np.float32)
+    keys, labels = [str(row) for row in range(7)], np.zeros(7, np.int64)
+    loss = gc.loss("kd:temperature=2")
+    gc.pack(tmp_path / "c.zarr", logits, keys=keys, labels=labels, codec="topk:k=1,step=0.001", losses=[loss])
+    cache = gc.open_cache(tmp_path / "c.zarr")
+    assert cache.manifest.identity.codec.name == "topk"
+    view, rows = cache.view(0), np.arange(7)
+    assert view.topk(rows).classes[:, 0].tolist() == logits[0].argmax(-1).tolist()
+    mass = torch.from_numpy(logits[0] / 2).softmax(-1).amax(-1)
+    torch.testing.assert_close((view.logits(rows) / 2).softmax(-1).amax(-1), mass, atol=2e-3, rtol=0)

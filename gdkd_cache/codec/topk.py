@@ -116,9 +116,10 @@ class TopKCodec(Codec):
         return min(candidates, key=lambda one: calibration.choice(one).bytes_per_view)
 
     def columns(self) -> dict[str, Column]:
+        steps = {"steps": Column(dtype="uint16", shape=(self.num_top - 1,), fill=2**16 - 1)}
         return {
             "classes": class_column(self.num_classes, (self.num_top,)),
-            "steps": Column(dtype="uint16", shape=(self.num_top - 1,), fill=2**16 - 1),
+            **(steps if self.num_top > 1 else {}),  # no array is of width 0
             "label": Column(dtype="uint16", shape=(), fill=2**16 - 1),
             "tail": Column(dtype="float16", shape=(len(self.temperatures),), fill=math.nan),
         }
@@ -142,7 +143,7 @@ class TopKCodec(Codec):
         label = quantised.gather(-1, labels[:, None]).squeeze(-1)
         return {
             "classes": top.classes.to(getattr(torch, class_dtype(self.num_classes))),
-            "steps": ranked.diff(dim=-1).to(torch.uint16),
+            **({"steps": ranked.diff(dim=-1).to(torch.uint16)} if self.num_top > 1 else {}),
             # The label's logit is already among the top: a constant compresses to nothing.
             "label": label.masked_fill(label_in_top, 0).to(torch.uint16),
             "tail": tail.clamp(min=-65504).to(torch.float16),
@@ -150,7 +151,7 @@ class TopKCodec(Codec):
 
     def check(self, columns: Mapping[str, np.ndarray], labels: np.ndarray, num_references: int = 0) -> None:
         label_in_top = (columns["classes"] == labels[:, None]).any(-1)
-        lowest = columns["steps"].sum(-1, dtype=np.int64)
+        lowest = columns["steps"].sum(-1, dtype=np.int64) if self.num_top > 1 else 0
         check_rows(label_in_top | (columns["label"] >= lowest), "holds a label's logit above those of its top")
         check_columns(columns, self.num_classes)
 
@@ -164,7 +165,8 @@ class TopKCodec(Codec):
         temperature = self.temperatures[0] if temperature is None else temperature
         if temperature not in self.temperatures:
             raise UsageError(f"temperature {temperature} is not among the declared {list(self.temperatures)}")
-        below = columns["steps"].long().cumsum(-1) * self.step
+        steps = columns["steps"].long() if self.num_top > 1 else labels.new_zeros(len(labels), 0)
+        below = steps.cumsum(-1) * self.step
         top = TopK(torch.nn.functional.pad(-below.float(), (1, 0)), columns["classes"].long())
         label_value = -self.step * columns["label"].float()[:, None]
         label_in_top = (top.classes == labels[:, None]).any(-1)
