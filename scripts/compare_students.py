@@ -19,7 +19,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from gdkd_cache.training.layout import METRICS
 from student_runs import asked_once, spread
 
 from gdkd_cache import open_cache, open_source
@@ -34,6 +33,7 @@ from gdkd_cache.models.normalization import NAMED
 from gdkd_cache.models.opening import open_network, published_classes
 from gdkd_cache.terminal import log_lines, say, say_table
 from gdkd_cache.training.options import CROSS_ENTROPY
+from gdkd_cache.training.records.layout import METRICS
 from gdkd_cache.training.train import TrainOptions, Views, train
 
 _ALONE, _LIVE = "cross-entropy only", "live teacher"

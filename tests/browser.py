@@ -37,6 +37,7 @@ class Browser:
     def __init__(self, program: str, profile: Path) -> None:
         read, self._write = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in os.pipe())
         self._read, write = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in os.pipe())
+        profile.mkdir(parents=True, exist_ok=True)
         # The browser wants its pipes as numbers 3 and 4.
         command = [program, *_FLAGS, f"--user-data-dir={profile}", "about:blank"]
         self._process = subprocess.Popen(
@@ -45,6 +46,7 @@ class Browser:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            env=os.environ | {"TMPDIR": str(profile)},
         )
         for end in (read, write):
             os.close(end)
