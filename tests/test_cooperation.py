@@ -445,7 +445,7 @@ def test_a_killed_rank_comes_back(tmp_path: Path, weights: Path) -> None:
     _whole(out, digest)
 
 
-def _metrics(folder: Path) -> list[dict[str, float]]:
+def _metrics(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
@@ -460,8 +460,11 @@ def test_ranks_train_one_network(tmp_path: Path, weights: Path) -> None:
     assert _said(tmp_path, process).count("best accuracy") == 1
     assert len(_metrics(tmp_path / "two")) == 3
     for alone, together in zip(_metrics(tmp_path / "one"), _metrics(tmp_path / "two"), strict=True):
-        for name in alone.keys() - {"images_per_second", "memory_bytes"}:
+        assert alone.keys() == together.keys()
+        for name in alone.keys() - {"images_per_second", "memory_bytes", "gradients"}:
             assert together[name] == pytest.approx(alone[name], rel=1e-4)
+        for name, quantiles in alone["gradients"].items():  # each rank's are of its own images, then the mean is taken
+            assert together["gradients"][name] == pytest.approx(quantiles, rel=0.2), name
     trained, together = (load_file(tmp_path / name / "last.safetensors") for name in ("one", "two"))
     for name, value in trained.items():
         torch.testing.assert_close(together[name], value, rtol=1e-4, atol=1e-6)

@@ -118,7 +118,7 @@ def plan(options: PlanOptions, source: Source, teacher: Network, eval_source: So
                 total_bytes=size_per_view * total_rows,
                 gradient_error=choice.fidelity.gradient_error,
                 encode_rate=_encode_rate(choice, calibration.sample()),
-                num_objects=_num_objects(choice, source, options.num_views),
+                num_objects=_num_objects(choice, source, options.num_views, examination is not None),
                 references=choice.codec.num_references,
                 reference_bytes=choice.codec.num_references * choice.codec.num_predicted * len(source),
             )
@@ -135,15 +135,16 @@ def plan(options: PlanOptions, source: Source, teacher: Network, eval_source: So
     )
 
 
-def _num_objects(choice: Choice, source: FullSource, num_views: int) -> int:
-    """Files of the cache: metadata and shards of every array, the group's metadata, the README.md and the manifest."""
+def _num_objects(choice: Choice, source: FullSource, num_views: int, is_examined: bool) -> int:
+    """Files of the cache: metadata and shards of every array, the group's metadata, the card and the manifest."""
     columns = len(choice.codec.columns()) + 1  # and the probes
     rows = len(source)
     # Labels, probes and checks of the images, then keys and tables.
     lengths = [rows, rows, rows, encode_keys(list(source.keys)).size, choice.codec.tables_bytes().size]
     lengths += [rows] if choice.codec.num_references else []  # the sizes of the images
     shared = sum(1 + -(-length // SHARD_ROWS) for length in lengths if length)
-    return columns * (1 + num_views * -(-rows // SHARD_ROWS)) + shared + 3
+    pictures = 1 + bool(choice.fidelity.gradient_error) if is_examined else 0
+    return columns * (1 + num_views * -(-rows // SHARD_ROWS)) + shared + 3 + pictures
 
 
 def _encode_rate(choice: Choice, sample: tuple[torch.Tensor, torch.Tensor]) -> float:
