@@ -13,8 +13,8 @@ from gdkd_cache.codec.base import exact_top
 from gdkd_cache.codec.calibration import Calibration, calibration_views
 from gdkd_cache.codec.fidelity import decode_rows, encode_rows, measure
 from gdkd_cache.codec.stored import codec_from_json
-from gdkd_cache.codec.transform.first import quantise_first
 from gdkd_cache.codec.transform.quantise import quantise
+from gdkd_cache.codec.transform.sequential import quantise_in_turn
 from gdkd_cache.codec.transform.statistics import gather_statistics
 from gdkd_cache.errors import CacheError
 from gdkd_cache.threads import one_worker
@@ -88,17 +88,20 @@ def test_tables_are_counted() -> None:
     assert few.tables_bytes().size < 0.6 * many.tables_bytes().size
 
 
-def test_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("num_classes", "quantiser"), [(60, quantise_in_turn), (280, quantise)])
+def test_threads_change_nothing(
+    monkeypatch: pytest.MonkeyPatch, num_classes: int, quantiser: Callable[..., Tensor]
+) -> None:
     """Rows are quantised by one thread each, in the main thread and in one that works beside it: the same bytes."""
-    logits, labels = _teacher("usual", 1100, 60)
+    logits, labels = _teacher("usual", 1100, num_classes)
     codec = _calibration("transform:step=0.7", logits, labels, 0.1, 10**6).choose().codec
     before, encoded, numbers = torch.get_num_threads(), [], []
 
     def counted(*inputs: object) -> Tensor:
         numbers.append(torch.get_num_threads())
-        return quantise(*inputs)  # pyright: ignore[reportArgumentType]
+        return quantiser(*inputs)
 
-    monkeypatch.setattr("gdkd_cache.codec.transform.codec.quantise", lambda *a, **k: counted(*a))
+    monkeypatch.setattr(f"gdkd_cache.codec.transform.codec.{quantiser.__name__}", counted)
     try:
         for number in (1, 3):
             torch.set_num_threads(number)
@@ -134,12 +137,11 @@ def test_the_first_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
         return quantised
 
     module = "gdkd_cache.codec.transform.codec"
-    monkeypatch.setattr(f"{module}.quantise_first", noted("first", quantise_first))
-    monkeypatch.setattr(f"{module}.quantise", noted("later", quantise))
+    monkeypatch.setattr(f"{module}.quantise_in_turn", noted("in turn", quantise_in_turn))
     columns = first.encode(logits[0], labels)
-    assert called == [("first", 1100)]
+    assert called == [("in turn", 1100)]
     codec.encode(logits[0], labels)
-    assert called[1:] == [("later", 512), ("later", 512), ("later", 76)]
+    assert called[1:] == [("in turn", 512), ("in turn", 512), ("in turn", 76)]
     others = torch.ones(60, dtype=torch.bool).scatter(0, exact_top(logits[0, :1], 8).classes[0], False)
     ours, later = ((own[0][others] * stored["weight_scale"]).log() for own in (weights_seen[0], weights_seen[1]))
     assert torch.allclose(ours / later, torch.tensor(1.5 / 1.2), rtol=1e-3)

@@ -22,10 +22,10 @@ from gdkd_cache.codec.base import (
     check_step,
     exact_top,
 )
-from gdkd_cache.codec.transform.first import FIRST_POWER, quantise_first
 from gdkd_cache.codec.transform.head import decode_head, encode_head
 from gdkd_cache.codec.transform.patterns import Patterns
 from gdkd_cache.codec.transform.quantise import POWER, quantise, sensitivity
+from gdkd_cache.codec.transform.sequential import quantise_in_turn
 from gdkd_cache.codec.transform.tables import (
     BASIS_SCALE,
     MOST_REFERENCES,
@@ -51,6 +51,9 @@ DEVIATION_UNIT = 2
 """Quarter steps that a deviation counts."""
 _KEPT_WEIGHT = 20.0
 _HEAD_WEIGHT = 1.0
+_FIRST_POWER = 1.5
+MANY_CLASSES = 256
+"""Above it, components are quantised some at once, and exact values are finer than a step."""
 _RANKED_CLASSES = 2048
 _CANDIDATES = (4, 8)
 """Numbers of references that are tried where none is asked for."""
@@ -268,7 +271,7 @@ class TransformCodec(Codec):
         centred, residual, prediction = self.residual(logits, top1, labels, known)
         kind = self._kind(_number(known))
         first = self.version == 1
-        weights = sensitivity(self.losses, logits, labels, top.classes, FIRST_POWER if first else POWER)
+        weights = sensitivity(self.losses, logits, labels, top.classes, _FIRST_POWER if first else POWER)
         weights /= self.weight_scale
         # Ids cost bits where the reconstruction misranks them, and exact values little: the top classes are kept so
         # accurate that they need none, or weigh no more than others.
@@ -278,7 +281,7 @@ class TransformCodec(Codec):
             kept = weights.gather(-1, top.classes).clamp(min=_KEPT_WEIGHT * self.penalty)
             weights.scatter_(-1, top.classes, kept)
         device = logits.device
-        steps = (quantise_first if first else quantise)(
+        steps = (quantise_in_turn if first or self.num_classes <= MANY_CLASSES else quantise)(
             residual,
             weights,
             self._tensor("basis", device, torch.float32) * (self.step / self.basis_scale),

@@ -5,14 +5,13 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from gdkd_cache.codec.transform.codec import QUARTERS, VERSION, TransformCodec
+from gdkd_cache.codec.transform.codec import MANY_CLASSES, QUARTERS, VERSION, TransformCodec
 from gdkd_cache.codec.transform.patterns import column_costs, group_columns
 from gdkd_cache.codec.transform.statistics import Statistics
 from gdkd_cache.codec.transform.tables import BASIS_SCALE, MOST_SCALE, TransformTables, no_references
 
 _LEAST_VARIANCE = 0.12  # of a component worth coding, in steps squared
 _LEAST_OF_MANY = 0.06  # the same of many classes, whose rows have most of their error in what many components hold
-_MANY_CLASSES = 256
 TRUSTED_VARIANCE = 0.13
 """Least that the quantiser is told, in steps squared: to pull components further to 0 costs more than it saves."""
 _PENALTY = 0.05
@@ -42,13 +41,13 @@ def fit_transform(
     """
     num_classes, num_top = len(statistics.mean), statistics.num_top
     variances = statistics.variances / step**2
-    worth = int((variances > (_LEAST_OF_MANY if num_classes > _MANY_CLASSES else _LEAST_VARIANCE)).sum())
+    worth = int((variances > (_LEAST_OF_MANY if num_classes > MANY_CLASSES else _LEAST_VARIANCE)).sum())
     num_components = min(max(worth, 1), most or statistics.basis.shape[1], statistics.basis.shape[1])
     basis, variances = statistics.basis[:, :num_components], variances[:num_components]
     scale = _basis_scale(basis.size, statistics.stored_rows)
     unit = step / (QUARTERS * scale)
     value_units = None
-    if num_classes > _MANY_CLASSES and value_step < step:
+    if num_classes > MANY_CLASSES and value_step < step:
         value_units = max(round(value_step / unit), -(-QUARTERS * scale // _MOST_PARTS))
     class_means = np.rint(statistics.class_means[:, :num_components] / step * QUARTERS)
     spread = statistics.spread[:num_components] / step**2

@@ -1,20 +1,19 @@
-"""The quantiser of gdkd-cache 0.1.0, for caches that it began: rows that are encoded again are the same bytes.
+"""The quantiser of few classes, and of gdkd-cache 0.1.0, whose caches go on with the same bytes: one after the other.
 
-What it minimises is told in quantise.py. Each sweep goes over the components one by one.
+What it minimises is told in quantise.py. The components of few classes have much to do with each other; they are few
+as well, so that going over them in turn costs little.
 """
 
 import torch
 from torch import Tensor
 
-FIRST_POWER = 1.5
-"""What sensitivities are taken to."""
 _FLOOR = 0.01
 _SWEEPS = 3
 _BLOCK = 16
 _RIDGE = 6.0
 
 
-def quantise_first(
+def quantise_in_turn(
     residual: Tensor, weights: Tensor, basis: Tensor, costs: Tensor, variances: Tensor, penalty: float
 ) -> Tensor:
     """Choose the integers; arguments and result are those of `quantise`."""
