@@ -22,6 +22,8 @@ _LOGITS = ("teacher", "logits")
 _LABELS = ("label", "labels")
 _KEY_BYTES = 1024
 """A row, on average."""
+_VALUES = 2**24
+"""Logits that are looked at together."""
 _HEAD_BYTES = 2**15
 """More than numpy reads of a header."""
 _ZIP = b"PK\x03\x04"
@@ -65,13 +67,23 @@ def read_logits(logits: Path, labels: Path | None, keys: Path | None) -> PackInp
     else:
         found = _read(logits, "labels", _LABELS, only_named=True)
     with np.errstate(over="ignore", invalid="ignore"):
-        guessed = np.asarray(array[0], np.float32).argmax(-1) if found is None else found
+        guessed = _likeliest(array[0]) if found is None else found
     return PackInput(
         logits=array,
         labels=guessed,
         keys=[str(row) for row in range(array.shape[1])] if keys is None else _read_keys(keys, array.shape[1]),
         guessed_labels=found is None,
     )
+
+
+def _likeliest(logits: np.ndarray) -> np.ndarray:
+    """The top-1 class of each row, of some rows at a time, so that no copy of all is made: int64 [row]."""
+    classes = np.zeros(len(logits), np.int64)
+    step = max(_VALUES // max(logits.shape[-1], 1), 1)
+    for start in range(0, len(logits), step):
+        rows = slice(start, start + step)
+        classes[rows] = np.asarray(logits[rows], np.float32).argmax(-1)
+    return classes
 
 
 def _read(path: Path, what: str, names: Sequence[str], *, only_named: bool = False) -> np.ndarray | None:
