@@ -41,7 +41,8 @@ def show(
     if out.suffix.lower() not in _FORMATS:
         raise click.UsageError(f"--out is {str(out)!r}; it must end in {', '.join(_FORMATS)}")
 
-    from gdkd_cache.report.show import save_page, save_picture, show_page
+    from gdkd_cache.models.weights import replace_file
+    from gdkd_cache.report.show import save_picture, show_page
     from gdkd_cache.report.show import show as run_show
 
     opened = trust.open(cache, data.local_copy)
@@ -52,6 +53,6 @@ def show(
         save_picture(picture, out)
         say(f"{out}: {picture.width}x{picture.height} pixels")
     else:
-        page = show_page(options, opened, source, recipe=known)
-        save_page(page, out)
-        say(f"{out}: a page of {len(page.encode()):,} bytes")
+        page = show_page(options, opened, source, recipe=known).encode()
+        replace_file(out, page)
+        say(f"{out}: a page of {len(page):,} bytes")

@@ -1,23 +1,17 @@
-"""A report as one HTML file: nothing in it is fetched, and no text in it becomes markup.
-
-The template escapes every text; each is first made one bounded, printable line. The Content-Security-Policy in the
-page's head names its one style and its one script by their hashes, so that nothing else could act if it were there.
-"""
+"""A report as a page: figures in the page's colours, tables with their numbers, pictures that fit its size."""
 
 import base64
-import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from gdkd_cache.errors import UsageError
 from gdkd_cache.report.base import Cell, Column, Drawing, Part, Picture, Pictures, Table
+from gdkd_cache.report.html import rendered
 from gdkd_cache.report.pictures import picture_size, shrunk
 from gdkd_cache.report.svg import to_svg
 from gdkd_cache.texts import shown
@@ -115,33 +109,15 @@ def _encoded_size(png: bytes) -> int:
 
 
 def _rendered(page: Page, svgs: Mapping[int, Markup], pngs: Mapping[int, bytes]) -> bytes:
-    folder = files("gdkd_cache.report") / "templates"
-    style, script = ((folder / f"report.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_line
-    )
-    environment.filters["kind"] = lambda part: type(part).__name__
-    environment.filters["drawn"] = lambda part: svgs[id(part)]
-    environment.filters["picture"] = lambda picture: _image(pngs[id(picture)], picture)
-    environment.filters["tabled"] = _tabled
-    environment.filters["half"] = _is_half
-    environment.filters["capital"] = lambda text: text[:1].upper() + text[1:]
-    template = environment.from_string((folder / "report.html").read_text(encoding="utf-8"))
-    policy = (
-        f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
-        "base-uri 'none'; form-action 'none'"
-    )
-    texts = {"style": Markup(style), "script": Markup(script), "policy": policy, "version": version("gdkd-cache")}
-    return template.render(page=page, **texts).encode()
-
-
-def _line(value: object) -> object:
-    """Any text that enters the page; what is markup is ours."""
-    return value if isinstance(value, Markup) else shown(value, _LONGEST)
-
-
-def _hash(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+    filters = {
+        "kind": lambda part: type(part).__name__,
+        "drawn": lambda part: svgs[id(part)],
+        "picture": lambda picture: _image(pngs[id(picture)], picture),
+        "tabled": _tabled,
+        "half": _is_half,
+        "capital": lambda text: text[:1].upper() + text[1:],
+    }
+    return rendered("report", filters, page=page, version=version("gdkd-cache")).encode()
 
 
 def _drawn(drawing: Drawing) -> Markup:

@@ -1,11 +1,9 @@
 """The contact sheet as a page of HTML: pictures inside, text as text, and nothing that runs or reaches elsewhere."""
 
 import base64
-import hashlib
 import io
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -14,8 +12,10 @@ from gdkd_cache.errors import UsageError
 from gdkd_cache.report.sheet import ShownRow, ShownView
 from gdkd_cache.texts import shown
 
-_TEMPLATES = Path(__file__).parent / "templates"
-_LONGEST, _LONGEST_TITLE = 300, 2000
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+_LONGEST = 300
 _LONGEST_SIDE = 224
 _EXACT_SIDE = 96
 """Up to this side pictures are pixel for pixel those of the view; above it they are JPEG."""
@@ -33,27 +33,12 @@ def page_of_views(rows: Sequence[ShownRow], classes: Sequence[str], title: Seque
         UsageError: jinja2 is not installed.
     """
     try:
-        from jinja2 import Environment, FileSystemLoader, StrictUndefined
+        from gdkd_cache.report.html import rendered
     except ImportError:
         raise UsageError(
             "a page needs jinja2, which is not installed: pip install 'gdkd-cache[report]', or name a .png"
         ) from None
-    templates = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    # A page's only style, and so its only source of one, is named by its hash.
-    style = (_TEMPLATES / "show.css").read_text().replace("\r\n", "\n")
-    hashed = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    return templates.get_template("show.html").render(
-        title=[shown(text, _LONGEST_TITLE) for text in title],
-        style=style,
-        style_hash=f"sha256-{hashed}",
-        rows=[_row(row, classes) for row in rows],
-    )
+    return rendered("show", {}, title=title, rows=[_row(row, classes) for row in rows])
 
 
 def _row(row: ShownRow, classes: Sequence[str]) -> dict[str, Any]:
@@ -86,9 +71,12 @@ def _view(view: ShownView, label: int, classes: Sequence[str]) -> dict[str, Any]
     }
 
 
-def _data_uri(image: np.ndarray) -> str:
+def _data_uri(image: np.ndarray) -> "Markup":
+    """A picture as an address, which is no text of anybody's."""
+    from markupsafe import Markup
+
     picture, data = Image.fromarray(image), io.BytesIO()
     picture.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE), Image.Resampling.LANCZOS)
     kind, facts = ("png", {}) if max(picture.size) <= _EXACT_SIDE else ("jpeg", {"quality": 90})
     picture.save(data, kind, **facts)
-    return f"data:image/{kind};base64,{base64.b64encode(data.getvalue()).decode()}"
+    return Markup(f"data:image/{kind};base64,{base64.b64encode(data.getvalue()).decode()}")

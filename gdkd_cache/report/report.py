@@ -111,7 +111,7 @@ def report(
 
 def _inputs(options: ReportOptions, cache: Cache, source: Source | None, recipe: Recipe | None) -> "Inputs":
     from gdkd_cache.report.inputs import Inputs
-    from gdkd_cache.report.sample import chosen, read_sample
+    from gdkd_cache.report.sample import read_sample
     from gdkd_cache.texts import shown
 
     runs = [read_run(path) for path in options.runs]
@@ -121,12 +121,10 @@ def _inputs(options: ReportOptions, cache: Cache, source: Source | None, recipe:
     if dataset is not None:
         _LOG.info("%s", dataset.replay)
     classes = worded(cache.manifest.identity.classes if full is None else full.shown_names)
-    with progress("read", len(chosen(cache)[1]), "views") as advance:
-        sample = read_sample(cache, advance)
     return Inputs(
         options=options,
         cache=cache,
-        sample=sample,
+        sample=read_sample(cache),
         classes=tuple(shown(name, _LONGEST_NAME) for name in classes),
         source=full,
         dataset=dataset,

@@ -3,10 +3,8 @@
 import numpy as np
 
 from gdkd_cache.cache.cache import Cache
-from gdkd_cache.errors import UsageError
-from gdkd_cache.progress import Advance
+from gdkd_cache.progress import progress
 from gdkd_cache.report.inputs import Sample
-from gdkd_cache.store.cells import ONE_CELL
 
 _MOST_VALUES = 2**26
 """Logits of a sample: 256 MiB."""
@@ -14,36 +12,32 @@ _DECODED = 2**22
 _FEWEST_VIEWS = 4
 
 
-def read_sample(cache: Cache, advance: Advance | None = None, *, most_values: int = _MOST_VALUES) -> Sample:
+def read_sample(cache: Cache, *, most_values: int = _MOST_VALUES) -> Sample:
     """Read the logits of some rows in some views, both spread evenly over the cache.
 
     Of a cache that is too large views are left out first, down to four of them, and then rows.
 
     Args:
-        cache: open.
-        advance: is told each view that was read, of as many as the sample has.
+        cache: open, of rows of one cell.
         most_values: logits that it may hold, so many times 4 bytes.
 
     Raises:
-        UsageError: rows of several cells, such as a segmentation's.
         CacheError: the cache is damaged.
     """
-    if cache.manifest.identity.cells != ONE_CELL:
-        raise UsageError(f"{cache.path} holds a distribution for each of many cells of an image; a report shows images")
-    rows, views = chosen(cache, most_values)
+    rows, views = _chosen(cache, most_values)
     logits = np.empty((len(views), len(rows), cache.num_classes), np.float32)
     step = max(1, _DECODED // cache.num_classes)
-    for number, view in enumerate(views):
-        loaded = cache.view(view)
-        for start in range(0, len(rows), step):
-            logits[number, start : start + step] = loaded.logits(rows[start : start + step]).numpy()
-        if advance is not None:
+    with progress("read", len(views), "views") as advance:
+        for number, view in enumerate(views):
+            loaded = cache.view(view)
+            for start in range(0, len(rows), step):
+                logits[number, start : start + step] = loaded.logits(rows[start : start + step]).numpy()
             advance(1)
     is_whole = logits.shape[:2] == (cache.num_views, cache.num_rows)
     return Sample(rows=rows, views=views, logits=logits, labels=cache.labels[rows], is_whole=is_whole)
 
 
-def chosen(cache: Cache, most_values: int = _MOST_VALUES) -> tuple[np.ndarray, list[int]]:
+def _chosen(cache: Cache, most_values: int) -> tuple[np.ndarray, list[int]]:
     """The rows, int64 rising, and views that `read_sample` reads."""
     pairs = max(1, most_values // cache.num_classes)
     num_views = min(cache.num_views, max(_FEWEST_VIEWS, pairs // cache.num_rows))

@@ -99,15 +99,6 @@ def save_picture(picture: Image.Image, out: Path) -> None:
     replace_file(out, data.getvalue())
 
 
-def save_page(page: str, out: Path) -> None:
-    """Write a page, whole or not at all.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    replace_file(out, page.encode())
-
-
 def _find_rows(options: ShowOptions, source: FullSource) -> np.ndarray:
     """Rows of the source: int64 [row]."""
     if not options.keys:
