@@ -3,17 +3,15 @@
 import base64
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 from PIL import Image
 
-from gdkd_cache.errors import UsageError
+from gdkd_cache.report.html import rendered
 from gdkd_cache.report.sheet import ShownRow, ShownView
 from gdkd_cache.texts import shown
-
-if TYPE_CHECKING:
-    from markupsafe import Markup
 
 _LONGEST = 300
 _LONGEST_SIDE = 224
@@ -28,16 +26,7 @@ def page_of_views(rows: Sequence[ShownRow], classes: Sequence[str], title: Seque
         rows: at least one; all of the same views.
         classes: class names in the order of class ids.
         title: texts above it all.
-
-    Raises:
-        UsageError: jinja2 is not installed.
     """
-    try:
-        from gdkd_cache.report.html import rendered
-    except ImportError:
-        raise UsageError(
-            "a page needs jinja2, which is not installed: pip install 'gdkd-cache[report]', or name a .png"
-        ) from None
     return rendered("show", {}, title=title, rows=[_row(row, classes) for row in rows])
 
 
@@ -71,10 +60,8 @@ def _view(view: ShownView, label: int, classes: Sequence[str]) -> dict[str, Any]
     }
 
 
-def _data_uri(image: np.ndarray) -> "Markup":
+def _data_uri(image: np.ndarray) -> Markup:
     """A picture as an address, which is no text of anybody's."""
-    from markupsafe import Markup
-
     picture, data = Image.fromarray(image), io.BytesIO()
     picture.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE), Image.Resampling.LANCZOS)
     kind, facts = ("png", {}) if max(picture.size) <= _EXACT_SIDE else ("jpeg", {"quality": 90})

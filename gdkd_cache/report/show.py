@@ -48,8 +48,12 @@ def show_page(options: ShowOptions, cache: Cache, source: Source, *, recipe: Rec
     Raises:
         UsageError: also where jinja2 is not installed.
     """
-    from gdkd_cache.report.page_of_views import page_of_views
-
+    try:
+        from gdkd_cache.report.page_of_views import page_of_views
+    except ImportError:
+        raise UsageError(
+            "a page needs jinja2, which is not installed: pip install 'gdkd-cache[report]', or name a .png"
+        ) from None
     return page_of_views(*_shown(options, cache, source, recipe))
 
 
