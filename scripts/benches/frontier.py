@@ -21,9 +21,10 @@ class Point:
         name: which.
         error: its gradient error over all views and rows.
         bytes: a view, of everything on disk.
-        amortised: the same with the tables of a codec spread over 1.28 M rows in 40 views, keys and labels over 40.
+        amortised: of a part of a large cache, whose tables are fitted as for 1.28 M rows in 40 views and spread over
+            them, keys and labels over 40.
         fixed: what of `bytes` does not grow with the views: tables, keys, labels and metadata; None for records.
-        entropy: order-0, of the integers that are stored; None where nothing is quantised.
+        entropy: order-0, of the integers that such a part stores; None where nothing is quantised.
     """
 
     name: str

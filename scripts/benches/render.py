@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from gdkd_cache.data.loader import ViewLoader
 from gdkd_cache.data.recipes.presets import open_recipe
 from gdkd_cache.data.source import FullSource
 from gdkd_cache.data.views import VIEWS_AT_ONCE, ViewRenderer, requests_for
+from gdkd_cache.terminal import say
 
 _SMALL_BATCH, _LARGE_BATCH = 256, 64
 _PIL, _TENSORS, _ONE, _MANY = "v2 on PIL", "v2 on tensors", "one view at a time", "8 views of one decoding"
@@ -96,6 +98,9 @@ def _of_photographs(bench: Bench) -> Iterator[Figure]:
         _MANY: ours(_LARGE_BATCH // 2, views=tuple(range(VIEWS_AT_ONCE))),
     }
     times = bench.seconds(things, least=0)
+    for name, views in ((_ONE, 1), (_MANY, VIEWS_AT_ONCE)):
+        rate = views * len(source) / median(times[name])
+        say(f"render: imagenet, {name}: {rate:,.0f} views/s with two workers", error=True)
     what = f"views a second, imagenet, {len(source)} JPEG files"
     yield _faster_than_peers(f"{what}, {_ONE}", times, times[_ONE], ">= 1.6")
     yield _faster_than_peers(f"{what}, {_MANY}", times, [time / VIEWS_AT_ONCE for time in times[_MANY]], ">= 4")

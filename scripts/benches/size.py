@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -13,11 +14,14 @@ from benches.frontier import Frontier, Point, draw
 from benches.outputs import logits_in, logits_of
 from benches.peers import layouts
 from benches.timing import Bench, Figure
+from gdkd_cache.cache.cache import Cache
 from gdkd_cache.codec.base import Codec
+from gdkd_cache.codec.calibration import Calibration
 from gdkd_cache.codec.fidelity import gradient_error
 from gdkd_cache.codec.transform.codec import TransformCodec
 from gdkd_cache.losses.base import Loss
 from gdkd_cache.losses.partition import top_classes
+from gdkd_cache.store.manifest import Manifest
 from gdkd_cache.terminal import say
 
 _LOSSES = ("gdkd:temperature=4", "gdkd:temperature=1,w0=0.5,w2=1")
@@ -77,35 +81,56 @@ def _frontier(bench: Bench, folder: Path, spec: str, logits: np.ndarray, labels:
     return Frontier(loss=spec, ours=ours, others=others, theirs=theirs)
 
 
+class _OfMany(Calibration):
+    """Rows of a large cache: a codec may take larger tables, as so many share them."""
+
+    def __init__(self, *given: Any, stored_rows: int, **named: Any) -> None:
+        super().__init__(*given, stored_rows=_LARGE, **named)
+
+
 def _ours(folder: Path, loss: Loss, logits: np.ndarray, labels: np.ndarray, **asked: Any) -> Point:
-    """A cache of the logits, packed as asked."""
+    """A cache of the logits, packed as asked; and of one whose codec is fitted as for many rows, what is amortised."""
     start = time.perf_counter()
-    keys = [f"{row:06d}" for row in range(len(labels))]
-    manifest = gc.pack(folder, logits, keys=keys, labels=labels, losses=(loss,), **asked)
+    cache, error = _packed(folder / "whole", loss, logits, labels, asked)
+    with patch("gdkd_cache.building.sampling.Calibration", _OfMany):
+        part, _ = _packed(folder / "part", loss, logits, labels, asked)
+    num_rows = labels.size * len(logits)
+    whole = sum(path.stat().st_size for path in (folder / "whole").rglob("*") if path.is_file())
+    views, shared, tables = _sizes(part.manifest)
+    kept = f"`topk`, {cache.codec.num_top} classes" if cache.codec.name == "topk" else f"`{cache.codec.name}`"
+    point = Point(
+        name=", ".join([kept, *(f"target {value}" for name, value in asked.items() if name == "fidelity")]),
+        error=error,
+        bytes=whole / num_rows,
+        amortised=views / num_rows + shared / len(labels) / 40 + tables / _LARGE,
+        fixed=(whole - _sizes(cache.manifest)[0]) / num_rows,
+        entropy=_entropy(part.codec, logits, labels),
+    )
+    took = f"{time.perf_counter() - start:.0f} s"
+    say(f"size: {loss}: {point.name}: {point.bytes:.1f} bytes a view at {point.error:.3f}, {took}", error=True)
+    return point
+
+
+def _packed(
+    folder: Path, loss: Loss, logits: np.ndarray, labels: np.ndarray, asked: dict[str, Any]
+) -> tuple[Cache, float]:
+    """A cache, read again, and its gradient error over all views and rows."""
+    gc.pack(folder, logits, keys=[f"{row:06d}" for row in range(len(labels))], labels=labels, losses=(loss,), **asked)
     cache, rows = gc.open_cache(folder), np.arange(len(labels))
     decoded = [cache.view(number).decode(rows, temperature=loss.temperature) for number in range(cache.num_views)]
     full = torch.from_numpy(logits.astype(np.float32)).flatten(0, 1)
     top = torch.cat([one.top.classes for one in decoded])
     assert torch.equal(top, top_classes(full, top.shape[1])), "a partition differs from the full logits'"
     their_labels = torch.from_numpy(labels).repeat(len(logits))
-    error = gradient_error(loss, full, torch.cat([one.logits for one in decoded]), their_labels, top)
+    return cache, gradient_error(loss, full, torch.cat([one.logits for one in decoded]), their_labels, top)
+
+
+def _sizes(manifest: Manifest) -> tuple[int, int, int]:
+    """Bytes of what grows with the views, of keys and labels, and of the codec's tables."""
     sizes = {name: record.size for name, record in manifest.objects.items() if "/c/" in name}
     views = sum(number for name, number in sizes.items() if name.count("/") > 2)
     shared = sum(number for name, number in sizes.items() if name.startswith(("keys/", "labels/")))
-    tables = sum(number for name, number in sizes.items() if name.startswith("tables/"))
-    whole = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    kept = f"`topk`, {cache.codec.num_top} classes" if cache.codec.name == "topk" else f"`{cache.codec.name}`"
-    point = Point(
-        name=", ".join([kept, *(f"target {value}" for name, value in asked.items() if name == "fidelity")]),
-        error=error,
-        bytes=whole / len(full),
-        amortised=views / len(full) + shared / len(labels) / 40 + tables / _LARGE,
-        fixed=(whole - views) / len(full),
-        entropy=_entropy(cache.codec, logits, labels),
-    )
-    took = f"{time.perf_counter() - start:.0f} s"
-    say(f"size: {loss}: {point.name}: {point.bytes:.1f} bytes a view at {point.error:.3f}, {took}", error=True)
-    return point
+    return views, shared, sum(number for name, number in sizes.items() if name.startswith("tables/"))
 
 
 def _entropy(codec: Codec, views: np.ndarray, labels: np.ndarray) -> float | None:
