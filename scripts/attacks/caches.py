@@ -11,6 +11,7 @@ from attacks.fuzz import TEXTS, any_value, fuzz, mutate
 from attacks.making import forge, forge_object
 from attacks.run import FORGED, run
 from gdkd_cache.models.weights import load_card
+from gdkd_cache.training.records.layout import STATE
 
 _HOSTILE = (
     f"x\n{FORGED}; sha256:0", f"x\r{FORGED}", "\x1b[2J\x1b[H", "\x9b2J", "\u202egnp.whole", "\u2066\u2069",
@@ -260,6 +261,8 @@ def killed_trainings(attack: Attack) -> Case:
 
     def after(code: int) -> str | None:
         for weights in out.rglob("*.safetensors"):
+            if weights.name == STATE:  # to go on from, no network: the run again reads it
+                continue
             evaluated = run([*attack.kit.evaluate(weights=weights), "--json"], attack.place, seconds=60)
             if evaluated.code != 0:
                 return f"{weights.name} does not evaluate: {evaluated.err.strip().splitlines()[-1:]}"
