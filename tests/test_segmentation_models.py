@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from gdkd_cache.errors import ModelError
 from gdkd_cache.models.build import build_model
-from gdkd_cache.models.cells import cell_logits
+from gdkd_cache.models.cells import cell_logits, named_outputs, upsampled
 from gdkd_cache.models.classes import ClassLogits
 from gdkd_cache.models.network import Network
 from gdkd_cache.models.outputs import give_logits
@@ -42,6 +42,16 @@ def test_one_output_has_no_name_and_several_have_an_axis() -> None:
     assert torch.equal(both, torch.stack([logits, -logits], 1))
     assert cell_logits(maps[:, :, :1, :1], "x")[1].shape == cell_logits(maps[:, :, 0, 0], "x")[1].shape == (2, 5)
 
+    assert named_outputs(maps)["main"] is maps
+
+
+def test_upsampling_keeps_the_corners() -> None:
+    maps = _numbered(1, 2, 3, 4)
+    larger = upsampled(maps, (5, 7))  # corners stay, and so does every second value
+    assert torch.allclose(larger[:, :, ::2, ::2], maps)
+    assert torch.allclose(larger[:, :, 0, 1], (maps[:, :, 0, 0] + maps[:, :, 0, 1]) / 2)
+    assert upsampled(maps, (3, 4)) is maps
+
 
 @pytest.mark.parametrize(
     ("given", "message"),
@@ -52,9 +62,9 @@ def test_one_output_has_no_name_and_several_have_an_axis() -> None:
             {"main": _numbered(2, 5)},
             r"torch.float32 \[2, 5\] as main; .* float logits \[batch, class, height, width\]$",
         ),
-        (_numbered(2, 5, 3), r"\[2, 5, 3\]; it must give float logits .*, or \[batch, class\]$"),
-        (_numbered(2, 5, 3, 4).long(), r"torch.int64 \[2, 5, 3, 4\]; it must"),
-        ("text", "x gives str; it must"),
+        (_numbered(2, 5, 3), r"\[2, 5, 3\] as main; it must give float logits \[batch, class, height, width\]$"),
+        (_numbered(2, 5, 3, 4).long(), r"torch.int64 \[2, 5, 3, 4\] as main; it must"),
+        ("text", "x gives str as main; it must"),
         (
             {"main": _numbered(2, 5, 3, 4), "aux": _numbered(2, 5, 6, 8)},
             r"\[2, 5, 6, 8\] as aux and \[2, 5, 3, 4\] as main; all outputs must",

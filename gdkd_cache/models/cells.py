@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from gdkd_cache.errors import ModelError
 from gdkd_cache.schema import short
@@ -25,11 +26,37 @@ def outputs_of(model: nn.Module) -> tuple[str, ...]:
     return tuple(outputs) if isinstance(outputs, tuple | list) and all(isinstance(one, str) for one in outputs) else ()
 
 
+def named_outputs(outputs: Any, what: str = "the network") -> dict[str, Float[Tensor, "batch class height width"]]:
+    """What a dense network gave, by name: one tensor alone is `main`.
+
+    Args:
+        outputs: a float tensor [batch, class, height, width], or several by name.
+        what: the network, for messages.
+
+    Raises:
+        ModelError: no such tensors, the first of several is not `main`, or they differ in their grid or classes.
+    """
+    parts = dict(outputs) if isinstance(outputs, Mapping) else {MAIN: outputs}
+    if next(iter(parts), None) != MAIN:
+        raise ModelError(f"{what} gives the outputs {_listed(parts)}; the first must be {MAIN}")
+    for name, part in parts.items():
+        if not (isinstance(part, Tensor) and part.is_floating_point() and part.ndim == 4):
+            raise ModelError(
+                f"{what} gives {_kind(part)} as {short(name)}; it must give float logits [batch, class, height, width]"
+            )
+        if part.shape != parts[MAIN].shape:
+            raise ModelError(
+                f"{what} gives {list(part.shape)} as {short(name)} and {list(parts[MAIN].shape)} as {MAIN}; all "
+                "outputs must have one grid and the same classes"
+            )
+    return parts
+
+
 def cell_logits(outputs: Any, what: str) -> tuple[tuple[str, ...], Float[Tensor, "batch *grid class"]]:
     """The logits of every cell, the classes last, of what a network gave.
 
     Args:
-        outputs: a float tensor [batch, class, height, width], several by name, or, of one cell, [batch, class].
+        outputs: as for `named_outputs`; or [batch, class], of one cell.
         what: the network, for messages.
 
     Returns:
@@ -37,32 +64,29 @@ def cell_logits(outputs: Any, what: str) -> tuple[tuple[str, ...], Float[Tensor,
         output, (output, height, width) of several, and () of one cell.
 
     Raises:
-        ModelError: no such tensors, the first of several is not `main`, or they differ in their grid or classes.
+        ModelError: as `named_outputs`.
     """
-    parts = dict(outputs) if isinstance(outputs, Mapping) else {MAIN: outputs}
-    if not parts or next(iter(parts)) != MAIN:
-        raise ModelError(f"{what} gives the outputs {_listed(parts)}; the first must be {MAIN}")
-    several = isinstance(outputs, Mapping)
-    for name, part in parts.items():
-        is_float = isinstance(part, Tensor) and part.is_floating_point()
-        if not (is_float and (part.ndim == 4 or (part.ndim == 2 and not several))):
-            found = f"{_kind(part)} as {short(name)}" if several else _kind(part)
-            forms = "[batch, class, height, width]" + ("" if several else ", or [batch, class]")
-            raise ModelError(f"{what} gives {found}; it must give float logits {forms}")
-        if part.shape != parts[MAIN].shape:
-            raise ModelError(
-                f"{what} gives {list(part.shape)} as {short(name)} and {list(parts[MAIN].shape)} as {MAIN}; all "
-                "outputs must have one grid and the same classes"
-            )
+    if isinstance(outputs, Tensor) and outputs.is_floating_point() and outputs.ndim == 2:
+        return (), outputs.float()
+    parts = named_outputs(outputs, what)
     logits = [part.float().movedim(1, -1) for part in parts.values()]
     if len(logits) > 1:
-        return tuple(map(str, parts)), torch.stack(logits, 1)
+        return tuple(parts), torch.stack(logits, 1)
     one = logits[0]
     return (), one.flatten(1) if one.shape[1:-1] == (1, 1) else one
 
 
-def _listed(names: Mapping[Any, Any]) -> str:
-    return ", ".join(short(str(name)) for name in names) or "(none)"
+def upsampled(
+    maps: Float[Tensor, "batch class y x"], size: tuple[int, int]
+) -> Float[Tensor, "batch class height width"]:
+    """Maps resized bilinearly to a height and width, between the centres of the corners; those of the size stay."""
+    if (maps.shape[2], maps.shape[3]) == size:
+        return maps
+    return F.interpolate(maps, size, mode="bilinear", align_corners=True)
+
+
+def _listed(names: Mapping[str, Any]) -> str:
+    return ", ".join(map(short, names)) or "(none)"
 
 
 def _kind(part: object) -> str:
