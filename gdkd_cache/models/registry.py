@@ -34,6 +34,7 @@ MODELS: "Registry[Callable[..., nn.Module]]" = Registry(
         **_family("mobilenet", "MobileNetV1", "a MobileNetV1 for ImageNet"),
         **_family("mobilenet", "MobileNetV2", "a MobileNetV2 of half width for 32x32"),
         **_family("shufflenet", "ShuffleV1 ShuffleV2", "a ShuffleNet for 32x32"),
+        "seg-s": Entry(f"{_ZOO}.tiny_dense:seg_s", "a dense network for small scenes, 49 thousand parameters"),
         "torchvision": Entry(f"{_ZOO}.torchvision_models:TORCHVISION", "torchvision's classifiers", "torchvision:NAME"),
         "timm": Entry(f"{_ZOO}.timm_models:TIMM", "timm's classifiers", "timm:NAME"),
         "hf": Entry(f"{_ZOO}.hf_models:HF", "a classifier that transformers saved in a folder", "hf:FOLDER"),

@@ -1,0 +1,69 @@
+"""What a dense network gives: a distribution over the classes in each cell of a grid, from one output or several.
+
+A dense network's forward gives, in training and evaluation alike, a dictionary of float [batch, class, height, width]
+at the network's own stride, never upsampled, `main` first; or one such tensor, which is `main` alone. Where it is a
+dictionary, an attribute `outputs` of the module says so: the names, in their order.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from gdkd_cache.errors import ModelError
+from gdkd_cache.schema import short
+
+MAIN = "main"
+"""The output that is evaluated."""
+
+
+def outputs_of(model: nn.Module) -> tuple[str, ...]:
+    """The names of the outputs that a dense network says it has; () where it says nothing of them."""
+    outputs = getattr(model, "outputs", ())
+    return tuple(outputs) if isinstance(outputs, tuple | list) and all(isinstance(one, str) for one in outputs) else ()
+
+
+def cell_logits(outputs: Any, what: str) -> tuple[tuple[str, ...], Float[Tensor, "batch *grid class"]]:
+    """The logits of every cell, the classes last, of what a network gave.
+
+    Args:
+        outputs: a float tensor [batch, class, height, width], several by name, or, of one cell, [batch, class].
+        what: the network, for messages.
+
+    Returns:
+        The outputs' names, none where there is only one; and float32 logits, whose grid is (height, width) of one
+        output, (output, height, width) of several, and () of one cell.
+
+    Raises:
+        ModelError: no such tensors, the first of several is not `main`, or they differ in their grid or classes.
+    """
+    parts = dict(outputs) if isinstance(outputs, Mapping) else {MAIN: outputs}
+    if not parts or next(iter(parts)) != MAIN:
+        raise ModelError(f"{what} gives the outputs {_listed(parts)}; the first must be {MAIN}")
+    several = isinstance(outputs, Mapping)
+    for name, part in parts.items():
+        is_float = isinstance(part, Tensor) and part.is_floating_point()
+        if not (is_float and (part.ndim == 4 or (part.ndim == 2 and not several))):
+            found = f"{_kind(part)} as {short(name)}" if several else _kind(part)
+            forms = "[batch, class, height, width]" + ("" if several else ", or [batch, class]")
+            raise ModelError(f"{what} gives {found}; it must give float logits {forms}")
+        if part.shape != parts[MAIN].shape:
+            raise ModelError(
+                f"{what} gives {list(part.shape)} as {short(name)} and {list(parts[MAIN].shape)} as {MAIN}; all "
+                "outputs must have one grid and the same classes"
+            )
+    logits = [part.float().movedim(1, -1) for part in parts.values()]
+    if len(logits) > 1:
+        return tuple(map(str, parts)), torch.stack(logits, 1)
+    one = logits[0]
+    return (), one.flatten(1) if one.shape[1:-1] == (1, 1) else one
+
+
+def _listed(names: Mapping[Any, Any]) -> str:
+    return ", ".join(short(str(name)) for name in names) or "(none)"
+
+
+def _kind(part: object) -> str:
+    return f"{part.dtype} {list(part.shape)}" if isinstance(part, Tensor) else type(part).__name__
