@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 
 from gdkd_cache.errors import ModelError
 from gdkd_cache.schema import short
@@ -23,6 +24,24 @@ def outputs_of(model: nn.Module) -> tuple[str, ...]:
     """The names of the outputs that a dense network says it has; () where it says nothing of them."""
     outputs = getattr(model, "outputs", ())
     return tuple(outputs) if isinstance(outputs, tuple | list) and all(isinstance(one, str) for one in outputs) else ()
+
+
+def named_outputs(outputs: Tensor | Mapping[str, Tensor]) -> dict[str, Float[Tensor, "batch class height width"]]:
+    """What a dense network gave, by name, as it is; `cell_logits` is what refuses."""
+    return dict(outputs) if isinstance(outputs, Mapping) else {MAIN: outputs}
+
+
+def upsampled(
+    logits: Float[Tensor, "batch class y x"], size: tuple[int, int]
+) -> Float[Tensor, "batch class height width"]:
+    """Logits resized bilinearly to another grid or to an image's height and width, corners on corners.
+
+    As the published code of GDKD and CIRKD does it (`align_corners`): neighbouring cells of stride s then lie
+    (height - 1) / (y - 1) pixels apart.
+    """
+    if tuple(logits.shape[2:]) == size:
+        return logits
+    return functional.interpolate(logits, size=size, mode="bilinear", align_corners=True)
 
 
 def cell_logits(outputs: Any, what: str) -> tuple[tuple[str, ...], Float[Tensor, "batch *grid class"]]:
@@ -39,7 +58,7 @@ def cell_logits(outputs: Any, what: str) -> tuple[tuple[str, ...], Float[Tensor,
     Raises:
         ModelError: no such tensors, the first of several is not `main`, or they differ in their grid or classes.
     """
-    parts = dict(outputs) if isinstance(outputs, Mapping) else {MAIN: outputs}
+    parts: dict[Any, Any] = named_outputs(outputs)
     if not parts or next(iter(parts)) != MAIN:
         raise ModelError(f"{what} gives the outputs {_listed(parts)}; the first must be {MAIN}")
     several = isinstance(outputs, Mapping)
