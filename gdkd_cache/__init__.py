@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from gdkd_cache.losses.base import loss as loss
     from gdkd_cache.models.opening import open_network as open_network
     from gdkd_cache.registry import use as use
+    from gdkd_cache.selection.select import select as select
     from gdkd_cache.training.options import TrainOptions as TrainOptions
     from gdkd_cache.training.presets.preset import open_preset as open_preset
     from gdkd_cache.training.train import train as train
@@ -45,6 +46,7 @@ __getattr__ = lazy_names(
         "open_preset": "gdkd_cache.training.presets.preset",
         "open_source": "gdkd_cache.data.sources.registry",
         "pack": "gdkd_cache.building.pack",
+        "select": "gdkd_cache.selection.select",
         "train": "gdkd_cache.training.train",
         "use": "gdkd_cache.registry",
     },

@@ -83,6 +83,23 @@ def require_free(out: Path, *, force: bool) -> None:
         raise MismatchError(f"{out} exists; name another --out, or add --force to replace it")
 
 
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file so that it is the old one or the new one, never a part.
+
+    Raises:
+        OSError: it cannot be written; the old one stays.
+    """
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_bytes(data)
+        partial.replace(path)
+    except BaseException as error:
+        if isinstance(error, OSError):
+            error.filename = error.filename or str(path)  # a full disk does not say where
+        partial.unlink(missing_ok=True)
+        raise
+
+
 @contextmanager
 def locked(folder: Path, waiting: str, *, alone: bool = True) -> Iterator[None]:
     """Hold a folder's lock: alone, or beside others who do not hold it alone.

@@ -134,7 +134,7 @@ def _students(
             if name in caches:
                 result = train(options, source, eval_source, cache=open_cache(caches[name][0]))
             else:
-                live = teacher.logits if name == _LIVE else None
+                live = teacher if name == _LIVE else None
                 result = train(options, source, eval_source, views=views, teacher=live)
             lines = (options.out / METRICS).read_text().splitlines()
             results.append(_Run(result.last_accuracy, result.best_accuracy, json.loads(lines[-1])["top5_accuracy"]))

@@ -23,9 +23,9 @@ def average(weights: tuple[Path, ...], out: Path, force: bool) -> None:
       gdkd-cache average student/epoch-0007.safetensors student/epoch-0008.safetensors --out mean.safetensors
     """
     from gdkd_cache.errors import UsageError
-    from gdkd_cache.files import require_free
+    from gdkd_cache.files import replace_file, require_free
     from gdkd_cache.models.average import average as run_average
-    from gdkd_cache.models.weights import encode_weights, replace_file
+    from gdkd_cache.models.weights import encode_weights
 
     require_free(out, force=force)
     if out.suffix != ".safetensors":

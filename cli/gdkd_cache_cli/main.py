@@ -26,6 +26,7 @@ _COMMANDS = (
     "repair:repair",
     "show:show",
     "report:report",
+    "select:select",
     "plan:plan",
     "pack:pack",
     "transfer:push",

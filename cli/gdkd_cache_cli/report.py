@@ -51,8 +51,7 @@ def report(
         raise click.UsageError(f"--out is {str(out)!r}; it must end in {', '.join(_FORMATS)}")
     recipe.check(data)
 
-    from gdkd_cache.files import require_free
-    from gdkd_cache.models.weights import replace_file
+    from gdkd_cache.files import replace_file, require_free
     from gdkd_cache.report.report import report as run_report
     from gdkd_cache.report.report import require_libraries
 

@@ -41,7 +41,7 @@ def show(
     if out.suffix.lower() not in _FORMATS:
         raise click.UsageError(f"--out is {str(out)!r}; it must end in {', '.join(_FORMATS)}")
 
-    from gdkd_cache.models.weights import replace_file
+    from gdkd_cache.files import replace_file
     from gdkd_cache.report.show import save_picture, show_page
     from gdkd_cache.report.show import show as run_show
 

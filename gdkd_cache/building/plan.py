@@ -59,7 +59,7 @@ class Plan:
         teacher_rate: images a second of rendering and teacher on this machine.
         build_seconds: estimated for all views, encoding included.
         rows: one a codec setting.
-        examination: how right the teacher is.
+        examination: how right the teacher is; None where nothing has a label.
     """
 
     num_rows: int
@@ -68,10 +68,11 @@ class Plan:
     teacher_rate: float
     build_seconds: float
     rows: tuple[PlanRow, ...]
-    examination: Examination
+    examination: Examination | None
 
     def to_json(self) -> dict[str, Any]:
-        return vars(self) | {"rows": [vars(row) for row in self.rows], "examination": to_json(self.examination)}
+        examination = None if self.examination is None else to_json(self.examination)
+        return vars(self) | {"rows": [vars(row) for row in self.rows], "examination": examination}
 
 
 def plan(options: PlanOptions, source: Source, teacher: Network, eval_source: Source | None = None) -> Plan:

@@ -79,7 +79,11 @@ def cell_logits(outputs: Any, what: str) -> tuple[tuple[str, ...], Float[Tensor,
 def upsampled(
     maps: Float[Tensor, "batch class y x"], size: tuple[int, int]
 ) -> Float[Tensor, "batch class height width"]:
-    """Maps resized bilinearly to a height and width, between the centres of the corners; those of the size stay."""
+    """Maps resized bilinearly to another grid, or to an image's height and width, corners on corners.
+
+    As the published code of GDKD and CIRKD does it (`align_corners`): neighbouring cells of stride s then lie
+    (height - 1) / (y - 1) pixels apart.
+    """
     if (maps.shape[2], maps.shape[3]) == size:
         return maps
     return F.interpolate(maps, size, mode="bilinear", align_corners=True)

@@ -11,6 +11,7 @@ from gdkd_cache.device import autocast, choose_precision, laid_out, memory_forma
 from gdkd_cache.models.cells import cell_logits
 from gdkd_cache.models.normalization import normalize_pixels
 from gdkd_cache.models.trial import first_taken, running, try_logits
+from gdkd_cache.store.cells import Cells
 from gdkd_cache.store.facts import BuildFacts, TeacherFacts
 
 _LOG = logging.getLogger(__name__)
@@ -72,6 +73,12 @@ class Network:
             _, logits = cell_logits(outputs, f"teacher {self.description.name}")
         # A copy made outside inference mode may take part in a loss.
         return logits.clone()
+
+    @property
+    def cells(self) -> Cells:
+        """Of which it says something, of each view of the size that it was `tried` on."""
+        height, width = self.grid[-2:] or (1, 1)
+        return Cells(height=height, width=width, outputs=self.outputs)
 
     def as_in(self, built: BuildFacts) -> "Network":
         """The same network, run as some views were built: in their precision, where it is stated, and memory format.

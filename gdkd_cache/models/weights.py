@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from io import BufferedReader
@@ -12,7 +11,7 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from gdkd_cache.errors import ModelError, first_line, is_out_of_memory
-from gdkd_cache.files import open_plain, read_bounded
+from gdkd_cache.files import open_plain, read_bounded, replace_file
 from gdkd_cache.models.build import build_model, outline_model
 from gdkd_cache.models.card import CARD_LIMIT, ModelCard, parse_card
 from gdkd_cache.models.checkpoint import find_weights
@@ -40,23 +39,6 @@ def encode_weights(tensors: Mapping[str, Tensor], card: ModelCard | None = None)
     return safetensors.torch.save(
         {name: value.detach().cpu().contiguous() for name, value in tensors.items()}, metadata
     )
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Write a file so that it is the old one or the new one, never a part.
-
-    Raises:
-        OSError: it cannot be written; the old one stays.
-    """
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(data)
-        partial.replace(path)
-    except BaseException as error:
-        if isinstance(error, OSError):
-            error.filename = error.filename or str(path)  # a full disk does not say where
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def load_card(path: Path) -> ModelCard | None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from gdkd_cache.errors import MismatchError
-from gdkd_cache.models.weights import replace_file
+from gdkd_cache.files import replace_file
 from gdkd_cache.report.base import Cell, Drawing, Part, Table
 from gdkd_cache.report.svg import to_svg
 from gdkd_cache.texts import shown

@@ -14,8 +14,8 @@ from gdkd_cache.data.source import FullSource, Source, settle
 from gdkd_cache.data.sources.names import worded
 from gdkd_cache.data.views import ViewBatch, ViewRenderer, ViewRequest
 from gdkd_cache.errors import UsageError
+from gdkd_cache.files import replace_file
 from gdkd_cache.losses.partition import top_classes
-from gdkd_cache.models.weights import replace_file
 from gdkd_cache.report.options import ShowOptions
 from gdkd_cache.report.sheet import ShownRow, ShownView, draw_sheet
 

@@ -9,14 +9,13 @@ import torch
 from torch import Tensor
 
 from gdkd_cache.errors import GdkdCacheError, ModelError, UsageError, first_line, is_out_of_memory
-from gdkd_cache.files import require_free
+from gdkd_cache.files import replace_file, require_free
 from gdkd_cache.models.card import ModelCard
 from gdkd_cache.models.export.base import Exported, ExportFormat
 from gdkd_cache.models.export.options import PIXELS, ExportOptions
 from gdkd_cache.models.export.registry import FORMATS
 from gdkd_cache.models.network import Network
 from gdkd_cache.models.normalization import normalize_pixels
-from gdkd_cache.models.weights import replace_file
 
 _BATCHES = (3, 1)
 """Images in the batches that are compared; none is as the example that a program was traced with."""

@@ -10,11 +10,10 @@ from gdkd_cache.report.base import Cell, Column, Drawing, Part, Table
 from gdkd_cache.report.drawing import Line, add_legend, draw_lines, draw_reference, new_axes
 from gdkd_cache.report.inputs import Inputs
 from gdkd_cache.report.numbers.series import band, metric, spread_evenly
+from gdkd_cache.report.sections.runs_agreement import MOST_LINES, agreement_and_accuracy
 from gdkd_cache.training.records.runs import Run, Spread, differences, group_runs
 
 _MOST_POINTS = 200
-_MOST_LINES = 6
-"""In a figure: as many as there are colours."""
 
 
 class _Runs:
@@ -108,6 +107,7 @@ def _parts(inputs: Inputs) -> Iterator[Part]:
     names = [group_name(number, group) for number, group in enumerate(groups, 1)]
     yield _results(inputs, groups, names)
     yield from filter(None, (_curve(inputs, curve, groups, names) for curve in _CURVES))
+    yield from filter(None, [agreement_and_accuracy(groups, names)])
     if differing:
         yield Table(
             name="runs-options",
@@ -205,7 +205,7 @@ def _curve(inputs: Inputs, curve: _Curve, groups: Sequence[Sequence[Run]], names
         epochs, low, high = points + 1, (mean - spread)[points], (mean + spread)[points]
         lines.append(Line(name=name, x=epochs, y=mean[points], low=low, high=high))
         rows += [(name, int(point) + 1, _known(float(mean[point])), _known(float(spread[point]))) for point in points]
-    left_out = f" The first {_MOST_LINES} of {len(told)} lines are drawn." if len(told) > _MOST_LINES else ""
+    left_out = f" The first {MOST_LINES} of {len(told)} lines are drawn." if len(told) > MOST_LINES else ""
     table = Table(
         name=curve.name,
         title=curve.title,
@@ -219,13 +219,13 @@ def _curve(inputs: Inputs, curve: _Curve, groups: Sequence[Sequence[Run]], names
         rows=rows,
     )
     figure, (axes,) = new_axes(x="epoch", y=curve.axis, y_format=curve.ticks)
-    draw_lines(axes, lines[:_MOST_LINES])
+    draw_lines(axes, lines[:MOST_LINES])
     if curve.metric == "calibration_error" and (teacher := _teacher(inputs)) is not None:
         longest = max(len(mean) for _, mean, _ in told)
         draw_reference(axes, [1.0, max(float(longest), 2.0)], [teacher, teacher], "the teacher")
     add_legend(figure, axes)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ends = [f"{name}: {mean[np.isfinite(mean)][-1]:{curve.format}}" for name, mean, _ in told[:_MOST_LINES]]
+    ends = [f"{name}: {mean[np.isfinite(mean)][-1]:{curve.format}}" for name, mean, _ in told[:MOST_LINES]]
     return Drawing(table=table, figure=figure, described=f"At the end, {'; '.join(ends)}.")
 
 

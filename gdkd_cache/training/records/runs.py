@@ -21,6 +21,7 @@ _METRICS_BYTES = 2**26
 _EPOCH = {
     "epoch": int,
     "accuracy": float,
+    "agreement?": float,
     "images_per_second?": float,
     "memory_bytes?": float,
     "device_memory_bytes?": float,
@@ -41,7 +42,13 @@ _RUN = {
     str: object,
 }
 _MOST_BYTES = 2**60
-_MOST = {"accuracy": 1, "images_per_second": 10**12, "memory_bytes": _MOST_BYTES, "device_memory_bytes": _MOST_BYTES}
+_MOST = {
+    "accuracy": 1,
+    "agreement": 1,
+    "images_per_second": 10**12,
+    "memory_bytes": _MOST_BYTES,
+    "device_memory_bytes": _MOST_BYTES,
+}
 _APART = ("seed", "out", "force")
 """Options that runs of one group may differ in."""
 Scalar = str | int | float | bool
@@ -59,6 +66,7 @@ class Run:
             their ranges; all else is anything that JSON can be.
         epochs: how many are done.
         best_accuracy, last_accuracy: top-1 in [0, 1] on what was evaluated after each epoch.
+        last_agreement: with the teacher, of the last epoch's views, in [0, 1]; None of a training without one.
         images_per_second: over all epochs; None where it was not written.
         memory_bytes, device_memory_bytes: the peak of the process and of the GPU, likewise.
     """
@@ -71,6 +79,7 @@ class Run:
     epochs: int
     best_accuracy: int | float
     last_accuracy: int | float
+    last_agreement: int | float | None
     images_per_second: int | float | None
     memory_bytes: int | None
     device_memory_bytes: int | None
@@ -132,6 +141,7 @@ def read_run(path: Path) -> Run:
         epochs=len(lines),
         best_accuracy=max(accuracies),
         last_accuracy=accuracies[-1],
+        last_agreement=lines[-1].get("agreement"),
         images_per_second=statistics.harmonic_mean(speeds) if speeds else None,  # epochs have equally many images
         memory_bytes=_largest(lines, "memory_bytes"),
         device_memory_bytes=_largest(lines, "device_memory_bytes"),
