@@ -170,8 +170,8 @@ _LOGITS = {
 @pytest.mark.parametrize("name", _LOGITS)
 def test_a_public_checkpoint_gives_the_public_logits(name: str, tmp_path: Path) -> None:
     tensors = outline_model(name, 5).state_dict()
-    filled = {f"module.{key}": filled(key, tuple(value.shape)) for key, value in tensors.items()}
-    torch.save({"state_dict": filled}, tmp_path / "kd_best_model.pth")
+    tensors = {f"module.{key}": filled(key, tuple(value.shape)) for key, value in tensors.items()}
+    torch.save({"state_dict": tensors}, tmp_path / "kd_best_model.pth")
     network = open_network(name, tmp_path / "kd_best_model.pth", 5, device="cpu")
     # What the weights were trained on, as nobody else says it: pixels of 0 to 255 less the mean, red first here.
     assert network.mean == pytest.approx([122.67891434 / 255, 116.66876762 / 255, 104.00698793 / 255])

@@ -6,8 +6,6 @@ filled by `filled`, so that neither they nor their weights are needed here.
 
 import hashlib
 import json
-import math
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
