@@ -14,7 +14,7 @@ from torch import Tensor
 from gdkd_cache.cache.references import ReferenceRows
 from gdkd_cache.codec.base import Codec, References
 from gdkd_cache.codec.fidelity import ENCODE_ROWS
-from gdkd_cache.data.targets import ClassTargets
+from gdkd_cache.data.targets import Targets
 from gdkd_cache.data.views import VIEWS_AT_ONCE, ViewBatch, ViewRequest
 from gdkd_cache.store.cells import ONE_CELL, Cells
 from gdkd_cache.store.layout import IMAGE_SIZE, PROBE, SOURCE_CHECK
@@ -73,7 +73,7 @@ def _joined(parts: list[ViewBatch]) -> ViewBatch:
         parts[0],
         rows=np.concatenate([part.rows for part in parts]),
         pixels=torch.cat([part.pixels for part in parts]),
-        targets=ClassTargets.joined([part.targets for part in parts]),
+        targets=Targets.joined([part.targets for part in parts]),
         probes=_concatenated([part.probes for part in parts]),
         source_checks=_concatenated([part.source_checks for part in parts]),
         sizes=_concatenated([part.sizes for part in parts]),

@@ -21,9 +21,10 @@ MAIN = "main"
 
 
 def outputs_of(model: nn.Module) -> tuple[str, ...]:
-    """The names of the outputs that a dense network says it has; () where it says nothing of them."""
+    """The names of the outputs that a dense network says it has, `main` first; () where it says nothing of them."""
     outputs = getattr(model, "outputs", ())
-    return tuple(outputs) if isinstance(outputs, tuple | list) and all(isinstance(one, str) for one in outputs) else ()
+    is_dense = isinstance(outputs, tuple | list) and all(isinstance(one, str) for one in outputs)
+    return tuple(outputs) if is_dense and outputs[:1] in ((MAIN,), [MAIN]) else ()
 
 
 def named_outputs(outputs: Any, what: str = "the network") -> dict[str, Float[Tensor, "batch class height width"]]:

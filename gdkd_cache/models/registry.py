@@ -42,7 +42,11 @@ MODELS: "Registry[Callable[..., nn.Module]]" = Registry(
         **_dense("deeplabv3", "deeplabv3-resnet18 deeplabv3-resnet101", "a dense DeepLabV3 at stride 8"),
         **_dense("pspnet", "pspnet-resnet18 pspnet-resnet101", "a dense PSPNet at stride 8"),
         "seg-s": Entry(f"{_ZOO}.tiny_dense:seg_s", "a dense network for small scenes, 49 thousand parameters"),
-        "torchvision": Entry(f"{_ZOO}.torchvision_models:TORCHVISION", "torchvision's classifiers", "torchvision:NAME"),
+        "torchvision": Entry(
+            f"{_ZOO}.torchvision_models:TORCHVISION",
+            "torchvision's classifiers, and dense networks",
+            "torchvision:NAME",
+        ),
         "timm": Entry(f"{_ZOO}.timm_models:TIMM", "timm's classifiers", "timm:NAME"),
         "hf": Entry(f"{_ZOO}.hf_models:HF", "a classifier that transformers saved in a folder", "hf:FOLDER"),
     },

@@ -12,6 +12,7 @@ from gdkd_cache.cache.cache import Cache
 from gdkd_cache.data.recipes.recipe import Recipe
 from gdkd_cache.data.source import FullSource, Source, settle
 from gdkd_cache.data.sources.names import worded
+from gdkd_cache.data.targets import ClassTargets
 from gdkd_cache.data.views import ViewBatch, ViewRenderer, ViewRequest
 from gdkd_cache.errors import UsageError
 from gdkd_cache.files import replace_file
@@ -127,7 +128,7 @@ def _top(cache: Cache, view: int, rows: np.ndarray, temperature: float) -> list[
 def _shown_view(batch: ViewBatch, position: int, top: tuple[tuple[int, float], ...]) -> ShownView:
     mixed: tuple[tuple[int, float], ...] = ()
     targets = batch.targets
-    if targets.partner_labels is not None and targets.shares is not None:
+    if isinstance(targets, ClassTargets) and targets.partner_labels is not None and targets.shares is not None:
         share = float(targets.shares[position])
         mixed = (int(targets.labels[position]), share), (int(targets.partner_labels[position]), 1 - share)
     image = batch.pixels[position].permute(1, 2, 0).numpy()

@@ -173,9 +173,7 @@ def from_views(
         num_workers=_num_workers(options, source),
         **loading,
     )
-    return Feed(
-        batches=batches, recipe=recipe, size=size, keys=source.keys, views=chosen, cells=cells, teacher=teacher
-    )
+    return Feed(batches=batches, recipe=recipe, size=size, keys=source.keys, views=chosen, cells=cells, teacher=teacher)
 
 
 def _num_workers(options: TrainOptions, source: FullSource) -> int:

@@ -72,7 +72,9 @@ class MaskTask(Task):
         agreement = (student.detach().argmax(-1) == top[:, 0]).float().sum() / max(len(top), 1)
         return {"loss": total, "ce": ce, "distillation": distillation, "agreement": agreement}
 
-    def _cross_entropy(self, logits: Float[Tensor, "batch class y x"], masks: Int[Tensor, "batch height width"]) -> Tensor:
+    def _cross_entropy(
+        self, logits: Float[Tensor, "batch class y x"], masks: Int[Tensor, "batch height width"]
+    ) -> Tensor:
         full = upsampled(logits, (masks.shape[1], masks.shape[2]))
         summed = F.cross_entropy(
             full, masks, ignore_index=IGNORE, label_smoothing=self.label_smoothing, reduction="sum"

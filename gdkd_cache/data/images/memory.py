@@ -65,7 +65,7 @@ def decoded_once(
     """
     held = in_memory(source, recipe, budget, num_workers=num_workers)
     side = recipe.decode_side
-    if folder is None or held.images is not None or (side is not None and not source.scales):
+    if folder is None or source.has_masks or held.images is not None or (side is not None and not source.scales):
         return held
     return in_file(source, side, folder)
 
@@ -93,7 +93,8 @@ def in_memory(
     Raises:
         SourceError: an image cannot be read; it names the key.
     """
-    if source.images is not None or source.shard_starts is not None or recipe.decode_side is not None or budget == 0:
+    stays = source.images is not None or source.shard_starts is not None or source.has_masks
+    if stays or recipe.decode_side is not None or budget == 0:
         return source
     sample = np.unique(np.linspace(0, len(source) - 1, _SAMPLE).astype(np.int64)).tolist()
     shapes = {check_image(source, row, source.decode(row, None)).shape for row in sample}
@@ -148,7 +149,7 @@ class _Pixels(ViewRenderer):
     def __getitem__(self, request: ViewRequest) -> list[ViewBatch]:
         rows, (height, width) = request.rows, self._size
         images = np.empty((len(rows), 3, height, width), np.uint8)
-        for position, image in enumerate(self.decode(rows)):
+        for position, (image, _) in enumerate(self.decode(rows)):
             if image.shape[:2] != self._size:
                 key, (found_height, found_width, _) = self.source.keys[rows[position]], image.shape
                 raise _OtherSizeError(f"image {key!r} is {found_height}x{found_width}, others {height}x{width}")

@@ -100,6 +100,41 @@ class Recipe:
                 raise UsageError(f"step {step.name} gives {found}; it must give uint8 [{count}, 3, height, width]")
         return images
 
+    def apply_both(
+        self, images: Tensor, masks: Tensor, words: list[Words], steps: slice = slice(None)
+    ) -> tuple[Tensor, Tensor]:
+        """`apply` to images, and the same to their masks, int16 [n, height, width].
+
+        Raises:
+            UsageError: as `apply`, or a step gives masks of another size.
+        """
+        start, stop, _ = steps.indices(len(self.steps))
+        for position in range(start, stop):
+            step, here = self.steps[position], slice(position, position + 1)
+            own = step.decided(masks, words[position])
+            images, masks = self.apply(images, [*words[:position], own], here), step.apply_masks(masks, own)
+            if masks.dtype != torch.int16 or masks.shape != (len(images), *images.shape[2:]):
+                expected = f"int16 {[len(images), *images.shape[2:]]}"
+                raise UsageError(
+                    f"step {step.name} gives masks {masks.dtype} {list(masks.shape)}; they must be {expected}"
+                )
+        return images, masks
+
+    def check_takes_masks(self) -> None:
+        """Check that it says what becomes of masks.
+
+        Raises:
+            UsageError: it mixes, decodes smaller, or a step says nothing of masks; it names which.
+        """
+        if self.mix is not None or self.decode_side is not None:
+            which = "mix" if self.mix is not None else "decode_side"
+            raise UsageError(f"recipe {self.name} has {which}, which is not for images with masks; leave it out")
+        if silent := next((step for step in self.steps if not step.takes_masks), None):
+            raise UsageError(
+                f"recipe {self.name}: step {silent.name} does not say what becomes of masks (`apply_masks`, or "
+                "`leaves_masks`); leave it out"
+            )
+
     @property
     def integral(self) -> bool:
         """Whether every device gives the same pixels."""
