@@ -11,7 +11,6 @@ from torch import distributed, nn
 
 from gdkd_cache.cache.batch import TeacherBatch
 from gdkd_cache.device import laid_out
-from gdkd_cache.models.cells import named_outputs
 from gdkd_cache.training.amounts import parse_bytes
 from gdkd_cache.training.batches import Batch
 from gdkd_cache.training.distributed import rank_and_size
@@ -79,8 +78,9 @@ def _trial_step(
     def step() -> None:
         if feed.teacher is not None:
             feed.teacher(pixels)
-        outputs = named_outputs(trial(laid_out(pixels.float(), memory_format))).values()
-        torch.stack([output.square().mean() for output in outputs]).sum().backward()
+        outputs = trial(laid_out(pixels.float(), memory_format))
+        parts = outputs.values() if isinstance(outputs, Mapping) else [outputs]
+        torch.stack([part.square().mean() for part in parts]).sum().backward()
 
     return step
 
