@@ -7,8 +7,8 @@
         --weights pretrained --classes imagenet-1k --views 4 --epochs 12 --out RUNS
 
 At each seed all variants share initial weights, views and order. Prints top-1 of the last epoch and of the best, and
-top-5 of the last (of masks mean IoU, and pixel accuracy), and how far each is from the live teacher's student of the same seed. The teacher runs once over each
-view. Started again, it goes on where it was.
+top-5 of the last (of masks mean IoU, and pixel accuracy), and how far each is from the live teacher's student of the
+same seed. The teacher runs once over each view. Started again, it goes on where it was.
 """
 
 import argparse
