@@ -106,7 +106,8 @@ def train(
     device = choose_device(options.device)
     if cache is None:
         views = views or Views()
-    facts = training_facts(options, source, eval_source, cache, views, teacher)
+    live = teacher.logits if isinstance(teacher, Network) else teacher
+    facts = training_facts(options, source, eval_source, cache, views, live)
     with process_group(device), ExitStack() as stack:
         rank, world_size = rank_and_size()
         log = None if rank else stack.enter_context(kept_log())
