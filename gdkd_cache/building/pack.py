@@ -219,7 +219,7 @@ def _check_views(views: list[Logits], keys: list[str], outputs: tuple[str, ...])
         raise UsageError(f"a view's logits are {list(shapes[0])}, of one cell a row; give them as [row, class]")
     if len(shapes[0]) > 2 and max(shapes[0][-3:-1]) > MOST_CELLS:
         raise UsageError(f"a row has {shapes[0][-3]}x{shapes[0][-2]} cells; at most {MOST_CELLS} each way are possible")
-    num_rows, *_, num_classes = shapes[0]
+    num_rows, num_classes = views[0].shape[0], views[0].shape[-1]
     if not 2 <= num_classes <= MOST_CLASSES:
         raise UsageError(f"the logits have {num_classes} classes; give 2 to {MOST_CLASSES}")
     if odd := next((view.dtype for view in views if not _is_real(view)), None):
