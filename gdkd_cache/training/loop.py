@@ -20,6 +20,7 @@ from gdkd_cache.training.amounts import Interval
 from gdkd_cache.training.batches import Batches
 from gdkd_cache.training.distributed import average_buffers, broadcast_buffers, gathered, rank_and_size
 from gdkd_cache.training.evaluate import Evaluator
+from gdkd_cache.training.evaluation import Evaluation
 from gdkd_cache.training.hacking import hacking_since
 from gdkd_cache.training.memory import peak_memory
 from gdkd_cache.training.options import TrainOptions
@@ -222,15 +223,17 @@ class Training:
         _LOG.info(
             "epoch %d/%d  loss %.4f  %s %.4f  %.0f images/s", state.epoch, self.options.epochs, means["loss"], *told
         )
-        self._tell_hacking(state, evaluation.num_rows)
+        self._tell_hacking(state, evaluation)
         self._write_epoch(state, data)
         self.reports.report(line)
 
-    def _tell_hacking(self, state: State, num_images: int) -> None:
+    def _tell_hacking(self, state: State, evaluation: Evaluation) -> None:
         """Say once that the student begins to follow its teacher's errors."""
         lines = [json.loads(line) for line in state.lines]
-        since = hacking_since(lines, num_images)
-        if since is not None and hacking_since(lines[:-1], num_images) is None:
+        since, before = (
+            hacking_since(known, evaluation.num_rows, evaluation.score_name) for known in (lines, lines[:-1])
+        )
+        if since is not None and before is None:
             _LOG.warning(
                 "since epoch %d the student agrees more and more with the teacher, and is right less often on held-out "
                 "images (teacher hacking): stop earlier, use more views, or give the labels more weight (--ce-weight)",

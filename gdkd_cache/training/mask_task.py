@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from jaxtyping import Float, Int
@@ -40,7 +40,7 @@ class MaskTask(Task):
     outputs: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, options: TrainOptions) -> "MaskTask":
+    def of(cls, options: TrainOptions) -> Self:
         return replace(super().of(options), aux_weight=options.aux_weight)
 
     def _weight(self, name: str) -> float:

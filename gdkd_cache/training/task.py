@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -48,7 +48,7 @@ class Task:
     label_smoothing: float = 0.0
 
     @classmethod
-    def of(cls, options: TrainOptions) -> "Task":
+    def of(cls, options: TrainOptions) -> Self:
         """The task of a training's options.
 
         Raises:

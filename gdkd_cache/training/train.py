@@ -68,8 +68,8 @@ def train(
     process on a CPU to the bit as if it had not been.
 
     With a cache, views and teacher are the cache's. Without one, `views` are rendered, and a distillation loss
-    needs a live `teacher`: uint8 [batch, 3, height, width] -> logits [batch, class]. Images with masks are learnt pixel by
-    pixel, from a teacher that says something of each cell of a grid: logits [batch, height, width, class].
+    needs a live `teacher`: uint8 [batch, 3, height, width] -> logits [batch, class]. Images with masks are learnt
+    pixel by pixel, from a teacher that says something of each cell of a grid: logits [batch, *grid, class].
 
     Args:
         options: how to train.
@@ -106,7 +106,8 @@ def train(
     device = choose_device(options.device)
     if cache is None:
         views = views or Views()
-    facts = training_facts(options, source, eval_source, cache, views, teacher)
+    live = teacher.logits if isinstance(teacher, Network) else teacher
+    facts = training_facts(options, source, eval_source, cache, views, live)
     with process_group(device), ExitStack() as stack:
         rank, world_size = rank_and_size()
         log = None if rank else stack.enter_context(kept_log())
