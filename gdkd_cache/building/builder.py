@@ -12,6 +12,7 @@ from torch import Tensor
 from gdkd_cache.building.compute import Commit, Encoder, Load, Said, Work, gathered
 from gdkd_cache.building.decoded import probe_sources
 from gdkd_cache.building.examine import Sample, check_teacher, examine
+from gdkd_cache.building.examine_masks import CellTally
 from gdkd_cache.building.options import BuildOptions
 from gdkd_cache.building.sampling import Sampling
 from gdkd_cache.cache.cache import open_cache
@@ -26,6 +27,7 @@ from gdkd_cache.data.recipes.presets import open_recipe
 from gdkd_cache.data.recipes.recipe import Recipe
 from gdkd_cache.data.recipes.registry import STEPS
 from gdkd_cache.data.source import Source, settle
+from gdkd_cache.data.targets import MaskTargets
 from gdkd_cache.data.views import ViewBatch, ViewRenderer, ViewRequest, image_size, requests_for
 from gdkd_cache.device import describe, usual_memory_format
 from gdkd_cache.errors import ModelError
@@ -42,6 +44,8 @@ from gdkd_cache.store.place import Begun
 
 _LOG = logging.getLogger(__name__)
 _ROWS_AT_ONCE = 64  # a request of images that are decoded: 8 views of 224x224 are 77 MB
+_SHARD_CELLS = 2**24
+"""Of a shard at most: what is encoded of it lies in memory until it is committed."""
 _NO_KEYS = np.zeros(0, np.uint64)
 _SOFTWARE = ("gdkd-cache", "numpy", "pillow", "torch", "torchvision", "zarr")
 
@@ -93,7 +97,9 @@ class Builder:
         self._probed = probed(hash_keys(self.keys))
         self.renderer = self._renderer()
         self._view_size = self.renderer[ViewRequest((0,), np.arange(1))][0].pixels.shape[2:]
-        self._teacher = teacher.tried(len(source.classes), (self._view_size[0], self._view_size[1]))
+        size = self._view_size[0], self._view_size[1]
+        self._teacher = teacher.tried(len(source.classes), size, dense=source.has_masks)
+        self._seen_cells = CellTally()
         if self._given is None:  # else that cache's codec and losses count, not those of the options
             options.request.check(len(source.classes))
 
@@ -156,7 +162,8 @@ class Builder:
                 memory_format=None if is_usual else teacher.memory_format,
                 software={name: version(name) for name in _SOFTWARE},
             ),
-            shard_rows=options.shard_rows,
+            shard_rows=min(options.shard_rows, max(_SHARD_CELLS // teacher.cells.number, 1)),
+            cells=teacher.cells,
             card=make_card(options.license, options.contact),
         )
 
@@ -192,13 +199,15 @@ class Builder:
             )
         return Begun(choice.codec, choice.fidelity, examination)
 
-    def examine(self, calibration: Calibration) -> Examination:
-        """How right the teacher is, of calibration rows.
+    def examine(self, calibration: Calibration) -> Examination | None:
+        """How right the teacher is, of calibration rows; None where masks have no label for any cell.
 
         Raises:
             ModelError: it is wrong, and nobody has accepted that.
             MismatchError: what it is evaluated on has other classes.
         """
+        if self._source.has_masks:
+            return self._seen_cells.examination(accept=self._options.accept_teacher)
         logits, labels = calibration.labelled
         sample = Sample(
             logits=logits,
@@ -233,6 +242,8 @@ class Builder:
                 logits = self._logits(batch).cpu()
                 if batch.view >= options.first_view and sampling.is_whole(batch.view):
                     self._said[batch.view, batch.rows.tobytes()] = logits
+                if batch.view == 0 and isinstance(batch.targets, MaskTargets):
+                    self._seen_cells.add(logits, batch.targets.masks)
                 advance(len(batch.rows))
                 yield batch, logits
 
@@ -304,7 +315,7 @@ class Builder:
 
         rendered = self._stream(part for _, batch in ahead for part in requests_for(batch.views, batch.rows, part_size))
         size_view = first_view if codec.num_references else None
-        with Encoder(codec, commit, references, size_view=size_view) as encoder:
+        with Encoder(codec, commit, references, cells=self._teacher.cells, size_view=size_view) as encoder:
             for shards, batch in cuts:
                 for view, views in gathered(rendered, batch).items():
                     logits = self._logits(views)
@@ -321,7 +332,7 @@ class Builder:
         return ViewLoader(self.renderer, num_workers=self._num_workers, pin_memory=on_gpu).stream(requests)
 
     def _logits(self, batch: ViewBatch) -> Tensor:
-        """The teacher's logits, float32 [n, class] on its device; of a batch that calibration had, those that it kept.
+        """The teacher's logits, float32 [n, *grid, class] on its device; of calibration's batches those that it kept.
 
         Raises:
             ModelError: NaN or infinity; it names the key.
@@ -330,7 +341,7 @@ class Builder:
         if said is not None:
             return said.to(self._teacher.device)
         logits = self._teacher.logits(batch.pixels)
-        finite = logits.isfinite().all(-1)
+        finite = logits.isfinite().flatten(1).all(1)
         if not finite.all():
             key = self.keys[int(batch.rows[int(finite.logical_not().nonzero()[0])])]
             raise ModelError(f"the teacher gives NaN or infinity for {key!r}; check its weights and precision")

@@ -4,11 +4,9 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from gdkd_cache.building.builder import Builder
 from gdkd_cache.building.options import BuildOptions, PlanOptions
-from gdkd_cache.codec.calibration import Choice
+from gdkd_cache.codec.calibration import Calibration, Choice
 from gdkd_cache.codec.registry import CODECS
 from gdkd_cache.data.source import FullSource, Source, settle
 from gdkd_cache.data.views import image_size
@@ -59,7 +57,7 @@ class Plan:
         teacher_rate: images a second of rendering and teacher on this machine.
         build_seconds: estimated for all views, encoding included.
         rows: one a codec setting.
-        examination: how right the teacher is.
+        examination: how right the teacher is; None where nothing has a label.
     """
 
     num_rows: int
@@ -68,10 +66,11 @@ class Plan:
     teacher_rate: float
     build_seconds: float
     rows: tuple[PlanRow, ...]
-    examination: Examination
+    examination: Examination | None
 
     def to_json(self) -> dict[str, Any]:
-        return vars(self) | {"rows": [vars(row) for row in self.rows], "examination": to_json(self.examination)}
+        examination = None if self.examination is None else to_json(self.examination)
+        return vars(self) | {"rows": [vars(row) for row in self.rows], "examination": examination}
 
 
 def plan(options: PlanOptions, source: Source, teacher: Network, eval_source: Source | None = None) -> Plan:
@@ -99,7 +98,7 @@ def plan(options: PlanOptions, source: Source, teacher: Network, eval_source: So
     examination = builder.examine(calibration)
     fidelities = sorted({request.fidelity, *(round(request.fidelity * factor, 4) for factor in _COARSER)})
     settings: dict[str, Choice] = {}
-    for name in CODECS:
+    for name in calibration.codecs:
         kind = CODECS.load(name)
         if kind.searches:
             settings |= {f"--codec {name} --fidelity {f:g}": calibration.fit(kind, fidelity=f) for f in fidelities}
@@ -117,7 +116,7 @@ def plan(options: PlanOptions, source: Source, teacher: Network, eval_source: So
                 bytes_per_view=size_per_view,
                 total_bytes=size_per_view * total_rows,
                 gradient_error=choice.fidelity.gradient_error,
-                encode_rate=_encode_rate(choice, calibration.sample()),
+                encode_rate=_encode_rate(choice, calibration),
                 num_objects=_num_objects(choice, source, options.num_views, examination is not None),
                 references=choice.codec.num_references,
                 reference_bytes=choice.codec.num_references * choice.codec.num_predicted * len(source),
@@ -147,7 +146,7 @@ def _num_objects(choice: Choice, source: FullSource, num_views: int, is_examined
     return columns * (1 + num_views * -(-rows // SHARD_ROWS)) + shared + 3 + pictures
 
 
-def _encode_rate(choice: Choice, sample: tuple[torch.Tensor, torch.Tensor]) -> float:
-    start = time.monotonic()
+def _encode_rate(choice: Choice, calibration: Calibration) -> float:
+    sample, start = calibration.sample(choice.codec), time.monotonic()
     choice.codec.encode(*sample)
-    return len(sample[0]) / (time.monotonic() - start)
+    return len(sample[0]) / calibration.cells_of(choice.codec) / (time.monotonic() - start)

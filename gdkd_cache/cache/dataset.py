@@ -53,6 +53,7 @@ class CachedDataset:
         source: its images, in memory where they were taken there.
         recipe: what its views are made with.
         size: height and width of its views.
+        cells: of which a teacher says something, of each image.
     """
 
     def __init__(
@@ -107,7 +108,7 @@ class CachedDataset:
         self._rounding_told = False
         self._caches, self._weights = caches, weights
         self._temperature = temperature
-        self._num_classes = len(first.manifest.identity.classes)
+        self._num_classes, self.cells = len(first.manifest.identity.classes), first.manifest.identity.cells
         height, width = made.size
         self.recipe = recipe if size is None else recipe.at_size((height, width), size)
         self.size = (height, width) if size is None else (size, size)
@@ -152,8 +153,8 @@ class CachedDataset:
     def _said(
         self, views: list[View], requests: Sequence[ViewRequest], device: str | torch.device
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Logits [batch, class] and top classes [batch, k] of each request, of one cache or of the mean of several."""
-        most = max(min(_BLOCK_ROWS, _BLOCK_LOGITS // self._num_classes), 1)
+        """Logits [batch, *grid, class] and top classes of each request, of one cache or of the mean of several."""
+        most = max(min(_BLOCK_ROWS, _BLOCK_LOGITS // (self._num_classes * self.cells.number)), 1)
         for block in _blocks([self.cache_rows[request.rows] for request in requests], most):
             rows, sizes = np.concatenate(block), [len(rows) for rows in block]
             decoded = [view.decode(rows, device, temperature=self._temperature) for view in views]

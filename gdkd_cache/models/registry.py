@@ -20,6 +20,11 @@ def _family(module: str, names: str, summary: str) -> dict[str, Entry]:
     return {name: Entry(f"{_ZOO}.{module}:{name}", summary) for name in names.split()}
 
 
+def _dense(module: str, names: str, summary: str) -> dict[str, Entry]:
+    """Networks that one file of the zoo makes, whose names have hyphens here."""
+    return {name: Entry(f"{_ZOO}.{module}:{name.replace('-', '_')}", summary) for name in names.split()}
+
+
 MODELS: "Registry[Callable[..., nn.Module]]" = Registry(
     "model",
     {
@@ -34,7 +39,14 @@ MODELS: "Registry[Callable[..., nn.Module]]" = Registry(
         **_family("mobilenet", "MobileNetV1", "a MobileNetV1 for ImageNet"),
         **_family("mobilenet", "MobileNetV2", "a MobileNetV2 of half width for 32x32"),
         **_family("shufflenet", "ShuffleV1 ShuffleV2", "a ShuffleNet for 32x32"),
-        "torchvision": Entry(f"{_ZOO}.torchvision_models:TORCHVISION", "torchvision's classifiers", "torchvision:NAME"),
+        **_dense("deeplabv3", "deeplabv3-resnet18 deeplabv3-resnet101", "a dense DeepLabV3 at stride 8"),
+        **_dense("pspnet", "pspnet-resnet18 pspnet-resnet101", "a dense PSPNet at stride 8"),
+        "seg-s": Entry(f"{_ZOO}.tiny_dense:seg_s", "a dense network for small scenes, 49 thousand parameters"),
+        "torchvision": Entry(
+            f"{_ZOO}.torchvision_models:TORCHVISION",
+            "torchvision's classifiers, and dense networks",
+            "torchvision:NAME",
+        ),
         "timm": Entry(f"{_ZOO}.timm_models:TIMM", "timm's classifiers", "timm:NAME"),
         "hf": Entry(f"{_ZOO}.hf_models:HF", "a classifier that transformers saved in a folder", "hf:FOLDER"),
     },

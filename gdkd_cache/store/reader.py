@@ -217,7 +217,7 @@ class CacheReader:
 
     @cached_property
     def labels(self) -> np.ndarray:
-        """Class ids as int64 [row], or [row, cell].
+        """Class ids as int64 [row], or [row, place] where each place of a row's grid has one.
 
         Raises:
             CacheError: the object is missing or damaged, or holds an id that is no class.

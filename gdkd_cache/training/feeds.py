@@ -22,6 +22,8 @@ from gdkd_cache.data.views import ViewRenderer, ViewRequest, image_size
 from gdkd_cache.errors import UsageError
 from gdkd_cache.losses.base import Loss, loss_from_json
 from gdkd_cache.losses.registry import LOSSES
+from gdkd_cache.models.network import Network
+from gdkd_cache.store.cells import ONE_CELL, Cells
 from gdkd_cache.training.batches import Batches, cached_batches, rendered_batches
 from gdkd_cache.training.options import TrainOptions
 
@@ -60,6 +62,8 @@ class Feed:
         recipe, size: of the views, their height and width.
         keys: of the images, by row.
         views: the views of the epochs, in turn; None where each epoch has its own.
+        cells: of which the teacher says something, of each image; one cell without a teacher.
+        teacher: a live one.
     """
 
     batches: Batches
@@ -67,6 +71,8 @@ class Feed:
     size: tuple[int, int]
     keys: Sequence[str]
     views: Sequence[int] | None
+    cells: Cells = ONE_CELL
+    teacher: Callable[[Tensor], Tensor] | None = None
 
 
 def from_cache(
@@ -99,7 +105,14 @@ def from_cache(
     if len(dataset) < cache.num_rows:
         _LOG.info("training on %d of the %d cached rows", len(dataset), cache.num_rows)
     batches = cached_batches(dataset, num_workers=_num_workers(options, dataset.source), **loading)
-    return Feed(batches=batches, recipe=dataset.recipe, size=dataset.size, keys=source.keys, views=dataset.view_numbers)
+    return Feed(
+        batches=batches,
+        recipe=dataset.recipe,
+        size=dataset.size,
+        keys=source.keys,
+        views=dataset.view_numbers,
+        cells=dataset.cells,
+    )
 
 
 def _refuse_temperatures(options: TrainOptions, cache: Cache | Ensemble) -> None:
@@ -130,7 +143,7 @@ def from_views(
     distillation: Loss | None,
     source: FullSource,
     views: Views,
-    teacher: Callable[[Tensor], Tensor] | None,
+    teacher: Network | Callable[[Tensor], Tensor] | None,
     loading: Loading,
 ) -> Feed:
     recipe = views.recipe if isinstance(views.recipe, Recipe) else open_recipe(views.recipe, *image_size(source))
@@ -144,6 +157,12 @@ def from_views(
     chosen = None if views.num_views is None else tuple(range(views.num_views))
     if options.views is not None:
         chosen = parse_views(options.views)
+    cells = ONE_CELL
+    if isinstance(teacher, Network):
+        teacher = teacher.tried(len(source.classes), size, dense=source.has_masks)
+        cells, teacher = teacher.cells, teacher.logits
+    elif teacher is not None and source.has_masks:
+        cells = Cells.of(teacher(torch.zeros(1, 3, *size, dtype=torch.uint8)))
     batches = rendered_batches(
         source,
         recipe,
@@ -154,7 +173,7 @@ def from_views(
         num_workers=_num_workers(options, source),
         **loading,
     )
-    return Feed(batches=batches, recipe=recipe, size=size, keys=source.keys, views=chosen)
+    return Feed(batches=batches, recipe=recipe, size=size, keys=source.keys, views=chosen, cells=cells, teacher=teacher)
 
 
 def _num_workers(options: TrainOptions, source: FullSource) -> int:

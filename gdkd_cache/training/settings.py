@@ -52,6 +52,13 @@ class TaskOptions:
         metavar="EPOCH:T,...",
         rare=True,
     )
+    aux_weight: float = option(
+        0.4,
+        "Of masks: weight of the losses of a network's outputs beside its main one.",
+        least=0,
+        most=LARGEST_FACTOR,
+        rare=True,
+    )
     label_smoothing: float = option(
         0.0, "Part of each label that the cross-entropy spreads over all classes.", least=0, most=1, rare=True
     )

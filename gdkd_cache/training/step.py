@@ -65,7 +65,7 @@ class Stepper:
                     stack.enter_context(self.trained.no_sync())  # pyright: ignore
                 with autocast(self.options.precision, self.device), running(f"model {self.options.student}"):
                     logits = self.trained(laid_out(part.images, self.memory_format))
-                terms = self.task.terms(logits.float(), part.labels, part.said, state.epoch)
+                terms = self.task.terms(logits, part.labels, part.said, state.epoch)
                 if self.check and not terms["loss"].isfinite():
                     raise NotFiniteError(", ".join(f"{name} {term.item():.4g}" for name, term in terms.items()))
                 if number == 1 and state.steps % gradients.EVERY == 0:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -48,7 +48,7 @@ class Task:
     label_smoothing: float = 0.0
 
     @classmethod
-    def of(cls, options: TrainOptions) -> "Task":
+    def of(cls, options: TrainOptions) -> Self:
         """The task of a training's options.
 
         Raises:
@@ -97,11 +97,12 @@ class Task:
         is that of the teacher's top class.
 
         Args:
-            logits: the student's, float32 [batch, class].
+            logits: the student's, [batch, class].
             labels: class ids int64 [batch], or float32 [batch, class] of mixed images.
             teacher: what the teacher said of the batch; only a distillation loss needs it.
             epoch: from 0.
         """
+        logits = logits.float()
         ce = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         loss = self.distillation_in(epoch)
         if loss is None:

@@ -20,6 +20,7 @@ from gdkd_cache.errors import MismatchError, UsageError
 from gdkd_cache.models.beginning import Beginning
 from gdkd_cache.models.build import build_model
 from gdkd_cache.models.card import ModelCard
+from gdkd_cache.models.network import Network
 from gdkd_cache.models.statements import public_name
 from gdkd_cache.models.trial import try_student
 from gdkd_cache.schema import short
@@ -29,6 +30,7 @@ from gdkd_cache.training.distributed import broadcast_bytes, parallel, process_g
 from gdkd_cache.training.evaluate import Evaluator
 from gdkd_cache.training.feeds import Loading, Views, from_cache, from_views
 from gdkd_cache.training.loop import Training, TrainResult, result_of
+from gdkd_cache.training.mask_task import MaskTask
 from gdkd_cache.training.measured import measured
 from gdkd_cache.training.options import TrainOptions
 from gdkd_cache.training.preparing import compiled, prepared
@@ -57,7 +59,7 @@ def train(
     strict_replay: bool = False,
     recipe: Recipe | None = None,
     views: Views | None = None,
-    teacher: Callable[[Tensor], Tensor] | None = None,
+    teacher: Network | Callable[[Tensor], Tensor] | None = None,
     command: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> TrainResult:
     """Train a network, fresh or from `init`; writes checkpoints and one JSON line of metrics an epoch as it goes.
@@ -66,7 +68,8 @@ def train(
     process on a CPU to the bit as if it had not been.
 
     With a cache, views and teacher are the cache's. Without one, `views` are rendered, and a distillation loss
-    needs a live `teacher`: uint8 [batch, 3, height, width] -> logits [batch, class].
+    needs a live `teacher`: uint8 [batch, 3, height, width] -> logits [batch, class]. Images with masks are learnt
+    pixel by pixel, from a teacher that says something of each cell of a grid: logits [batch, *grid, class].
 
     Args:
         options: how to train.
@@ -76,7 +79,7 @@ def train(
         strict_replay: with a cache, also refuse views that differ from the teacher's by rounding.
         recipe: with a cache, what its views are made with, where the manifest's word is not enough (`compat:`).
         views: without a cache, what to render.
-        teacher: without a cache, the live teacher.
+        teacher: without a cache, the live teacher; a `Network` may have several outputs.
         command: what else `run.toml` tells of how to train so again: values by option, in tables.
 
     Raises:
@@ -88,13 +91,13 @@ def train(
         SourceError: an image cannot be read.
         OSError: `out` cannot be written.
     """
-    task = Task.of(options)
+    source, eval_source = settle(source), settle(eval_source)
+    task = (MaskTask if source.has_masks else Task).of(options)
     if (task.distillation is None) != (cache is None and teacher is None):
         raise UsageError("a distillation loss needs a cache (or a live teacher), and cross-entropy takes none")
     if (cache is not None and (views is not None or teacher is not None)) or (cache is None and recipe is not None):
         raise UsageError("a cache brings its own views and its teacher; give either a cache or views")
     require_reporters(options.report_to)
-    source, eval_source = settle(source), settle(eval_source)
     _require_same_classes(source, eval_source)
     folder = RunFolder(options.out, force=options.force)
     beginning = None if options.init is None else Beginning.of(options.student, options.init, options.init_key)
@@ -103,7 +106,8 @@ def train(
     device = choose_device(options.device)
     if cache is None:
         views = views or Views()
-    facts = training_facts(options, source, eval_source, cache, views, teacher)
+    live = teacher.logits if isinstance(teacher, Network) else teacher
+    facts = training_facts(options, source, eval_source, cache, views, live)
     with process_group(device), ExitStack() as stack:
         rank, world_size = rank_and_size()
         log = None if rank else stack.enter_context(kept_log())
@@ -123,6 +127,8 @@ def train(
         else:
             assert views is not None
             feed = from_views(options, task.distillation, source, views, teacher, loading)
+        if isinstance(task, MaskTask):
+            task = replace(task, outputs=feed.cells.outputs)
         card = ModelCard(
             name=public_name(options.student),
             num_classes=len(source.classes),
@@ -145,6 +151,7 @@ def train(
             num_images=min(batch_size, 2),
             device=device,
             memory_format=options.memory_format,
+            dense=source.has_masks,
         )
         if memory_format == "channels_last":
             # Weights too: gradients then have their order, which DistributedDataParallel wants.
@@ -153,7 +160,7 @@ def train(
         if rank:
             torch.manual_seed(options.seed + rank)  # the same weights, but dropout of its own
         before = {} if stored is None else stored.progress
-        found = measured(options, before, task, model, card.num_classes, feed.size, memory_format, device, teacher)
+        found = measured(options, before, task, model, card.num_classes, feed, memory_format, device)
         evaluator = Evaluator(
             eval_source,
             mean=source.mean,

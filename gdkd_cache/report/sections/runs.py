@@ -10,11 +10,10 @@ from gdkd_cache.report.base import Cell, Column, Drawing, Part, Table
 from gdkd_cache.report.drawing import Line, add_legend, draw_lines, draw_reference, new_axes
 from gdkd_cache.report.inputs import Inputs
 from gdkd_cache.report.numbers.series import band, metric, spread_evenly
+from gdkd_cache.report.sections.runs_agreement import MOST_LINES, agreement_and_accuracy
 from gdkd_cache.training.records.runs import Run, Spread, differences, group_runs
 
 _MOST_POINTS = 200
-_MOST_LINES = 6
-"""In a figure: as many as there are colours."""
 
 
 class _Runs:
@@ -59,6 +58,25 @@ _CURVES = (
         title="Accuracy over the epochs",
         reading="Top-1 on held-out images after each epoch; higher is better.",
         axis="accuracy",
+        format=".1%",
+        ticks=".0%",
+    ),
+    _Curve(
+        metric="mean_iou",
+        name="runs-mean-iou",
+        title="Mean IoU over the epochs",
+        reading="Intersection over union of pixels on held-out images after each epoch, the mean over classes; higher "
+        "is better.",
+        axis="mean IoU",
+        format=".1%",
+        ticks=".0%",
+    ),
+    _Curve(
+        metric="pixel_accuracy",
+        name="runs-pixel-accuracy",
+        title="Pixel accuracy over the epochs",
+        reading="How often a pixel's likeliest class is right, on held-out images after each epoch; higher is better.",
+        axis="pixel accuracy",
         format=".1%",
         ticks=".0%",
     ),
@@ -108,6 +126,7 @@ def _parts(inputs: Inputs) -> Iterator[Part]:
     names = [group_name(number, group) for number, group in enumerate(groups, 1)]
     yield _results(inputs, groups, names)
     yield from filter(None, (_curve(inputs, curve, groups, names) for curve in _CURVES))
+    yield from filter(None, [agreement_and_accuracy(groups, names)])
     if differing:
         yield Table(
             name="runs-options",
@@ -150,7 +169,8 @@ def _results(inputs: Inputs, groups: Sequence[Sequence[Run]], names: Sequence[st
     return Table(
         name="runs-results",
         title="Results",
-        reading="Top-1 accuracy after the last epoch, and after the best one, which is chosen on the images that it is "
+        reading="Top-1 accuracy, with masks mean IoU, after the last epoch, and after the best one, which is chosen on "
+        "the images that it is "
         "measured on, so it flatters: means over seeds, ± their standard deviation. MiB is the largest memory of a "
         "process.",
         columns=[columns[number] for number in told],
@@ -167,7 +187,7 @@ def _result(digest: str, group: Sequence[Run], name: str) -> tuple[Cell, ...]:
         known = [one for run in group if (one := value(run)) is not None]
         return max(known) / 2**20 if known else None
 
-    last = Spread.of(run.last_accuracy for run in group)
+    last = Spread.of(run.last_score for run in group)
     assert last is not None
     digests = group[0].cache_digests
     of = "none, or not said" if not digests else "this one" if digests == (digest,) else "another"
@@ -179,7 +199,7 @@ def _result(digest: str, group: Sequence[Run], name: str) -> tuple[Cell, ...]:
         max(run.epochs for run in group),
         float(last.mean),
         None if last.deviation is None else float(last.deviation),
-        mean(lambda run: run.best_accuracy),
+        mean(lambda run: run.best_score),
         mean(lambda run: _last(run, "calibration_error")),
         mean(lambda run: _last(run, "agreement")),
         mean(lambda run: run.images_per_second),
@@ -205,7 +225,7 @@ def _curve(inputs: Inputs, curve: _Curve, groups: Sequence[Sequence[Run]], names
         epochs, low, high = points + 1, (mean - spread)[points], (mean + spread)[points]
         lines.append(Line(name=name, x=epochs, y=mean[points], low=low, high=high))
         rows += [(name, int(point) + 1, _known(float(mean[point])), _known(float(spread[point]))) for point in points]
-    left_out = f" The first {_MOST_LINES} of {len(told)} lines are drawn." if len(told) > _MOST_LINES else ""
+    left_out = f" The first {MOST_LINES} of {len(told)} lines are drawn." if len(told) > MOST_LINES else ""
     table = Table(
         name=curve.name,
         title=curve.title,
@@ -219,13 +239,13 @@ def _curve(inputs: Inputs, curve: _Curve, groups: Sequence[Sequence[Run]], names
         rows=rows,
     )
     figure, (axes,) = new_axes(x="epoch", y=curve.axis, y_format=curve.ticks)
-    draw_lines(axes, lines[:_MOST_LINES])
+    draw_lines(axes, lines[:MOST_LINES])
     if curve.metric == "calibration_error" and (teacher := _teacher(inputs)) is not None:
         longest = max(len(mean) for _, mean, _ in told)
         draw_reference(axes, [1.0, max(float(longest), 2.0)], [teacher, teacher], "the teacher")
     add_legend(figure, axes)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ends = [f"{name}: {mean[np.isfinite(mean)][-1]:{curve.format}}" for name, mean, _ in told[:_MOST_LINES]]
+    ends = [f"{name}: {mean[np.isfinite(mean)][-1]:{curve.format}}" for name, mean, _ in told[:MOST_LINES]]
     return Drawing(table=table, figure=figure, described=f"At the end, {'; '.join(ends)}.")
 
 
