@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from scenes import CLASSES, scenes
+from scenes import CLASSES, Scenes, scenes
 from torch import nn
 
 import gdkd_cache as gc
 from gdkd_cache.building.build import build
 from gdkd_cache.building.options import BuildOptions
-from gdkd_cache.errors import ModelError
+from gdkd_cache.building.repair import repair
+from gdkd_cache.checking.verify import verify
+from gdkd_cache.errors import GdkdCacheError, ModelError
 from gdkd_cache.models.network import Network
 from gdkd_cache.models.opening import open_network
 from gdkd_cache.training.train import TrainOptions, Views, train
@@ -112,3 +114,46 @@ def test_a_teacher_that_knows_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"right on .* of the cells of .* and by chance it would be on"):
         built(tmp_path / "c.zarr", blank)
     assert built(tmp_path / "c.zarr", blank, accept_teacher=True, codec="dense").num_views == 3
+
+
+def test_verify_runs_the_teacher_again(tmp_path: Path, teacher: Network) -> None:
+    cache = built(tmp_path / "c.zarr", teacher, codec="transform", fidelity=0.2)
+    found = verify(tmp_path / "c.zarr", deep=True, source=SOURCE, teacher=teacher, num_rows=24)
+    assert found.ok, found
+    stated = cache.manifest.identity.fidelity.gradient_error
+    assert found.rerun is not None
+    assert found.rerun.gradient_error.keys() == stated.keys()
+    assert any("[aux]" in name for name in stated)
+    other = replace(teacher, model=_OtherClasses(teacher.model))
+    assert not verify(tmp_path / "c.zarr", source=SOURCE, teacher=other, num_rows=24).ok
+
+
+class _OtherClasses(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {name: output.flip(1) for name, output in self.model(images).items()}
+
+
+@pytest.mark.parametrize("name", ["labels", "packed", "source_check"])
+def test_damage_is_found_and_repaired(tmp_path: Path, teacher: Network, name: str) -> None:
+    cache = built(tmp_path / "c.zarr", teacher, codec="transform", fidelity=0.3)
+    objects = [one for one in sorted(cache.manifest.objects) if one.startswith(f"{name}/c/")]
+    path = tmp_path / "c.zarr" / objects[0]
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert [one for one, problem in gc.open_cache(tmp_path / "c.zarr").problems() if problem] == [objects[0]]
+    repair(tmp_path / "c.zarr", source=SOURCE, teacher=teacher, num_workers=0)
+    assert path.read_bytes() == whole
+
+
+def test_a_changed_mask_of_an_unchanged_image_is_found(tmp_path: Path, teacher: Network) -> None:
+    cache = built(tmp_path / "c.zarr", teacher, codec="dense")
+    changed = Scenes(24)
+    image, mask = changed[5]
+    changed._rows[5] = (image, np.where(mask == 1, 2, mask).astype(np.int16))
+    assert (changed[5][1] != mask).any()
+    with pytest.raises(GdkdCacheError, match="scene5"):
+        train(student(tmp_path / "s", epochs=1), changed, HELD_OUT, cache=cache)
