@@ -119,13 +119,13 @@ def test_a_teacher_that_knows_nothing_is_refused(tmp_path: Path) -> None:
 def test_verify_runs_the_teacher_again(tmp_path: Path, teacher: Network) -> None:
     cache = built(tmp_path / "c.zarr", teacher, codec="transform", fidelity=0.2)
     found = verify(tmp_path / "c.zarr", deep=True, source=SOURCE, teacher=teacher, num_rows=24)
-    assert found.ok, found
+    assert found.problems == (), found.problems
     stated = cache.manifest.identity.fidelity.gradient_error
     assert found.rerun is not None
     assert found.rerun.gradient_error.keys() == stated.keys()
     assert any("[aux]" in name for name in stated)
     other = replace(teacher, model=_OtherClasses(teacher.model))
-    assert not verify(tmp_path / "c.zarr", source=SOURCE, teacher=other, num_rows=24).ok
+    assert verify(tmp_path / "c.zarr", source=SOURCE, teacher=other, num_rows=24).problems
 
 
 class _OtherClasses(nn.Module):
