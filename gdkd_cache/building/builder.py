@@ -44,8 +44,6 @@ from gdkd_cache.store.place import Begun
 
 _LOG = logging.getLogger(__name__)
 _ROWS_AT_ONCE = 64  # a request of images that are decoded: 8 views of 224x224 are 77 MB
-_SHARD_CELLS = 2**24
-"""Of a shard at most: what is encoded of it lies in memory until it is committed."""
 _NO_KEYS = np.zeros(0, np.uint64)
 _SOFTWARE = ("gdkd-cache", "numpy", "pillow", "torch", "torchvision", "zarr")
 
@@ -162,7 +160,7 @@ class Builder:
                 memory_format=None if is_usual else teacher.memory_format,
                 software={name: version(name) for name in _SOFTWARE},
             ),
-            shard_rows=min(options.shard_rows, max(_SHARD_CELLS // teacher.cells.number, 1)),
+            shard_rows=teacher.cells.shard_rows(options.shard_rows),
             cells=teacher.cells,
             card=make_card(options.license, options.contact),
         )
@@ -234,7 +232,8 @@ class Builder:
             UsageError: references are asked for that the views cannot have.
         """
         options, hashes, num_classes = self._options, hash_keys(self.keys), len(self._source.classes)
-        sampling = Sampling.of(options.request, hashes, num_classes, options.num_views, self._unpredictable())
+        cells, unpredictable = self._teacher.cells, self._unpredictable()
+        sampling = Sampling.of(options.request, hashes, num_classes, options.num_views, unpredictable, cells)
         requests = sampling.requests(options.batch_size)
 
         def said(advance: Callable[[int], None]) -> Iterator[tuple[ViewBatch, Tensor]]:

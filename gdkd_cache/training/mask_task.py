@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -16,6 +16,8 @@ from gdkd_cache.models.cells import MAIN, named_outputs, upsampled
 from gdkd_cache.training import gradients
 from gdkd_cache.training.options import TrainOptions
 from gdkd_cache.training.task import Task
+
+Kind = TypeVar("Kind", bound="MaskTask")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +42,8 @@ class MaskTask(Task):
     outputs: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, options: TrainOptions) -> Self:
-        return replace(super().of(options), aux_weight=options.aux_weight)
+    def of(cls: type[Kind], options: TrainOptions) -> Kind:
+        return replace(super().of(options), aux_weight=options.aux_weight)  # pyright: ignore[reportReturnType]
 
     def _weight(self, name: str) -> float:
         return 1.0 if name == MAIN else self.aux_weight

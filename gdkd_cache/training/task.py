@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +14,8 @@ from gdkd_cache.losses.base import Loss
 from gdkd_cache.training import gradients
 from gdkd_cache.training.amounts import Course, parse_course
 from gdkd_cache.training.options import TrainOptions
+
+Kind = TypeVar("Kind", bound="Task")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +50,7 @@ class Task:
     label_smoothing: float = 0.0
 
     @classmethod
-    def of(cls, options: TrainOptions) -> Self:
+    def of(cls: type[Kind], options: TrainOptions) -> Kind:
         """The task of a training's options.
 
         Raises:
