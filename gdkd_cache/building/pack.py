@@ -14,6 +14,7 @@ from torch import Tensor
 from gdkd_cache.building.figures import Tally
 from gdkd_cache.building.sampling import Sampling
 from gdkd_cache.cache.references import ReferenceRows
+from gdkd_cache.codec.calibration import Calibration
 from gdkd_cache.codec.fidelity import ENCODE_ROWS
 from gdkd_cache.codec.registry import AUTO
 from gdkd_cache.codec.request import CodecRequest
@@ -127,15 +128,11 @@ def pack(
         return found.manifest
     if isinstance(found, Empty):
         sampling = Sampling.of(request, hash_keys(keys), num_classes, len(views), cells=cells)
-        rows, number = sampling.rows, sampling.num_sampled
-        sampled = [_loaded(view, rows[sampling.some]) for view in views[:number]]
-        # Nobody knows how near views are.
-        weights = torch.full((number, number, len(sampling.some)), NEAREST, dtype=torch.int16) if number else None
-        whole = torch.stack([_loaded(view, rows) for view in views[: sampling.num_whole]])
-        calibration = sampling.calibrated(whole, labels[torch.from_numpy(rows)], sampled, weights)
+        calibration = _calibration(sampling, views, labels)
         choice = calibration.choose()
         examination = _examined(*calibration.labelled) if true_labels else None
         found = Begun(choice.codec, choice.fidelity, examination)
+        del calibration  # and its logits
     writer, fitted = place.begin(found), found.codec
     references: dict[int, ReferenceRows] = {}
 
@@ -163,6 +160,15 @@ def pack(
     manifest = writer.finish(keys, labels.view(num_rows, *cells.label_axis).numpy())
     place.clean(Complete(manifest))
     return manifest
+
+
+def _calibration(sampling: Sampling, views: list[Logits], labels: Tensor) -> Calibration:
+    rows, number = sampling.rows, sampling.num_sampled
+    sampled = [_loaded(view, rows[sampling.some]) for view in views[:number]]
+    # Nobody knows how near views are.
+    weights = torch.full((number, number, len(sampling.some)), NEAREST, dtype=torch.int16) if number else None
+    whole = torch.stack([_loaded(view, rows) for view in views[: sampling.num_whole]])
+    return sampling.calibrated(whole, labels[torch.from_numpy(rows)], sampled, weights)
 
 
 def _examined(logits: Tensor, labels: Tensor) -> Examination:

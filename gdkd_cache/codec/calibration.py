@@ -18,13 +18,14 @@ from gdkd_cache.codec.request import CodecRequest
 from gdkd_cache.codec.views import SampledViews
 from gdkd_cache.errors import UsageError
 
-_CALIBRATION_VALUES = 2**28
+_CALIBRATION_VALUES = 2**27
 _GRID_VALUES = 2**26
 _GRIDS = 256
 _FITTED_CELLS = 2**15
 _MEASURED_CELLS = 2**18
 _MEASURED_VALUES = 2**21
 _MEASURED_ROWS = (1024, 4096)
+_MOST_MEASURED = 2**23  # values: what is measured takes tens of copies of them
 _ROWS_A_CLASS = 16
 _SAMPLED_ROWS = 2048
 _FEWEST_SAMPLED = 512
@@ -54,7 +55,7 @@ class Choice:
 
 
 def calibration_rows(num_rows: int, num_classes: int, num_cells: int = 1) -> int:
-    """How many rows to calibrate on: the larger of 4096 and 40 a class, at most all, and at most 1 GiB of logits.
+    """How many rows to calibrate on: the larger of 4096 and 40 a class, at most all, and at most 512 MiB of logits.
 
     Of rows of several cells 256 are enough, and at most 1/4 GiB.
     """
@@ -184,7 +185,7 @@ class Calibration:
             held_out[:] = True  # too few rows to spare any: measured on what it was fitted to
         fitted = ~held_out if len(labels) >= 4 else held_out
         least, most = _MEASURED_ROWS
-        measured = min(max(_MEASURED_VALUES // self.num_classes, least), most)
+        measured = min(max(_MEASURED_VALUES // self.num_classes, least), most, _MOST_MEASURED // self.num_classes)
         self.fitted_rows, others = (_of_rows(logits, labels, rows) for rows in (fitted, held_out))
         if self.grid:
             self._held_out_rows = _first(others, max(_MEASURED_CELLS // prod(self.grid), 1))
@@ -344,7 +345,7 @@ def _of_rows(logits: Tensor, labels: Tensor, rows: Tensor) -> tuple[Tensor, Tens
 
 
 def _first(part: tuple[Tensor, Tensor], number: int) -> tuple[Tensor, Tensor]:
-    return part[0][:number], part[1][:number]
+    return part[0][:number].clone(), part[1][:number]  # the others need not stay in memory
 
 
 def _some_cells(logits: Tensor, labels: Tensor, number: int) -> tuple[Tensor, Tensor]:
