@@ -60,7 +60,7 @@ def kill_one_of(cluster: Any) -> bool:
     raylets = [node.all_processes["raylet"][0].process.pid for node in cluster.worker_nodes]
     children = [pid for raylet in raylets for pid in Path(f"/proc/{raylet}/task/{raylet}/children").read_text().split()]
     names = {int(pid): Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children}
-    working = [pid for pid, name in names.items() if name.startswith(b"ray::") and b"IDLE" not in name]
+    working = [pid for pid, name in names.items() if name.startswith((b"ray::Teacher", b"ray::_render"))]
     if working:
         os.kill(random.choice(working), signal.SIGKILL)
     return bool(working)
@@ -76,8 +76,18 @@ def kill(kind: str, cluster: Any, driver: BaseProcess) -> bool:
         return kill_one_of(cluster)
     else:
         cluster.remove_node(random.choice(list(cluster.worker_nodes)), allow_graceful=False)
-        cluster.add_node(num_cpus=1)
+        complete(cluster)
     return True
+
+
+def complete(cluster: Any) -> None:
+    """Have two nodes of one core each beside the driver's; on a busy machine, some fail to start."""
+    for node in list(cluster.worker_nodes):
+        if not node.any_processes_alive() or node.dead_processes():
+            cluster.remove_node(node, allow_graceful=False)
+    while len(cluster.worker_nodes) < 2:
+        cluster.add_node(num_cpus=1)
+    cluster.wait_for_nodes()
 
 
 def main() -> None:
@@ -94,8 +104,6 @@ def main() -> None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["gdkd_cache.building.ray_build", "gdkd_cache.models.opening"])
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    for _ in range(2):
-        cluster.add_node(num_cpus=1)
     with tempfile.TemporaryDirectory() as folder:
         weights, out = Path(folder) / "teacher.safetensors", Path(folder) / "cache.zarr"
         source = open_source(arguments.data)
@@ -113,6 +121,7 @@ def main() -> None:
         hurt = equal = ended = 0
         seconds = 0.0  # of a build on the cluster that nobody hurts, which is the first one
         while hurt < arguments.count:
+            complete(cluster)
             kind = KINDS[hurt % len(KINDS)]
             numbers = random.choice([{"teachers": 2}, {"teachers": 1, "renderers": 1}])
             start, driver = time.monotonic(), started(cluster.address, numbers)
@@ -121,6 +130,7 @@ def main() -> None:
             driver.join()
             seconds = seconds or time.monotonic() - start
             if driver.exitcode:  # killed itself; or begun when a node was missing, and refused
+                complete(cluster)
                 again = started(cluster.address, numbers)
                 again.join()
                 if again.exitcode:
