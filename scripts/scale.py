@@ -4,6 +4,7 @@
     python scripts/scale.py                    # the tables, from scripts/scaling/constants.json
     python scripts/scale.py --measure          # measure that file anew (some minutes)
     python scripts/scale.py --check            # predictions beside real builds of 1, 2 and 4 processes
+    python scripts/scale.py --large 10000000   # pack and read a cache of so many rows
     python scripts/scale.py --teacher-rate 5000 --cores 12 --latency 0.05
 
 Renderers, writers, readers and the store's requests are measured by this project's own code in processor seconds; what
@@ -18,6 +19,7 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
+from scaling.large import tell_large
 from scaling.measure import BATCH, in_processes, measured
 from scaling.model import Case, Constants, Hardware, predict
 
@@ -89,6 +91,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--measure", action="store_true")
     parser.add_argument("--check", action="store_true")
+    parser.add_argument("--large", type=int, metavar="ROWS", help="pack and read a cache of so many rows")
     parser.add_argument("--teacher-rate", type=float, default=2500, help="images that a GPU teaches a second")
     parser.add_argument("--cores", type=int, default=12, help="cores that render for each GPU")
     parser.add_argument("--latency", type=float, default=0.03, help="seconds of a store's answer")
@@ -97,6 +100,10 @@ def main() -> None:
     torch.set_num_threads(1)
     if arguments.measure:
         measured().save()
+    if arguments.large:
+        with tempfile.TemporaryDirectory() as folder:
+            tell_large(arguments.large, Path(folder))
+        return
     constants = Constants.read()
     if arguments.check:
         check(constants)
