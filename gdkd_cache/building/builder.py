@@ -42,6 +42,9 @@ from gdkd_cache.store.layout import encode_keys, reference_layouts
 from gdkd_cache.store.manifest import Identity
 from gdkd_cache.store.place import Begun
 
+Render = Callable[[ViewRenderer, Iterable[ViewRequest]], Iterator[ViewBatch]]
+"""Gives one batch for each request and each of its views, in order; requests are drawn as they are rendered."""
+
 _LOG = logging.getLogger(__name__)
 _ROWS_AT_ONCE = 64  # a request of images that are decoded: 8 views of 224x224 are 77 MB
 _NO_KEYS = np.zeros(0, np.uint64)
@@ -66,6 +69,7 @@ class Builder:
         *,
         eval_source: Source | None = None,
         source_checks: bool = True,
+        render: Render | None = None,
     ) -> None:
         """Check that the three belong together: the teacher is run once, on blank images.
 
@@ -73,6 +77,7 @@ class Builder:
             options, source, teacher: what is built.
             eval_source: what the teacher is evaluated on, besides.
             source_checks: whether the cache gets the checks of the decoded images; `codec_from` decides where given.
+            render: who renders; worker processes, or this one, where nobody is named.
 
         Raises:
             SourceError: the data cannot be read.
@@ -91,6 +96,7 @@ class Builder:
             source_checks = theirs is not None and theirs.source_checks  # which all parts of one cache have, or none
         self._source_checks = source_checks
         self._eval_source = None if eval_source is None else settle(eval_source)
+        self._render = render or self._load
         self._said: dict[tuple[int, bytes], Tensor] = {}  # by view and rows of a batch
         self._probed = probed(hash_keys(self.keys))
         self.renderer = self._renderer()
@@ -327,8 +333,11 @@ class Builder:
                         encoder.finish(view, shards)
 
     def _stream(self, requests: Iterable[ViewRequest]) -> Iterator[ViewBatch]:
+        return self._render(self.renderer, requests)
+
+    def _load(self, renderer: ViewRenderer, requests: Iterable[ViewRequest]) -> Iterator[ViewBatch]:
         on_gpu = self._teacher.device.type == "cuda"
-        return ViewLoader(self.renderer, num_workers=self._num_workers, pin_memory=on_gpu).stream(requests)
+        return ViewLoader(renderer, num_workers=self._num_workers, pin_memory=on_gpu).stream(requests)
 
     def _logits(self, batch: ViewBatch) -> Tensor:
         """The teacher's logits, float32 [n, *grid, class] on its device; of calibration's batches those that it kept.

@@ -109,6 +109,44 @@ class PlanOptions(CodecChoice, RenderOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClusterOptions:
+    """Where a build is computed that is given to Ray.
+
+    Raises:
+        UsageError: a number out of range, or one without Ray.
+    """
+
+    ray: str | None = option(
+        None,
+        "Build on a Ray cluster: the one of RAY_ADDRESS or of this machine, or else a new one of this machine alone; "
+        "local is always that, and HOST:PORT one that runs elsewhere.",
+        metavar="[ADDRESS]",
+        alone="auto",
+        outcome=False,
+    )
+    teachers: int | None = option(
+        None,
+        "Teachers on the cluster, each with a GPU where it has any.",
+        least=1,
+        unset="one a GPU, or for each two cores without any",
+        outcome=False,
+    )
+    renderers: int | None = option(
+        None,
+        "Cores of the cluster that render at once; 0 leaves it to the teachers' processes.",
+        least=0,
+        unset="0 for images in memory, else all cores but the teachers'",
+        outcome=False,
+    )
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        given = [name for name in ("teachers", "renderers") if getattr(self, name) is not None]
+        if given and self.ray is None:
+            raise UsageError(f"--{given[0]} goes with --ray")
+
+
+@dataclass(frozen=True, kw_only=True)
 class BuildOptions(PlanOptions, MemoryOptions, CardOptions):
     """What to build.
 
