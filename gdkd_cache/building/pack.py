@@ -19,7 +19,7 @@ from gdkd_cache.data.nearness import Nearness
 from gdkd_cache.data.recipes.step import NEAREST
 from gdkd_cache.data.source import class_ids, is_text, source_digest
 from gdkd_cache.errors import UsageError
-from gdkd_cache.limits import MOST_CLASSES, SHARD_ROWS
+from gdkd_cache.limits import MOST_CLASSES, NO_LABEL, SHARD_ROWS
 from gdkd_cache.losses.base import Loss, parse_loss
 from gdkd_cache.progress import progress
 from gdkd_cache.schema import from_json
@@ -57,7 +57,7 @@ def pack(
         path: the cache folder, or the URL of an object store.
         logits: [view, row, class], or one [row, class] array a view; any float type, all finite.
         keys: one stable, unique string a row.
-        labels: class ids [row].
+        labels: class ids [row], -1 for rows without.
         codec: `auto`, `transform[:...]`, `topk[:...]` or `dense[:...]`.
         fidelity: the largest gradient error allowed for each declared loss.
         losses: the declared losses, such as `gdkd:k=5,w2=8,temperature=4`.
@@ -84,7 +84,7 @@ def pack(
     keys = list(keys)
     num_rows, num_classes = _check(views, keys, labels)
     request = CodecRequest(spec=codec, fidelity=fidelity, losses=tuple(map(parse_loss, losses)), num_top=num_top)
-    request.check(num_classes)
+    request.check(num_classes, int((labels == NO_LABEL).sum()))
     names = [str(i) for i in range(num_classes)] if classes is None else list(classes)
     if len(names) != num_classes:
         raise UsageError(f"{len(names)} class names for logits of {num_classes} classes; both must be equal")
@@ -101,7 +101,12 @@ def pack(
         num_rows=num_rows,
         num_views=len(views),
         classes=tuple(names),
-        data=Data(name="packed", digest=digest, keys_bytes=len(encode_keys(keys))),
+        data=Data(
+            name="packed",
+            digest=digest,
+            keys_bytes=len(encode_keys(keys)),
+            unlabelled=int((labels == NO_LABEL).sum()),
+        ),
         views=None,
         teacher=TeacherFacts(name="logits computed elsewhere", logits=f"sha256:{content.hexdigest()}"),
         request=from_json(RequestFacts, request.to_json()),
@@ -156,9 +161,13 @@ def pack(
     return manifest
 
 
-def _examined(logits: Tensor, labels: Tensor) -> Examination:
+def _examined(logits: Tensor, labels: Tensor) -> Examination | None:
+    """How often the rows' labels agree; None where no row has one."""
+    known = labels != NO_LABEL
+    if not known.any():
+        return None
     tally = Tally()
-    tally.add(logits, labels)
+    tally.add(logits[known], labels[known])
     return Examination(views=tally.examined())
 
 
@@ -209,9 +218,10 @@ def _check(views: list[Logits], keys: list[str], labels: Tensor) -> tuple[int, i
         )
     if tuple(labels.shape) != (num_rows,):
         raise UsageError(f"labels are {list(labels.shape)}; give {num_rows} class ids")
-    if int(labels.min()) < 0 or int(labels.max()) >= num_classes:
+    if int(labels.min()) < NO_LABEL or int(labels.max()) >= num_classes:
         raise UsageError(
-            f"labels are from {int(labels.min())} to {int(labels.max())}; give class ids of 0 to {num_classes - 1}"
+            f"labels are from {int(labels.min())} to {int(labels.max())}; give class ids of 0 to {num_classes - 1}, or "
+            f"{NO_LABEL} for none"
         )
     return num_rows, num_classes
 

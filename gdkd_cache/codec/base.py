@@ -4,7 +4,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -236,6 +236,14 @@ class Codec(ABC):
 def class_dtype(num_classes: int) -> str:
     """The smallest unsigned type that holds every class id and, as its largest value, a sentinel."""
     return "uint8" if num_classes <= 255 else "uint16" if num_classes <= 65535 else "uint32"
+
+
+Ids = TypeVar("Ids", np.ndarray, Tensor)
+
+
+def coded(labels: Ids) -> Ids:
+    """Labels as codecs are given them: class ids, where class 0 stands for `NO_LABEL`."""
+    return labels.clip(0)
 
 
 def class_column(num_classes: int, shape: tuple[int, ...]) -> Column:

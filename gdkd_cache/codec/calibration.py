@@ -10,7 +10,7 @@ import torch
 from numcodecs import Zstd
 from torch import Tensor
 
-from gdkd_cache.codec.base import Codec, CodecOptions
+from gdkd_cache.codec.base import Codec, CodecOptions, coded
 from gdkd_cache.codec.fidelity import ENCODE_ROWS, Fidelity, measure
 from gdkd_cache.codec.registry import CODECS
 from gdkd_cache.codec.request import CodecRequest
@@ -124,13 +124,13 @@ class Calibration:
         request: what is asked for.
         logits: float [row, class] or [view, row, class], finite; `calibration_rows` of view 0, or of the first
             `calibration_views`.
-        labels: int64 [row].
+        labels: int64 [row], class ids or `NO_LABEL`.
         stored_rows: how many rows times views share the codec's tables, for comparing sizes.
         views: the first views of some of the rows, every fourth of which is one that is held out; None where no view
             shall be predicted from others.
 
     Attributes:
-        fitted: logits float32 [row, class] and labels int64 [row] to fit to, of all views.
+        fitted: logits float32 [row, class] and labels int64 [row], `coded`, to fit to, of all views.
         num_fitted: how many rows of a view these are.
         num_rows, num_classes: of the logits, all views counted.
         stored_rows: how many rows times views share the codec's tables.
@@ -161,9 +161,10 @@ class Calibration:
         fitted = ~held_out if len(labels) >= 4 else held_out
         least, most = _MEASURED_ROWS
         measured = min(max(_MEASURED_VALUES // self.num_classes, least), most)
-        some, theirs = _of_rows(logits, labels, held_out)
+        some, theirs = _of_rows(logits, coded(labels), held_out)
         self._held_out = some[:measured], theirs[:measured]
-        self.fitted = _of_rows(logits, labels, fitted)
+        self.fitted = _of_rows(logits, coded(labels), fitted)
+        self._labels = labels[fitted], labels[held_out]
         self._all_views, self.views, self._held_out_views = views, None, None
         if views is not None:
             apart = torch.arange(len(views.labels)) % 4 == 3
@@ -177,8 +178,8 @@ class Calibration:
         """Logits [row, class] and labels [row] of the first view: of rows that are fitted to, then of held-out ones."""
         numbers = (self.num_fitted, self._num_held_out)
         parts = [
-            (logits[:number], labels[:number])
-            for (logits, labels), number in zip((self.fitted, self._held_out), numbers, strict=True)
+            (logits[:number], labels[: min(number, len(logits))])
+            for (logits, _), labels, number in zip((self.fitted, self._held_out), self._labels, numbers, strict=True)
         ]
         logits, labels = zip(*parts, strict=True)
         return torch.cat(logits), torch.cat(labels)

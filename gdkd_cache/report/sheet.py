@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from gdkd_cache.limits import NO_LABEL
+
 _LONGEST = 192  # a multiple of 8, 32, 64 and 96
 _NARROWEST = 160
 _LINE = 19
@@ -49,6 +51,10 @@ class ShownRow:
     image: np.ndarray
     views: tuple[ShownView, ...]
 
+    def named(self, classes: Sequence[str]) -> str:
+        """What its label is called."""
+        return "none" if self.label == NO_LABEL else classes[self.label]
+
 
 def draw_sheet(rows: Sequence[ShownRow], classes: Sequence[str], title: Sequence[str]) -> Image.Image:
     """Draw rows of views.
@@ -86,7 +92,7 @@ def draw_sheet(rows: Sequence[ShownRow], classes: Sequence[str], title: Sequence
             sheet.paste(image, (x + (width - image.width) // 2, y + (height - image.height) // 2))
             below = y + height + 4
             if column == 0:
-                pen.text(x, below, f"label: {classes[row.label]}", _OWN)
+                pen.text(x, below, f"label: {row.named(classes)}", _OWN)
                 pen.wrapped(x, below + _LINE, row.key, _FAINT, _KEY_LINES)
             else:
                 _draw_view(pen, x, below, row.views[column - 1], row.label, classes)

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gdkd_cache.codec.base import Codec, Column, Decoded, References, TopK, given
+from gdkd_cache.codec.base import Codec, Column, Decoded, References, TopK, coded, given
 
 Array = TypeVar("Array", np.ndarray, Tensor)
 
@@ -72,7 +72,9 @@ class Cells:
 
         Rows of several cells have no references: a view's cells lie elsewhere in the image than another's.
         """
-        columns = codec.encode(self.split(logits, stored=False), self.split(labels, stored=False), *given(references))
+        columns = codec.encode(
+            self.split(logits, stored=False), self.split(coded(labels), stored=False), *given(references)
+        )
         return {name: self.join(column) for name, column in columns.items()}
 
     def check(self, codec: Codec, columns: Mapping[str, np.ndarray], labels: np.ndarray, num_references: int) -> None:
@@ -82,7 +84,7 @@ class Cells:
             CacheError: values that no encoder writes.
         """
         counts = (num_references,) if num_references else ()
-        codec.check({name: self.split(column) for name, column in columns.items()}, self.split(labels), *counts)
+        codec.check({name: self.split(column) for name, column in columns.items()}, self.split(coded(labels)), *counts)
 
     def decode(
         self,
@@ -94,7 +96,7 @@ class Cells:
     ) -> Decoded:
         """Decode some rows' stored columns: logits [row, *grid, class], and the top classes [row, *grid, k]."""
         cells = {name: self.split(column) for name, column in columns.items()}
-        logits, top = codec.decode(cells, self.split(labels), temperature, *given(references))
+        logits, top = codec.decode(cells, self.split(coded(labels)), temperature, *given(references))
         logits, values, classes = (self.join(part, stored=False) for part in (logits, *top))
         return Decoded(logits, TopK(values, classes))
 
