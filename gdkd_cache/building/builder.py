@@ -343,7 +343,7 @@ class Builder:
         return ViewLoader(self.renderer, num_workers=self._num_workers, pin_memory=on_gpu).stream(requests)
 
     def _logits(self, batch: ViewBatch) -> Tensor:
-        """The teacher's logits, float32 [n, *grid, class] on its device; of a batch that calibration had, those that it kept.
+        """The teacher's logits, float32 [n, *grid, class] on its device; of calibration's batches those that it kept.
 
         Raises:
             ModelError: NaN or infinity; it names the key.

@@ -153,7 +153,7 @@ class CachedDataset:
     def _said(
         self, views: list[View], requests: Sequence[ViewRequest], device: str | torch.device
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Logits [batch, *grid, class] and top classes [batch, *grid, k] of each request, of one cache or of the mean of several."""
+        """Logits [batch, *grid, class] and top classes of each request, of one cache or of the mean of several."""
         most = max(min(_BLOCK_ROWS, _BLOCK_LOGITS // (self._num_classes * self.cells.number)), 1)
         for block in _blocks([self.cache_rows[request.rows] for request in requests], most):
             rows, sizes = np.concatenate(block), [len(rows) for rows in block]

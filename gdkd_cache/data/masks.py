@@ -144,7 +144,7 @@ def cell_labels(masks: Tensor, grid: tuple[int, int]) -> Tensor:
     rows, columns = (
         torch.from_numpy(centres(old, new)).to(masks.device) for old, new in zip(masks.shape[-2:], grid, strict=True)
     )
-    return masks[..., rows[:, None], columns]
+    return masks.index_select(-2, rows).index_select(-1, columns)
 
 
 def centres(old: int, new: int) -> np.ndarray:

@@ -292,7 +292,7 @@ def settle(source: object) -> FullSource:
         raise SourceError(f"{kind} given as data is no source: it must have keys, classes, a digest, a length and rows")
     rows, labels, masks = range(len(source)), getattr(source, "labels", None), None
     first = [source[row][1] for row in rows[:1]] if labels is None else []
-    if hasattr(source, "mask") or any(np.ndim(target) == 2 for target in first):
+    if callable(getattr(source, "mask", None)) or any(np.ndim(target) == 2 for target in first):
         labels, masks = np.zeros(len(rows), np.int64), _OwnMasks(source=source, rows=np.arange(len(rows)))
     elif labels is None:
         labels = [*first, *(source[row][1] for row in rows[1:])]

@@ -106,7 +106,8 @@ class ViewRenderer(Dataset[list[ViewBatch]]):
 
     Raises:
         UsageError: the recipe wants scaled decoding, and the source does not decode files; it mixes images, and
-            those of the source come and go; or it does not say what becomes of masks, which the source has.
+            those of the source come and go; or it is not for images with masks, or only for them, as the source's
+            are not.
     """
 
     def __init__(
@@ -139,8 +140,7 @@ class ViewRenderer(Dataset[list[ViewBatch]]):
             raise UsageError(
                 f"recipe {recipe.name} mixes images of all shards, which do not stay on disk; give --local-copy DIR"
             )
-        if source.has_masks:
-            recipe.check_takes_masks()
+        recipe.check_targets(source.has_masks)
         self._partners: dict[int, np.ndarray] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -300,7 +300,7 @@ class ViewRenderer(Dataset[list[ViewBatch]]):
         sizes = [f"{image.shape[2]}x{image.shape[3]}" for image in (rendered[-1], rendered[0])]
         return SourceError(
             f"view of {key!r} is {sizes[0]}, of {first!r} {sizes[1]}; recipe {self._recipe.name} must give one size: "
-            "try imagenet:size=N (random resized crops) or imagenet-eval:size=N"
+            "try imagenet:size=N (random resized crops), imagenet-eval:size=N or scale-crop:height=N,width=N"
         )
 
 

@@ -116,7 +116,7 @@ def put(model: nn.Module, name: str, layer: nn.Module, images: Tensor, what: str
         ModelError: the network does more with that layer's output than give it.
     """
     given: list[Tensor] = []
-    hook = model.get_submodule(name).register_forward_hook(lambda module, inputs, output: given.append(output))
+    hook = model.get_submodule(name).register_forward_hook(lambda *run: given.append(run[-1]))
     was_training = model.training
     with torch.no_grad():
         logits = model.eval()(images)

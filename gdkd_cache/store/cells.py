@@ -27,12 +27,18 @@ class Cells:
 
     height: int = 1
     width: int = 1
+    outputs: tuple[str, ...] = ()
+
+    @property
+    def number(self) -> int:
+        """How many distributions a row holds."""
+        return self.height * self.width * max(len(self.outputs), 1)
 
     @classmethod
     def of(cls, logits: Float[Tensor, "row *grid class"]) -> "Cells":
         """The cells of rows of such logits."""
         grid = logits.shape[1:-1]
-        return cls(height=grid[0], width=grid[1]) if grid else cls()
+        return cls(height=grid[-2], width=grid[-1]) if grid else cls()
 
     @property
     def grid(self) -> tuple[int, ...]:

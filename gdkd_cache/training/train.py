@@ -70,8 +70,8 @@ def train(
     process on a CPU to the bit as if it had not been.
 
     With a cache, views and teacher are the cache's. Without one, `views` are rendered, and a distillation loss
-    needs a live `teacher`: uint8 [batch, 3, height, width] -> logits [batch, class]. Images with masks are learnt pixel by
-    pixel, from a teacher that says something of each cell of a grid: logits [batch, height, width, class].
+    needs a live `teacher`: uint8 [batch, 3, height, width] -> logits [batch, class]. Images with masks are learnt
+    pixel by pixel, from a teacher that says something of each cell of a grid: logits [batch, *grid, class].
 
     Args:
         options: how to train.

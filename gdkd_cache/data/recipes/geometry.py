@@ -286,7 +286,7 @@ def resize_mask(masks: Tensor, size: tuple[int, int], interpolation: str) -> Ten
         _nearest_pixels(old, new, interpolation).to(masks.device)
         for old, new in zip(masks.shape[-2:], size, strict=True)
     )
-    return masks[..., rows[:, None], columns]
+    return masks.index_select(-2, rows).index_select(-1, columns)
 
 
 @lru_cache(maxsize=256)

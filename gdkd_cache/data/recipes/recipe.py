@@ -13,6 +13,7 @@ from gdkd_cache.data.recipes.compat import COMPAT
 from gdkd_cache.data.recipes.geometry import Resampling, Resize
 from gdkd_cache.data.recipes.mixing import Mix
 from gdkd_cache.data.recipes.registry import STEPS
+from gdkd_cache.data.recipes.scaling import ResizeTo
 from gdkd_cache.data.recipes.step import MAX_DRAWS, NEAREST, Step
 from gdkd_cache.errors import CacheError, MismatchError, UsageError, first_line
 from gdkd_cache.limits import LARGEST_SIDE
@@ -120,20 +121,24 @@ class Recipe:
                 )
         return images, masks
 
-    def check_takes_masks(self) -> None:
-        """Check that it says what becomes of masks.
+    def check_targets(self, have_masks: bool) -> None:
+        """Check that it is for images that have masks, or have none.
 
         Raises:
-            UsageError: it mixes, decodes smaller, or a step says nothing of masks; it names which.
+            UsageError: it mixes, decodes smaller, or a step says nothing of masks, and there are some; or a step needs
+                them, and there are none. It names what.
         """
-        if self.mix is not None or self.decode_side is not None:
+        if have_masks and (self.mix is not None or self.decode_side is not None):
             which = "mix" if self.mix is not None else "decode_side"
             raise UsageError(f"recipe {self.name} has {which}, which is not for images with masks; leave it out")
-        if silent := next((step for step in self.steps if not step.takes_masks), None):
-            raise UsageError(
-                f"recipe {self.name}: step {silent.name} does not say what becomes of masks (`apply_masks`, or "
-                "`leaves_masks`); leave it out"
-            )
+        for step in self.steps:
+            if have_masks and not step.takes_masks:
+                raise UsageError(
+                    f"recipe {self.name}: step {step.name} does not say what becomes of masks (`apply_masks`, or "
+                    "`leaves_masks`); leave it out"
+                )
+            if step.needs_masks and not have_masks:
+                raise UsageError(f"recipe {self.name}: step {step.name} looks at masks, and these images have none")
 
     @property
     def integral(self) -> bool:
@@ -149,6 +154,8 @@ class Recipe:
 
     def evaluation(self, view_size: tuple[int, int]) -> str:
         """The spec of a recipe without augmentation, for networks that are trained on these views."""
+        if any(isinstance(step, ResizeTo) for step in self.steps):
+            return f"resize-to:height={view_size[0]},width={view_size[1]}"
         resampled = [step for step in self.steps if isinstance(step, Resampling)]
         if not resampled:
             return "none"

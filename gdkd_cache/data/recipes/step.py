@@ -82,6 +82,11 @@ class Step(ABC):
         """Whether it says what becomes of masks."""
         return self.leaves_masks or type(self).apply_masks is not Step.apply_masks
 
+    @property
+    def needs_masks(self) -> bool:
+        """Whether it is only for images that have masks."""
+        return False
+
     def decided(self, masks: Tensor, words: Words) -> Words:
         """The words that `apply` and `apply_masks` are given, where masks have a say in what is drawn."""
         return words

@@ -170,15 +170,14 @@ def _source(
             f"{keys[labels.index(None)]!r} a mask alone; all samples need the one or the other"
         )
     else:
-        classes = settings.names(listed, pattern)
-        ids = id_table(range(len(classes)), [255 if settings.ignore is None else settings.ignore])
-        about |= {"labels": np.zeros(len(keys), np.int64), "classes": classes}
-        about["masks"] = MaskFiles(keys=keys, ids=ids, files=masks)
+        about["labels"], about["classes"] = np.zeros(len(keys), np.int64), settings.names(listed, pattern)
+        ids = id_table(range(len(about["classes"])), [255 if settings.ignore is None else settings.ignore])
         if stream:
             (offsets, sizes), numbers = np.array(masks, np.int64).T, np.repeat(np.arange(len(shards)), np.diff(starts))
-            about["masks"] = ShardMasks(
-                keys=keys, ids=ids, shards=shards, numbers=numbers, offsets=offsets, sizes=sizes
-            )
+            places = {"shards": shards, "numbers": numbers, "offsets": offsets, "sizes": sizes}
+            about["masks"] = ShardMasks(keys=keys, ids=ids, **places)
+        else:
+            about["masks"] = MaskFiles(keys=keys, ids=ids, files=masks)
     if stream:
         offsets, sizes = np.array(images, np.int64).T
         return ShardSource(shards=shards, shard_starts=np.array(starts), offsets=offsets, sizes=sizes, **about)
