@@ -184,8 +184,7 @@ def parse_fields(kind: type[Made], what: str, text: str | None) -> Made:
         text: `key=value,key=value`; empty or None leaves all defaults. Several values of one key have `/` between.
 
     Raises:
-        UsageError: an unknown key, a missing `=`, a value of another type or out of range, or one that is needed and
-            not there.
+        UsageError: an unknown key, a missing `=`, a value of another type or out of range.
     """
     return kind(**parse_values(kind, what, text))
 
@@ -204,9 +203,6 @@ def parse_values(kind: type, what: str, text: str | None) -> dict[str, Any]:
             allowed = ", ".join(f"{row.name}={row.default}" for row in describe_fields(kind)) or "no options"
             raise UsageError(f"{what}: cannot read {item!r}; allowed: {allowed}")
         values[name] = convert_text(fields[name], what, value, separator="/")
-    needed = [one for one, field in fields.items() if option_of(field) and field.default is dataclasses.MISSING]
-    if any(one not in values for one in needed):
-        raise UsageError(f"{what} needs {' and '.join(needed)}, such as {','.join(f'{one}=...' for one in needed)}")
     return values
 
 

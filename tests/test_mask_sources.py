@@ -374,8 +374,8 @@ _HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "cut": (lambda: mask_png(MASKS[0])[:-30], "cannot be decoded"),
     "empty": (lambda: b"", r"cannot be decoded \(it is no PNG\)"),
     "says that it is large": (
-        lambda: _claiming(2**15, 2**15),
-        "has 1,073,741,824 pixels; at most 40,000,000 are decoded",
+        lambda: _claiming(8000, 8000),
+        "has 64,000,000 pixels; at most 40,000,000 are decoded",
     ),
     "says that it is huge": (lambda: _claiming(2**31 - 1, 2**31 - 1), "pixels"),
 }

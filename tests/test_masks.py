@@ -273,8 +273,7 @@ def test_specs() -> None:
     assert Recipe.from_json(recipe.to_json()) == recipe
     assert recipe.evaluation((12, 20)) == "none"
     assert open_recipe("resize-to:height=12,width=20", 24, 33).evaluation((12, 20)) == "resize-to:height=12,width=20"
-    with pytest.raises(UsageError, match=r"recipe scale-crop needs height and width, such as height=...,width=..."):
-        open_recipe("scale-crop:height=12", 24, 33)
+    assert open_recipe("scale-crop", 24, 33).steps[0] == ScaleCrop(512, 1024)
 
 
 # Views

@@ -43,7 +43,7 @@ def row_layouts(identity: Identity) -> dict[str, ArrayLayout]:
     where views predict others, `image_size` [row] in such shards.
     """
     extents = {
-        LABELS: (identity.cells.column(class_column(_num_labels(identity), ())), identity.num_rows),
+        LABELS: (class_column(_num_labels(identity), identity.cells.label_axis), identity.num_rows),
         KEYS: (Column(dtype="uint8", shape=(), fill=255), identity.data.keys_bytes),  # 255 is not in UTF-8
     }
     if identity.codec.tables_bytes is not None:
@@ -86,18 +86,18 @@ def reference_layouts(identity: Identity, codec: Codec) -> dict[str, ArrayLayout
     return {
         name: ArrayLayout(
             name=REFERENCE + name,
-            column=identity.cells.column(column),
+            column=column,
             num_rows=identity.num_rows,
             num_views=num_views,
             shard_rows=identity.shard_rows,
         )
-        for name, column in (codec.columns() if num_views else {}).items()
+        for name, column in (identity.cells.columns(codec) if num_views else {}).items()
     }
 
 
 def view_layouts(identity: Identity, codec: Codec) -> dict[str, ArrayLayout]:
     """The arrays `[view, row, ...]`: the codec's columns and, when views are replayed, their probes."""
-    columns = {name: identity.cells.column(column) for name, column in codec.columns().items()}
+    columns = identity.cells.columns(codec)
     if identity.views is not None:
         columns[PROBE] = _PROBES
     return {

@@ -218,7 +218,7 @@ class CacheReader:
 
     @cached_property
     def labels(self) -> np.ndarray:
-        """Class ids, or `NO_LABEL`, as int64 [row], or [row, cell].
+        """Class ids, or `NO_LABEL`, as int64 [row], or [row, place] where each place of a row's grid has one.
 
         Raises:
             CacheError: the object is missing or damaged, or holds an id that is no class.

@@ -20,6 +20,7 @@ from gdkd_cache.training.amounts import Interval
 from gdkd_cache.training.batches import Batches
 from gdkd_cache.training.distributed import average_buffers, broadcast_buffers, gathered, rank_and_size
 from gdkd_cache.training.evaluate import Evaluator
+from gdkd_cache.training.evaluation import Evaluation
 from gdkd_cache.training.hacking import hacking_since
 from gdkd_cache.training.memory import peak_memory
 from gdkd_cache.training.options import TrainOptions

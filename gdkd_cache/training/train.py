@@ -112,7 +112,8 @@ def train(
         views = views or Views()
     signal = _signal(options, cache)
     task = task.given(signal)
-    facts = training_facts(options, source, eval_source, cache, views, teacher, signal)
+    live = teacher.logits if isinstance(teacher, Network) else teacher
+    facts = training_facts(options, source, eval_source, cache, views, live, signal)
     with process_group(device), ExitStack() as stack:
         rank, world_size = rank_and_size()
         log = None if rank else stack.enter_context(kept_log())
