@@ -31,6 +31,7 @@ from gdkd_cache.data.targets import MaskTargets
 from gdkd_cache.data.views import ViewBatch, ViewRenderer, ViewRequest, image_size, requests_for
 from gdkd_cache.device import describe, usual_memory_format
 from gdkd_cache.errors import ModelError
+from gdkd_cache.limits import NO_LABEL
 from gdkd_cache.models.network import Network
 from gdkd_cache.progress import progress
 from gdkd_cache.schema import from_json
@@ -82,7 +83,8 @@ class Builder:
         Raises:
             SourceError: the data cannot be read.
             ModelError: the teacher cannot take such views, or knows other classes.
-            UsageError: an unknown recipe, or a codec that cannot hold so many classes.
+            UsageError: an unknown recipe, a codec that cannot hold so many classes, or a declared loss that needs
+                labels which some rows lack.
             CacheError: `codec_from` is no cache, or is damaged.
         """
         source = settle(source)
@@ -105,7 +107,7 @@ class Builder:
         self._teacher = teacher.tried(len(source.classes), size, dense=source.has_masks)
         self._seen_cells = CellTally()
         if self._given is None:  # else that cache's codec and losses count, not those of the options
-            options.request.check(len(source.classes))
+            options.request.check(len(source.classes), source.unlabelled)
 
     def _renderer(self) -> ViewRenderer:
         return ViewRenderer(
@@ -147,7 +149,12 @@ class Builder:
             num_rows=len(self.keys),
             num_views=options.num_views,
             classes=tuple(source.classes),
-            data=Data(name=source.name, digest=source.digest, keys_bytes=len(encode_keys(self.keys))),
+            data=Data(
+                name=source.name,
+                digest=source.digest,
+                keys_bytes=len(encode_keys(self.keys)),
+                unlabelled=source.unlabelled,
+            ),
             views=Views(
                 recipe=from_json(RecipeFacts, self.recipe.to_json()),
                 seed=options.seed,
@@ -204,7 +211,7 @@ class Builder:
         return Begun(choice.codec, choice.fidelity, examination)
 
     def examine(self, calibration: Calibration) -> Examination | None:
-        """How right the teacher is, of calibration rows; None where masks have no label for any cell.
+        """How right the teacher is, of calibration rows with labels; None where no row, or no cell of a mask, has one.
 
         Raises:
             ModelError: it is wrong, and nobody has accepted that.
@@ -213,11 +220,15 @@ class Builder:
         if self._source.has_masks:
             return self._seen_cells.examination(accept=self._options.accept_teacher)
         logits, labels = calibration.labelled
+        known = labels != NO_LABEL
+        if not known.any():
+            return None
+        rows = np.argsort(hash_keys(self.keys), kind="stable")[: len(labels)]
         sample = Sample(
-            logits=logits,
-            labels=labels,
-            unseen=np.arange(len(labels)) >= calibration.num_fitted,
-            rows=np.argsort(hash_keys(self.keys), kind="stable")[: len(labels)],
+            logits=logits[known],
+            labels=labels[known],
+            unseen=np.flatnonzero(known) >= calibration.num_fitted,
+            rows=rows[self.labels[rows] != NO_LABEL],
             views=lambda rows: self._stream(requests_for(0, np.sort(rows), self._options.batch_size)),
             is_mixed=self.recipe.mix is not None,
         )

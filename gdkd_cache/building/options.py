@@ -172,3 +172,18 @@ class BuildOptions(PlanOptions, MemoryOptions, CardOptions):
             raise UsageError(f"shard_rows is {self.shard_rows}; it must be at least 1")
         if self.first_view + self.num_views > MOST_VIEWS:
             raise UsageError(f"first_view + num_views is {self.first_view + self.num_views}; at most {MOST_VIEWS}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignalOptions(RenderOptions):
+    """Which features of a network are kept beside a cache, and where."""
+
+    recipe: str | None = option(
+        None,
+        "What makes the network's inputs of the images, without augmentation.",
+        unset="what its card or library says, else none",
+        metavar="SPEC",
+    )
+    batch_size: int = option(256, "Images the network sees at once.", least=1, most=LARGEST_BATCH)
+    out: Path = option(help="The file to write.", outcome=False)
+    force: bool = option(False, "Replace a file of that name.", outcome=False)

@@ -22,7 +22,7 @@ from gdkd_cache.data.nearness import Nearness
 from gdkd_cache.data.recipes.step import NEAREST
 from gdkd_cache.data.source import class_ids, is_text, source_digest
 from gdkd_cache.errors import UsageError
-from gdkd_cache.limits import MOST_CELLS, MOST_CLASSES, SHARD_ROWS
+from gdkd_cache.limits import MOST_CELLS, MOST_CLASSES, NO_LABEL, SHARD_ROWS
 from gdkd_cache.losses.base import Loss, parse_loss
 from gdkd_cache.progress import progress
 from gdkd_cache.schema import from_json
@@ -63,7 +63,7 @@ def pack(
         logits: [view, row, class], or one [row, class] array a view; any float type, all finite. Of a dense network,
             a view is [row, height, width, class], or [row, output, height, width, class] of several outputs.
         keys: one stable, unique string a row.
-        labels: class ids [row]; of a dense network None, or [row, height, width].
+        labels: class ids [row], -1 for rows without; of a dense network None, or [row, height, width].
         codec: `auto`, `transform[:...]`, `topk[:...]` or `dense[:...]`; of a dense network also `grid[:...]`.
         fidelity: the largest gradient error allowed for each declared loss.
         losses: the declared losses, such as `gdkd:k=5,w2=8,temperature=4`.
@@ -93,7 +93,7 @@ def pack(
         cells = replace(cells, labelled=bool(cells.grid))
         labels = _labels(labels, (num_rows, *cells.places), num_classes)
     request = CodecRequest(spec=codec, fidelity=fidelity, losses=tuple(map(parse_loss, losses)), num_top=num_top)
-    request.check(num_classes)
+    request.check(num_classes, int((labels == NO_LABEL).sum()))
     names = [str(i) for i in range(num_classes)] if classes is None else list(classes)
     if len(names) != num_classes:
         raise UsageError(f"{len(names)} class names for logits of {num_classes} classes; both must be equal")
@@ -110,7 +110,12 @@ def pack(
         num_rows=num_rows,
         num_views=len(views),
         classes=tuple(names),
-        data=Data(name="packed", digest=digest, keys_bytes=len(encode_keys(keys))),
+        data=Data(
+            name="packed",
+            digest=digest,
+            keys_bytes=len(encode_keys(keys)),
+            unlabelled=int((labels == NO_LABEL).sum()),
+        ),
         views=None,
         teacher=TeacherFacts(name="logits computed elsewhere", logits=f"sha256:{content.hexdigest()}"),
         request=from_json(RequestFacts, request.to_json()),
@@ -171,9 +176,13 @@ def _calibration(sampling: Sampling, views: list[Logits], labels: Tensor) -> Cal
     return sampling.calibrated(whole, labels[torch.from_numpy(rows)], sampled, weights)
 
 
-def _examined(logits: Tensor, labels: Tensor) -> Examination:
+def _examined(logits: Tensor, labels: Tensor) -> Examination | None:
+    """How often the rows' labels agree; None where no row has one."""
+    known = labels != NO_LABEL
+    if not known.any():
+        return None
     tally = Tally()
-    tally.add(logits, labels)
+    tally.add(logits[known], labels[known])
     return Examination(views=tally.examined())
 
 
@@ -248,9 +257,10 @@ def _labels(labels: Any, shape: tuple[int, ...], num_classes: int) -> Tensor:
     if tuple(ids.shape) != shape:
         wanted = f"{shape[0]} class ids" if len(shape) == 1 else f"class ids {list(shape)}, or none at all"
         raise UsageError(f"labels are {list(ids.shape)}; give {wanted}")
-    if int(ids.min()) < 0 or int(ids.max()) >= num_classes:
+    least, none = (NO_LABEL, f", or {NO_LABEL} for none") if len(shape) == 1 else (0, "")
+    if int(ids.min()) < least or int(ids.max()) >= num_classes:
         raise UsageError(
-            f"labels are from {int(ids.min())} to {int(ids.max())}; give class ids of 0 to {num_classes - 1}"
+            f"labels are from {int(ids.min())} to {int(ids.max())}; give class ids of 0 to {num_classes - 1}{none}"
         )
     return ids
 

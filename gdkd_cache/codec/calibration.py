@@ -11,7 +11,7 @@ import torch
 from numcodecs import Zstd
 from torch import Tensor
 
-from gdkd_cache.codec.base import Codec, CodecOptions, labels_of_cells
+from gdkd_cache.codec.base import Codec, CodecOptions, coded, labels_of_cells
 from gdkd_cache.codec.fidelity import ENCODE_ROWS, Fidelity, measure
 from gdkd_cache.codec.registry import CODECS
 from gdkd_cache.codec.request import CodecRequest
@@ -141,15 +141,15 @@ class Calibration:
         logits: float [row, *grid, class] or [view, row, *grid, class], finite; `calibration_rows` of view 0, or of the
             first `calibration_views`. The grid is none, (height, width) or, where outputs have names, (output, height,
             width).
-        labels: int64 [row], or [row, height, width] where each place has one.
+        labels: int64 [row], or [row, height, width] where each place has one, class ids or `NO_LABEL`.
         stored_rows: how many rows times views share the codec's tables, for comparing sizes.
         views: the first views of some of the rows, every fourth of which is one that is held out; None where no view
             shall be predicted from others.
         outputs: the names of a network's several outputs.
 
     Attributes:
-        fitted: logits float32 [row, class] and labels int64 [row] to fit to, of all views; of rows of several cells,
-            some of these.
+        fitted: logits float32 [row, class] and labels int64 [row], `coded`, to fit to, of all views; of rows of several
+            cells, some of these.
         fitted_rows: of rows of several cells, logits float32 [row, *grid, class] and labels of whole rows to fit to.
         num_fitted: how many rows of a view these are.
         num_rows, num_classes: of the logits, all views counted.
@@ -186,7 +186,8 @@ class Calibration:
         fitted = ~held_out if len(labels) >= 4 else held_out
         least, most = _MEASURED_ROWS
         measured = min(max(_MEASURED_VALUES // self.num_classes, least), most, _MOST_MEASURED // self.num_classes)
-        self.fitted_rows, others = (_of_rows(logits, labels, rows) for rows in (fitted, held_out))
+        self._labels = labels[fitted], labels[held_out]
+        self.fitted_rows, others = (_of_rows(logits, coded(labels), rows) for rows in (fitted, held_out))
         if self.grid:
             self._held_out_rows = _first(others, max(_MEASURED_CELLS // prod(self.grid), 1))
             self._cells = _some_cells(*self.fitted_rows, _FITTED_CELLS)
@@ -215,7 +216,10 @@ class Calibration:
             ]
         else:
             numbers = (self.num_fitted, self._num_held_out)
-            parts = [_first(part, number) for part, number in zip(parts, numbers, strict=True)]
+            parts = [
+                (logits[:number], labels[: len(logits[:number])])
+                for (logits, _), labels, number in zip(parts, self._labels, numbers, strict=True)
+            ]
         logits, labels = zip(*parts, strict=True)
         return torch.cat(logits), torch.cat(labels)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
+from gdkd_cache.limits import NO_LABEL
 from gdkd_cache.report.pen import FAINT, FRAME, GAP, INK, LINE, PAPER, Pen, font, thumbnail, wrapped
 
 _NARROWEST = 160
@@ -40,6 +41,10 @@ class ShownRow:
     label: int
     image: np.ndarray
     views: tuple[ShownView, ...]
+
+    def named(self, classes: Sequence[str]) -> str:
+        """What its label is called."""
+        return "none" if self.label == NO_LABEL else classes[self.label]
 
 
 def draw_sheet(rows: Sequence[ShownRow], classes: Sequence[str], title: Sequence[str]) -> Image.Image:
@@ -78,7 +83,7 @@ def draw_sheet(rows: Sequence[ShownRow], classes: Sequence[str], title: Sequence
             sheet.paste(image, (x + (width - image.width) // 2, y + (height - image.height) // 2))
             below = y + height + 4
             if column == 0:
-                pen.text(x, below, f"label: {classes[row.label]}", _OWN)
+                pen.text(x, below, f"label: {row.named(classes)}", _OWN)
                 pen.wrapped(x, below + LINE, row.key, FAINT, _KEY_LINES)
             else:
                 _draw_view(pen, x, below, row.views[column - 1], row.label, classes)

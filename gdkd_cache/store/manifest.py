@@ -201,6 +201,7 @@ def _check(identity: Identity) -> None:
         "views.first": (identity.view_numbers.start, 0, MOST_VIEWS),
         "the number of classes": (len(identity.classes), 2, MOST_CLASSES),
         "data.keys_bytes": (identity.data.keys_bytes, 1, 2**48),
+        "data.unlabelled": (identity.data.unlabelled, 0, identity.num_rows),
         **{f"views.size[{i}]": (extent, 1, 2**16) for i, extent in enumerate(size)},
         **{
             f"build.batch_size of view {part.first}": (part.batch_size, 1, 2**20)

@@ -39,7 +39,7 @@ class Evaluator:
 
     Raises:
         UsageError: an unknown recipe.
-        SourceError: the source is not right.
+        SourceError: the source is not right, or some of its rows have no label.
     """
 
     def __init__(
@@ -57,6 +57,7 @@ class Evaluator:
         windows: Windows | None = None,
     ) -> None:
         source = settle(source)
+        source.require_labels()
         opened = open_recipe(recipe, *image_size(source))
         source = decoded_once(source, opened, images_in_memory, decoded, num_workers=num_workers)
         renderer = ViewRenderer(source, opened, seed=0, device=device)

@@ -29,6 +29,8 @@ from gdkd_cache.limits import MOST_CLASSES
 from gdkd_cache.schema import short
 from gdkd_cache.store.sidecars.listing import SIDECAR_SUFFIX
 
+_NONE = b"-1"
+"""In .cls: nobody has labelled the sample."""
 _IMAGES = ("png", "jpg", "jpeg", "webp", "ppm")
 _LABEL_BYTES = 32
 _CLASSES_BYTES = 2**26
@@ -197,10 +199,10 @@ def _samples(shard: Path, place: str, *, stream: bool) -> list[_Sample]:
                 sample[kind] = data
             image = next((sample[name] for name in _IMAGES if name in sample), None)
             label: bytes = sample.get("cls") or b""
-            if image is None or not (label.isdigit() or ("cls" not in sample and _MASK in sample)):
+            if image is None or not (label.isdigit() or label == _NONE or ("cls" not in sample and _MASK in sample)):
                 raise SourceError(
                     f"wds: sample {key!r} has the members {', '.join(map(short, sorted(sample))) or 'none'}; "
-                    f"it needs an image ({', '.join(_IMAGES)}) and a number in .cls, or a .{_MASK}"
+                    f"it needs an image ({', '.join(_IMAGES)}) and a number in .cls (-1 for no label), or a .{_MASK}"
                 )
             if not label:
                 samples.append((key, None, image, sample[_MASK]))
