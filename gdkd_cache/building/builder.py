@@ -29,6 +29,7 @@ from gdkd_cache.data.source import Source, settle
 from gdkd_cache.data.views import ViewBatch, ViewRenderer, ViewRequest, image_size, requests_for
 from gdkd_cache.device import describe, usual_memory_format
 from gdkd_cache.errors import ModelError
+from gdkd_cache.limits import usual_shard_rows
 from gdkd_cache.models.network import Network
 from gdkd_cache.progress import progress
 from gdkd_cache.schema import from_json
@@ -162,7 +163,7 @@ class Builder:
                 memory_format=None if is_usual else teacher.memory_format,
                 software={name: version(name) for name in _SOFTWARE},
             ),
-            shard_rows=options.shard_rows,
+            shard_rows=options.shard_rows or usual_shard_rows(len(self.keys)),
             card=make_card(options.license, options.contact),
         )
 
