@@ -135,7 +135,7 @@ class CachedDataset:
         row_views: np.ndarray,
         device: str | torch.device,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Of each request logits [batch, *grid, class] and top classes [batch, *grid, k]: of a cache, or of the mean."""
+        """Of each request logits [batch, *grid, class] and top classes [batch, *grid, k]: of a cache, or the mean."""
         most = max(min(_BLOCK_ROWS, _BLOCK_LOGITS // (self._num_classes * self.cells.number)), 1)
         for block in _blocks([request.rows for request in requests], most):
             rows, sizes = np.concatenate(block), [len(rows) for rows in block]
