@@ -12,6 +12,7 @@ from torch import Tensor
 from gdkd_cache.building.figures import Tally
 from gdkd_cache.building.sampling import Sampling
 from gdkd_cache.cache.references import ReferenceRows
+from gdkd_cache.codec.calibration import Calibration
 from gdkd_cache.codec.fidelity import ENCODE_ROWS
 from gdkd_cache.codec.registry import AUTO
 from gdkd_cache.codec.request import CodecRequest
@@ -117,16 +118,11 @@ def pack(
         place.clean(found)
         return found.manifest
     if isinstance(found, Empty):
-        sampling = Sampling.of(request, hash_keys(keys), num_classes, len(views))
-        rows, number = sampling.rows, sampling.num_sampled
-        sampled = [_loaded(view, rows[sampling.some]) for view in views[:number]]
-        # Nobody knows how near views are.
-        weights = torch.full((number, number, len(sampling.some)), NEAREST, dtype=torch.int16) if number else None
-        whole = torch.stack([_loaded(view, rows) for view in views[: sampling.num_whole]])
-        calibration = sampling.calibrated(whole, labels[torch.from_numpy(rows)], sampled, weights)
+        calibration = _calibration(Sampling.of(request, hash_keys(keys), num_classes, len(views)), views, labels)
         choice = calibration.choose()
         examination = _examined(*calibration.labelled) if true_labels else None
         found = Begun(choice.codec, choice.fidelity, examination)
+        del calibration  # and its logits
     writer, fitted = place.begin(found), found.codec
     references: dict[int, ReferenceRows] = {}
 
@@ -154,6 +150,15 @@ def pack(
     manifest = writer.finish(keys, labels.numpy())
     place.clean(Complete(manifest))
     return manifest
+
+
+def _calibration(sampling: Sampling, views: list[Logits], labels: Tensor) -> Calibration:
+    rows, number = sampling.rows, sampling.num_sampled
+    sampled = [_loaded(view, rows[sampling.some]) for view in views[:number]]
+    # Nobody knows how near views are.
+    weights = torch.full((number, number, len(sampling.some)), NEAREST, dtype=torch.int16) if number else None
+    whole = torch.stack([_loaded(view, rows) for view in views[: sampling.num_whole]])
+    return sampling.calibrated(whole, labels[torch.from_numpy(rows)], sampled, weights)
 
 
 def _examined(logits: Tensor, labels: Tensor) -> Examination:

@@ -17,9 +17,10 @@ from gdkd_cache.codec.request import CodecRequest
 from gdkd_cache.codec.views import SampledViews
 from gdkd_cache.errors import UsageError
 
-_CALIBRATION_VALUES = 2**28
+_CALIBRATION_VALUES = 2**27
 _MEASURED_VALUES = 2**21
 _MEASURED_ROWS = (1024, 4096)
+_MOST_MEASURED = 2**23  # values: what is measured takes tens of copies of them
 _ROWS_A_CLASS = 16
 _SAMPLED_ROWS = 2048
 _FEWEST_SAMPLED = 512
@@ -49,7 +50,7 @@ class Choice:
 
 
 def calibration_rows(num_rows: int, num_classes: int) -> int:
-    """How many rows to calibrate on: the larger of 4096 and 40 a class, at most all, and at most 1 GiB of logits."""
+    """How many rows to calibrate on: the larger of 4096 and 40 a class, at most all, and at most 512 MiB of logits."""
     return min(num_rows, max(4096, 40 * num_classes), max(_CALIBRATION_VALUES // num_classes, 1))
 
 
@@ -160,9 +161,9 @@ class Calibration:
             held_out[:] = True  # too few rows to spare any: measured on what it was fitted to
         fitted = ~held_out if len(labels) >= 4 else held_out
         least, most = _MEASURED_ROWS
-        measured = min(max(_MEASURED_VALUES // self.num_classes, least), most)
+        measured = min(max(_MEASURED_VALUES // self.num_classes, least), most, _MOST_MEASURED // self.num_classes)
         some, theirs = _of_rows(logits, labels, held_out)
-        self._held_out = some[:measured], theirs[:measured]
+        self._held_out = some[:measured].clone(), theirs[:measured]
         self.fitted = _of_rows(logits, labels, fitted)
         self._all_views, self.views, self._held_out_views = views, None, None
         if views is not None:
