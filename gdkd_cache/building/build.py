@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -75,6 +75,9 @@ def build(
         return BuildResult(manifest=found.manifest, rows_computed=0, seconds=0.0)
     builder.hold_images()
     with Claims(place.objects, place.build) as claims:
+        if builder.noise is not None:
+            # What was committed before, and what others build, has the noise of this very secret.
+            builder.noise = replace(builder.noise, secret=claims.agreed("noise", builder.noise.secret))
         writer = begin_together(place, found, claims, builder.fit)
         if isinstance(writer, CacheWriter):
             computed = _share_shards(builder, writer, claims)

@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from importlib.metadata import version
@@ -13,6 +14,7 @@ from gdkd_cache.building.compute import Commit, Encoder, Load, Said, Work, gathe
 from gdkd_cache.building.decoded import probe_sources
 from gdkd_cache.building.examine import Sample, check_teacher, examine
 from gdkd_cache.building.examine_masks import CellTally
+from gdkd_cache.building.noise import SECRET_BYTES, Noise
 from gdkd_cache.building.options import BuildOptions
 from gdkd_cache.building.sampling import Sampling
 from gdkd_cache.cache.cache import open_cache
@@ -30,7 +32,7 @@ from gdkd_cache.data.source import Source, settle
 from gdkd_cache.data.targets import MaskTargets
 from gdkd_cache.data.views import ViewBatch, ViewRenderer, ViewRequest, image_size, requests_for
 from gdkd_cache.device import describe, usual_memory_format
-from gdkd_cache.errors import ModelError
+from gdkd_cache.errors import ModelError, UsageError
 from gdkd_cache.limits import NO_LABEL, usual_shard_rows
 from gdkd_cache.models.network import Network
 from gdkd_cache.progress import progress
@@ -60,6 +62,7 @@ class Builder:
         labels: int64 [row], its class ids.
         recipe: what the views are made with.
         renderer: makes them, with the probes of some rows.
+        noise: what is added to what the teacher says of them; of a secret of its own until it is given another.
     """
 
     def __init__(
@@ -105,6 +108,9 @@ class Builder:
         self._view_size = self.renderer[ViewRequest((0,), np.arange(1))][0].pixels.shape[2:]
         size = self._view_size[0], self._view_size[1]
         self._teacher = teacher.tried(len(source.classes), size, dense=source.has_masks)
+        if options.noise is not None and source.has_masks:
+            raise UsageError("noise is for one distribution an image; leave --noise out for images with masks")
+        self.noise = None if options.noise is None else Noise(epsilon=options.noise, secret=os.urandom(SECRET_BYTES))
         self._seen_cells = CellTally()
         if self._given is None:  # else that cache's codec and losses count, not those of the options
             options.request.check(len(source.classes), source.unlabelled)
@@ -176,6 +182,7 @@ class Builder:
             shard_rows=teacher.cells.shard_rows(options.shard_rows or usual_shard_rows(len(self.keys))),
             cells=teacher.cells,
             card=make_card(options.license, options.contact),
+            noise=None if self.noise is None else self.noise.facts,
         )
 
         if self._given is None:
@@ -211,12 +218,15 @@ class Builder:
         return Begun(choice.codec, choice.fidelity, examination)
 
     def examine(self, calibration: Calibration) -> Examination | None:
-        """How right the teacher is, of calibration rows with labels; None where no row, or no cell of a mask, has one.
+        """How right the teacher is, of calibration rows with labels; None where none has one, or with noise.
 
         Raises:
             ModelError: it is wrong, and nobody has accepted that.
             MismatchError: what it is evaluated on has other classes.
         """
+        if self.noise is not None:
+            _LOG.info("the teacher is not examined, as the noise would be: build a view without --noise for that")
+            return None
         if self._source.has_masks:
             return self._seen_cells.examination(accept=self._options.accept_teacher)
         logits, labels = calibration.labelled
@@ -351,7 +361,7 @@ class Builder:
         return ViewLoader(renderer, num_workers=self._num_workers, pin_memory=on_gpu).stream(requests)
 
     def _logits(self, batch: ViewBatch) -> Tensor:
-        """The teacher's logits, float32 [n, *grid, class] on its device; of calibration's batches those that it kept.
+        """The teacher's logits, float32 [n, *grid, class] on its device: with noise if any, and calibration's if kept.
 
         Raises:
             ModelError: NaN or infinity; it names the key.
@@ -364,6 +374,8 @@ class Builder:
         if not finite.all():
             key = self.keys[int(batch.rows[int(finite.logical_not().nonzero()[0])])]
             raise ModelError(f"the teacher gives NaN or infinity for {key!r}; check its weights and precision")
+        if self.noise is not None:  # before anything is made of them: codec, figures and shards
+            logits = self.noise.added(logits, batch.view, [self.keys[row] for row in batch.rows.tolist()])
         return logits
 
     def source_probes(self) -> np.ndarray:

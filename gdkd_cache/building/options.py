@@ -9,7 +9,7 @@ from gdkd_cache.data.options import MemoryOptions, RenderOptions
 from gdkd_cache.data.recipes.registry import RECIPES
 from gdkd_cache.errors import UsageError
 from gdkd_cache.fields import check_fields, option
-from gdkd_cache.limits import LARGEST_BATCH, LARGEST_SEED, MOST_VIEWS
+from gdkd_cache.limits import LARGEST_BATCH, LARGEST_FACTOR, LARGEST_SEED, MOST_VIEWS
 from gdkd_cache.losses.registry import LOSSES
 
 if TYPE_CHECKING:
@@ -100,6 +100,18 @@ class PlanOptions(CodecChoice, RenderOptions):
     )
     seed: int = option(0, "Seed of the views.", least=-LARGEST_SEED, most=LARGEST_SEED)
     batch_size: int = option(256, "Images the teacher sees at once; part of the digest.", least=1, most=LARGEST_BATCH)
+    noise: float | None = option(
+        None,
+        "Add Laplace noise to the teacher's probabilities: what is kept of a view is then EPS-differentially private, "
+        "of N views of an image N times EPS. Images, keys and labels are not protected, nor, beyond that, what the "
+        "teacher was trained on. The noise's seed is secret and is deleted at the end, so no two builds are alike; the "
+        "teacher is not examined.",
+        above=0,
+        most=LARGEST_FACTOR,
+        metavar="EPS",
+        unset="none",
+        rare=True,
+    )
     accept_teacher: bool = option(
         False, "Take a teacher that is right no more often than chance, or would be far more often in another way."
     )

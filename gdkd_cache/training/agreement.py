@@ -73,6 +73,7 @@ def agree(
         logits = logits.float()
         said, first = teacher.logits.log_softmax(1), logits.argmax(1)
         apart = F.kl_div(logits.log_softmax(1), said, reduction="sum", log_target=True)
+        assert isinstance(teacher.view, int)  # one for all rows, as nobody chose others
         mixed, view = labels.is_floating_point(), teacher.view
         hits, known = (0, 0) if mixed else (int((first == labels).sum()), int((labels != NO_LABEL).sum()))
         same = int((first == teacher.top[:, 0]).sum())
