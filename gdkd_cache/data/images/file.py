@@ -1,9 +1,9 @@
 """Decoded pixels in a file on local disk, made once and shared by processes and runs.
 
 The file is: the length of the head, 8 bytes; the head, which says of what the pixels are; for each row height, width
-and hash of what is kept of it; a hash of all that; in order, what is kept of the rows: the mask, if it has one, int16
-[height, width], and the pixels, uint8 [height, width, 3]. It is read rather than
-mapped: a file that is cut meanwhile ends in an error and not in a signal, and views need a copy to write to anyway.
+and hash of what is kept of it; a hash of all that; what is kept of the rows, in order: the mask, int16 [height, width],
+where there are masks, and the pixels, uint8 [height, width, 3]. It is read rather than mapped: a file that is cut
+meanwhile ends in an error and not in a signal, and views need a copy to write to anyway.
 """
 
 import errno
@@ -216,8 +216,8 @@ def _write(path: Path, head: bytes, source: FullSource, side: int | None) -> Non
             index = np.zeros(len(source), _ROW)
             file.seek(_start(head, len(source)))
             with progress("decode", len(source), "images") as advance:
-                for row, (size, kept) in enumerate(_images(source, side)):
-                    index[row] = (*size, xxh3_64_intdigest(kept.data))
+                for row, (shape, kept) in enumerate(_images(source, side)):
+                    index[row] = (*shape, xxh3_64_intdigest(kept.data))
                     file.write(kept.data)
                     advance(1)
             file.seek(0)
