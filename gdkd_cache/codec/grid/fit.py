@@ -20,7 +20,7 @@ from gdkd_cache.threads import one_thread
 
 _LEAST_VARIANCE = 0.12  # of a number worth coding, in steps squared
 _WIDE_DEVIATION = 12.0  # of a number that takes two digits, in steps
-_PENALTY = 0.05
+_PENALTY = 0.1
 _ESCAPE_RATE = 0.001
 
 

@@ -18,7 +18,7 @@ from gdkd_cache.codec.grid.blocks import CELLS, SIDE
 _FLOOR = 0.01
 _RIDGE = 6.0
 _TURNS = 2
-_SWEEPS = 3
+_SWEEPS = 2
 _PARITIES = 2
 
 
