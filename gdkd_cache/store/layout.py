@@ -54,14 +54,14 @@ def row_layouts(identity: Identity) -> dict[str, ArrayLayout]:
         extents[SOURCE_PROBE] = (_PROBES, identity.num_rows)
     layouts = {
         name: ArrayLayout(
-            name=name, column=column, num_rows=length, num_views=None, shard_rows=_shared_shard_rows(length)
+            name=name, column=column, num_rows=length, num_views=None, shard_rows=shared_shard_rows(length)
         )
         for name, (column, length) in extents.items()
     }
     return layouts | check_layouts(identity)
 
 
-def _shared_shard_rows(length: int) -> int:
+def shared_shard_rows(length: int) -> int:
     """Of arrays that all views share: the keys of a billion rows would be more objects than a manifest lists."""
     return SHARD_ROWS if length <= _LONG else MOST_SHARD_ROWS
 
