@@ -1,8 +1,8 @@
 """What a batch's loss is where the targets are masks: cross-entropy at the images' size, distillation cell by cell."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Self
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -40,8 +40,8 @@ class MaskTask(Task):
     outputs: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, options: TrainOptions, **own: Any) -> Self:
-        return super().of(options, aux_weight=options.aux_weight, **own)
+    def of(cls, options: TrainOptions, **own: Any) -> "MaskTask":
+        return replace(super().of(options, **own), aux_weight=options.aux_weight)
 
     def _weight(self, name: str) -> float:
         return 1.0 if name == MAIN else self.aux_weight

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +58,7 @@ class Task:
         check_fields(self)
 
     @classmethod
-    def of(cls, options: TrainOptions, **own: Any) -> Self:
+    def of(cls, options: TrainOptions, **own: Any) -> "Task":
         """The task of a training's options.
 
         Args:
@@ -103,7 +103,7 @@ class Task:
         """What a network is called, once it has what this puts into it: as for `build_model`."""
         return network
 
-    def given(self, signal: Signal | None) -> Self:
+    def given(self, signal: Signal | None) -> "Task":
         """The same with what else a teacher left.
 
         Raises:
