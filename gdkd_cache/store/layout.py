@@ -163,13 +163,18 @@ def encode_metadata(identity: Identity, codec: Codec) -> dict[str, bytes]:
     return objects
 
 
+def stored_labels(identity: Identity, labels: np.ndarray) -> np.ndarray:
+    """Labels as they are stored, in their column's type: `NO_LABEL` is the id after the classes'."""
+    dtype = row_layouts(identity)[LABELS].column.dtype
+    return np.where(labels == NO_LABEL, len(identity.classes), labels).astype(dtype)
+
+
 def encode_rows(
     identity: Identity, keys: list[str], labels: np.ndarray, source_probes: np.ndarray | None
 ) -> dict[str, bytes]:
     """The objects of `labels`, `keys` and, where there are some, `source_probe`, by name."""
     layouts = row_layouts(identity)
-    labels = np.where(labels == NO_LABEL, len(identity.classes), labels)
-    encoded = layouts[LABELS].encode(labels.astype(layouts[LABELS].column.dtype))
+    encoded = layouts[LABELS].encode(stored_labels(identity, labels))
     encoded |= layouts[KEYS].encode(encode_keys(keys))
     return encoded if source_probes is None else encoded | layouts[SOURCE_PROBE].encode(source_probes)
 

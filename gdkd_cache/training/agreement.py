@@ -88,7 +88,8 @@ def agree(
         apart = F.kl_div(logits.log_softmax(-1), said.log_softmax(-1), reduction="sum", log_target=True)
         same = (first == top[..., 0]).sum()
         mixed = labels.is_floating_point()
-        right = (0, 0) if mixed else (int((first == labels).sum()), int((labels >= 0).sum()))  # IGNORE and NO_LABEL are below
+        # IGNORE and NO_LABEL are below 0.
+        right = (0, 0) if mixed else (int((first == labels).sum()), int((labels >= 0).sum()))
         sums += torch.tensor([int(same), float(apart), first.numel(), len(images), *right], dtype=torch.float64)
     model.train(was_training)
     same, apart, number, num_rows, hits, labelled = sum_over_ranks(sums.to(device)).tolist()
