@@ -4,6 +4,10 @@ SHARD_ROWS = 131072
 """Rows a shard, where nobody says otherwise."""
 MOST_VIEWS = 2**20
 MOST_CLASSES = 2**17
+NO_LABEL = -1
+"""In the place of a class id: nobody has labelled that row."""
+MOST_CELLS = 2**10
+"""Of a row, in height and in width."""
 MOST_IMAGE_PIXELS = 40_000_000
 """Of one image file: ImageNet's largest has 5980 x 6430. Decoding takes 7 to 12 bytes for each, so below half a GB."""
 MOST_IMAGE_BYTES = 2**28

@@ -6,9 +6,9 @@
     python scripts/compare_students.py --data tiny-imagenet:DIR --teacher timm:efficientnet_lite0 \\
         --weights pretrained --classes imagenet-1k --views 4 --epochs 12 --out RUNS
 
-At each seed all variants share initial weights, views and order. Prints top-1 of the last epoch and of the best, top-5
-of the last, and how far each is from the live teacher's student of the same seed. The teacher runs once over each
-view. Started again, it goes on where it was.
+At each seed all variants share initial weights, views and order. Prints top-1 of the last epoch and of the best, and
+top-5 of the last (of masks mean IoU, and pixel accuracy), and how far each is from the live teacher's student of the
+same seed. The teacher runs once over each view. Started again, it goes on where it was.
 """
 
 import argparse
@@ -36,15 +36,16 @@ from gdkd_cache.training.options import CROSS_ENTROPY
 from gdkd_cache.training.records.layout import METRICS
 from gdkd_cache.training.train import TrainOptions, Views, train
 
+_OTHER = {"accuracy": "top5_accuracy", "mean_iou": "pixel_accuracy"}
 _ALONE, _LIVE = "cross-entropy only", "live teacher"
 
 
 class _Run(NamedTuple):
-    """Accuracies of a student: top-1 of the last epoch and of the best, top-5 of the last."""
+    """A student: its score, top-1 accuracy or mean IoU, after the last epoch and the best, and another of the last."""
 
     last: float
     best: float
-    top5: float
+    other: float
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -77,7 +78,7 @@ def _teacher(arguments: argparse.Namespace, source: FullSource, eval_source: Ful
     if weights is None:
         options = TrainOptions(out=arguments.out / "teacher", student=name, epochs=arguments.teacher_epochs)
         found = train(options, source, eval_source, views=Views(recipe=arguments.recipe))
-        say(f"the teacher: {found.last_accuracy:.2%}", error=True)
+        say(f"the teacher: {found.last_score:.2%}", error=True)
         weights = options.out / "last.safetensors"
     elif arguments.classes:
         classes = output_classes(arguments.classes, source.class_names, lambda: published_classes(name, weights))
@@ -136,9 +137,9 @@ def _students(
             else:
                 live = teacher if name == _LIVE else None
                 result = train(options, source, eval_source, views=views, teacher=live)
-            lines = (options.out / METRICS).read_text().splitlines()
-            results.append(_Run(result.last_accuracy, result.best_accuracy, json.loads(lines[-1])["top5_accuracy"]))
-            say(f"seed {seed}, {name}: {result.last_accuracy:.2%}, at best {result.best_accuracy:.2%}", error=True)
+            last = json.loads((options.out / METRICS).read_text().splitlines()[-1])
+            results.append(_Run(result.last_score, result.best_score, last[_OTHER[result.score]]))
+            say(f"seed {seed}, {name}: {result.last_score:.2%}, at best {result.best_score:.2%}", error=True)
     return found
 
 
@@ -160,8 +161,9 @@ def main() -> None:
     except GdkdCacheError as error:
         say(f"error: {error}", error=True)
         raise SystemExit(1) from None
+    other = "pixel accuracy" if source.has_masks else "top-5"
     columns = ["student trained with", "bytes a view", "gradient error"]
-    columns += [title for kind in ("last epoch", "best epoch", "top-5") for title in (kind, "against live")]
+    columns += [title for kind in ("last epoch", "best epoch", other) for title in (kind, "against live")]
     live, rows = [*zip(*found[_LIVE], strict=True)], []
     for name, results in found.items():
         _, size, error = caches.get(name, ("", "-", "-"))

@@ -44,8 +44,7 @@ def _options(out: Path, **fields: Any) -> TrainOptions:
 
 @pytest.mark.parametrize(
     ("loss", "codec", "tolerance"),
-    [("gdkd:w2=2", "dense", 1e-3)]
-    + [(loss, "dense:dtype=float32", 0.0) for loss in LOSSES],
+    [("gdkd:w2=2", "dense", 1e-3)] + [(loss, "dense:dtype=float32", 0.0) for loss in LOSSES],
 )
 def test_the_cache_is_the_live_teacher(
     tmp_path: Path,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from gdkd_cache.building.builder import Builder
+from gdkd_cache.building.builder import Builder, Render
 from gdkd_cache.building.compute import grouped
 from gdkd_cache.building.cooperate import Share, begin_together
 from gdkd_cache.building.options import BuildOptions
@@ -38,7 +38,14 @@ class BuildResult:
     seconds: float
 
 
-def build(options: BuildOptions, source: Source, teacher: Network, eval_source: Source | None = None) -> BuildResult:
+def build(
+    options: BuildOptions,
+    source: Source,
+    teacher: Network,
+    eval_source: Source | None = None,
+    *,
+    render: Render | None = None,
+) -> BuildResult:
     """Build a cache, or go on with one that was interrupted; the same options give the same bytes.
 
     Args:
@@ -46,6 +53,7 @@ def build(options: BuildOptions, source: Source, teacher: Network, eval_source: 
         source: the images.
         teacher: the teacher.
         eval_source: images to evaluate it on, besides the views; the cache says how right it is on both.
+        render: who renders; worker processes, or this one, where nobody is named.
 
     Raises:
         SourceError: the data cannot be read.
@@ -56,7 +64,7 @@ def build(options: BuildOptions, source: Source, teacher: Network, eval_source: 
         CacheError: the folder holds something else, if only beside what `force` would replace.
         OSError: it cannot be written; what is committed stays, and the same build resumes.
     """
-    builder, place = _begin(options, source, teacher, eval_source)
+    builder, place = _begin(options, source, teacher, eval_source, render)
     start, computed = time.monotonic(), 0
     found = place.look(force=options.force)
     if isinstance(found, Complete):
@@ -78,16 +86,17 @@ def build(options: BuildOptions, source: Source, teacher: Network, eval_source: 
 
 
 def _begin(
-    options: BuildOptions, source: Source, teacher: Network, eval_source: Source | None
+    options: BuildOptions, source: Source, teacher: Network, eval_source: Source | None, render: Render | None
 ) -> tuple[Builder, Place]:
     """The builder and its place; a build that stands there goes on with the memory format that it began with."""
-    builder = Builder(options, source, teacher, eval_source=eval_source)
+    builder = Builder(options, source, teacher, eval_source=eval_source, render=render)
     place = Place(options.out, builder.identity())
     there = place.stated()
     if there is not None:
         differing = differences_between(there, builder.identity(), but=FITTED)
         if differing and all(text.startswith("build.memory_format") for text in differing):
-            builder = Builder(options, source, teacher.as_in(there.build), eval_source=eval_source)
+            as_begun = teacher.as_in(there.build)
+            builder = Builder(options, source, as_begun, eval_source=eval_source, render=render)
             place = Place(options.out, builder.identity())
     return builder, place
 

@@ -33,6 +33,7 @@ from gdkd_cache.data.targets import MaskTargets
 from gdkd_cache.data.views import ViewBatch, ViewRenderer, ViewRequest, image_size, requests_for
 from gdkd_cache.device import describe, usual_memory_format
 from gdkd_cache.errors import ModelError, UsageError
+from gdkd_cache.limits import NO_LABEL
 from gdkd_cache.models.network import Network
 from gdkd_cache.progress import progress
 from gdkd_cache.schema import from_json
@@ -44,10 +45,11 @@ from gdkd_cache.store.layout import encode_keys, reference_layouts
 from gdkd_cache.store.manifest import Identity
 from gdkd_cache.store.place import Begun
 
+Render = Callable[[ViewRenderer, Iterable[ViewRequest]], Iterator[ViewBatch]]
+"""Gives one batch for each request and each of its views, in order; requests are drawn as they are rendered."""
+
 _LOG = logging.getLogger(__name__)
 _ROWS_AT_ONCE = 64  # a request of images that are decoded: 8 views of 224x224 are 77 MB
-_SHARD_CELLS = 2**24
-"""Of a shard at most: what is encoded of it lies in memory until it is committed."""
 _NO_KEYS = np.zeros(0, np.uint64)
 _SOFTWARE = ("gdkd-cache", "numpy", "pillow", "torch", "torchvision", "zarr")
 
@@ -71,6 +73,7 @@ class Builder:
         *,
         eval_source: Source | None = None,
         source_checks: bool = True,
+        render: Render | None = None,
     ) -> None:
         """Check that the three belong together: the teacher is run once, on blank images.
 
@@ -78,11 +81,13 @@ class Builder:
             options, source, teacher: what is built.
             eval_source: what the teacher is evaluated on, besides.
             source_checks: whether the cache gets the checks of the decoded images; `codec_from` decides where given.
+            render: who renders; worker processes, or this one, where nobody is named.
 
         Raises:
             SourceError: the data cannot be read.
             ModelError: the teacher cannot take such views, or knows other classes.
-            UsageError: an unknown recipe, or a codec that cannot hold so many classes.
+            UsageError: an unknown recipe, a codec that cannot hold so many classes, or a declared loss that needs
+                labels which some rows lack.
             CacheError: `codec_from` is no cache, or is damaged.
         """
         source = settle(source)
@@ -96,6 +101,7 @@ class Builder:
             source_checks = theirs is not None and theirs.source_checks  # which all parts of one cache have, or none
         self._source_checks = source_checks
         self._eval_source = None if eval_source is None else settle(eval_source)
+        self._render = render or self._load
         self._said: dict[tuple[int, bytes], Tensor] = {}  # by view and rows of a batch
         self._probed = probed(hash_keys(self.keys))
         self.renderer = self._renderer()
@@ -107,7 +113,7 @@ class Builder:
         self.noise = None if options.noise is None else Noise(epsilon=options.noise, secret=os.urandom(SECRET_BYTES))
         self._seen_cells = CellTally()
         if self._given is None:  # else that cache's codec and losses count, not those of the options
-            options.request.check(len(source.classes))
+            options.request.check(len(source.classes), source.unlabelled)
 
     def _renderer(self) -> ViewRenderer:
         return ViewRenderer(
@@ -149,7 +155,12 @@ class Builder:
             num_rows=len(self.keys),
             num_views=options.num_views,
             classes=tuple(source.classes),
-            data=Data(name=source.name, digest=source.digest, keys_bytes=len(encode_keys(self.keys))),
+            data=Data(
+                name=source.name,
+                digest=source.digest,
+                keys_bytes=len(encode_keys(self.keys)),
+                unlabelled=source.unlabelled,
+            ),
             views=Views(
                 recipe=from_json(RecipeFacts, self.recipe.to_json()),
                 seed=options.seed,
@@ -168,7 +179,7 @@ class Builder:
                 memory_format=None if is_usual else teacher.memory_format,
                 software={name: version(name) for name in _SOFTWARE},
             ),
-            shard_rows=min(options.shard_rows, max(_SHARD_CELLS // teacher.cells.number, 1)),
+            shard_rows=teacher.cells.shard_rows(options.shard_rows),
             cells=teacher.cells,
             card=make_card(options.license, options.contact),
             noise=None if self.noise is None else self.noise.facts,
@@ -207,7 +218,7 @@ class Builder:
         return Begun(choice.codec, choice.fidelity, examination)
 
     def examine(self, calibration: Calibration) -> Examination | None:
-        """How right the teacher is, of calibration rows; None where masks have no label for any cell, or with noise.
+        """How right the teacher is, of calibration rows with labels; None with noise, or where nothing has a label.
 
         Raises:
             ModelError: it is wrong, and nobody has accepted that.
@@ -219,11 +230,15 @@ class Builder:
         if self._source.has_masks:
             return self._seen_cells.examination(accept=self._options.accept_teacher)
         logits, labels = calibration.labelled
+        known = labels != NO_LABEL
+        if not known.any():
+            return None
+        rows = np.argsort(hash_keys(self.keys), kind="stable")[: len(labels)]
         sample = Sample(
-            logits=logits,
-            labels=labels,
-            unseen=np.arange(len(labels)) >= calibration.num_fitted,
-            rows=np.argsort(hash_keys(self.keys), kind="stable")[: len(labels)],
+            logits=logits[known],
+            labels=labels[known],
+            unseen=np.flatnonzero(known) >= calibration.num_fitted,
+            rows=rows[self.labels[rows] != NO_LABEL],
             views=lambda rows: self._stream(requests_for(0, np.sort(rows), self._options.batch_size)),
             is_mixed=self.recipe.mix is not None,
         )
@@ -244,7 +259,8 @@ class Builder:
             UsageError: references are asked for that the views cannot have.
         """
         options, hashes, num_classes = self._options, hash_keys(self.keys), len(self._source.classes)
-        sampling = Sampling.of(options.request, hashes, num_classes, options.num_views, self._unpredictable())
+        cells, unpredictable = self._teacher.cells, self._unpredictable()
+        sampling = Sampling.of(options.request, hashes, num_classes, options.num_views, unpredictable, cells)
         requests = sampling.requests(options.batch_size)
 
         def said(advance: Callable[[int], None]) -> Iterator[tuple[ViewBatch, Tensor]]:
@@ -338,8 +354,11 @@ class Builder:
                         encoder.finish(view, shards)
 
     def _stream(self, requests: Iterable[ViewRequest]) -> Iterator[ViewBatch]:
+        return self._render(self.renderer, requests)
+
+    def _load(self, renderer: ViewRenderer, requests: Iterable[ViewRequest]) -> Iterator[ViewBatch]:
         on_gpu = self._teacher.device.type == "cuda"
-        return ViewLoader(self.renderer, num_workers=self._num_workers, pin_memory=on_gpu).stream(requests)
+        return ViewLoader(renderer, num_workers=self._num_workers, pin_memory=on_gpu).stream(requests)
 
     def _logits(self, batch: ViewBatch) -> Tensor:
         """The teacher's logits, float32 [n, *grid, class] on its device: with noise if any, and calibration's if kept.

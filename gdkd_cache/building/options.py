@@ -121,6 +121,44 @@ class PlanOptions(CodecChoice, RenderOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClusterOptions:
+    """Where a build is computed that is given to Ray.
+
+    Raises:
+        UsageError: a number out of range, or one without Ray.
+    """
+
+    ray: str | None = option(
+        None,
+        "Build on a Ray cluster: the one of RAY_ADDRESS or of this machine, or else a new one of this machine alone; "
+        "local is always that, and HOST:PORT one that runs elsewhere.",
+        metavar="[ADDRESS]",
+        alone="auto",
+        outcome=False,
+    )
+    teachers: int | None = option(
+        None,
+        "Teachers on the cluster, each with a GPU where it has any.",
+        least=1,
+        unset="one a GPU, or for each two cores without any",
+        outcome=False,
+    )
+    renderers: int | None = option(
+        None,
+        "Cores of the cluster that render at once; 0 leaves it to the teachers' processes.",
+        least=0,
+        unset="0 for images in memory, else all cores but the teachers'",
+        outcome=False,
+    )
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        given = [name for name in ("teachers", "renderers") if getattr(self, name) is not None]
+        if given and self.ray is None:
+            raise UsageError(f"--{given[0]} goes with --ray")
+
+
+@dataclass(frozen=True, kw_only=True)
 class BuildOptions(PlanOptions, MemoryOptions, CardOptions):
     """What to build.
 
@@ -146,3 +184,18 @@ class BuildOptions(PlanOptions, MemoryOptions, CardOptions):
             raise UsageError(f"shard_rows is {self.shard_rows}; it must be at least 1")
         if self.first_view + self.num_views > MOST_VIEWS:
             raise UsageError(f"first_view + num_views is {self.first_view + self.num_views}; at most {MOST_VIEWS}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignalOptions(RenderOptions):
+    """Which features of a network are kept beside a cache, and where."""
+
+    recipe: str | None = option(
+        None,
+        "What makes the network's inputs of the images, without augmentation.",
+        unset="what its card or library says, else none",
+        metavar="SPEC",
+    )
+    batch_size: int = option(256, "Images the network sees at once.", least=1, most=LARGEST_BATCH)
+    out: Path = option(help="The file to write.", outcome=False)
+    force: bool = option(False, "Replace a file of that name.", outcome=False)

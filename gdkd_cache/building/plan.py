@@ -4,11 +4,9 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from gdkd_cache.building.builder import Builder
 from gdkd_cache.building.options import BuildOptions, PlanOptions
-from gdkd_cache.codec.calibration import Choice
+from gdkd_cache.codec.calibration import Calibration, Choice
 from gdkd_cache.codec.registry import CODECS
 from gdkd_cache.data.source import FullSource, Source, settle
 from gdkd_cache.data.views import image_size
@@ -100,7 +98,7 @@ def plan(options: PlanOptions, source: Source, teacher: Network, eval_source: So
     examination = builder.examine(calibration)
     fidelities = sorted({request.fidelity, *(round(request.fidelity * factor, 4) for factor in _COARSER)})
     settings: dict[str, Choice] = {}
-    for name in CODECS:
+    for name in calibration.codecs:
         kind = CODECS.load(name)
         if kind.searches:
             settings |= {f"--codec {name} --fidelity {f:g}": calibration.fit(kind, fidelity=f) for f in fidelities}
@@ -118,7 +116,7 @@ def plan(options: PlanOptions, source: Source, teacher: Network, eval_source: So
                 bytes_per_view=size_per_view,
                 total_bytes=size_per_view * total_rows,
                 gradient_error=choice.fidelity.gradient_error,
-                encode_rate=_encode_rate(choice, calibration.sample()),
+                encode_rate=_encode_rate(choice, calibration),
                 num_objects=_num_objects(choice, source, options.num_views, examination is not None),
                 references=choice.codec.num_references,
                 reference_bytes=choice.codec.num_references * choice.codec.num_predicted * len(source),
@@ -148,7 +146,7 @@ def _num_objects(choice: Choice, source: FullSource, num_views: int, is_examined
     return columns * (1 + num_views * -(-rows // SHARD_ROWS)) + shared + 3 + pictures
 
 
-def _encode_rate(choice: Choice, sample: tuple[torch.Tensor, torch.Tensor]) -> float:
-    start = time.monotonic()
+def _encode_rate(choice: Choice, calibration: Calibration) -> float:
+    sample, start = calibration.sample(choice.codec), time.monotonic()
     choice.codec.encode(*sample)
-    return len(sample[0]) / (time.monotonic() - start)
+    return len(sample[0]) / calibration.cells_of(choice.codec) / (time.monotonic() - start)

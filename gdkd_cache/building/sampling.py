@@ -8,11 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gdkd_cache.codec.base import coded
 from gdkd_cache.codec.calibration import Calibration, calibration_rows, calibration_views, sampled_rows, sampled_views
 from gdkd_cache.codec.request import CodecRequest
 from gdkd_cache.codec.views import SampledViews
 from gdkd_cache.data.nearness import Nearness
 from gdkd_cache.data.views import ViewBatch, ViewRequest, requests_for
+from gdkd_cache.store.cells import ONE_CELL, Cells
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -29,6 +31,7 @@ class Sampling:
         some: int64 [n], positions in `rows`.
         num_whole: views of all those rows, at least 1.
         num_sampled: views of some of them; 0 where views are not predicted.
+        cells: of a row.
     """
 
     request: CodecRequest
@@ -38,6 +41,7 @@ class Sampling:
     some: np.ndarray
     num_whole: int
     num_sampled: int
+    cells: Cells = ONE_CELL
 
     @classmethod
     def of(
@@ -47,6 +51,7 @@ class Sampling:
         num_classes: int,
         num_views: int,
         unpredictable: str | None = None,
+        cells: Cells = ONE_CELL,
     ) -> "Sampling":
         """Choose them.
 
@@ -56,11 +61,14 @@ class Sampling:
             num_classes: of the logits.
             num_views: of the cache.
             unpredictable: why no view can be predicted from others; None where they can.
+            cells: of a row.
 
         Raises:
             UsageError: references are asked for that the views cannot have.
         """
-        rows = np.sort(np.argsort(hashes, kind="stable")[: calibration_rows(len(hashes), num_classes)])
+        if cells != ONE_CELL:
+            unpredictable = "a view's cells lie elsewhere in the image than another's"
+        rows = np.sort(np.argsort(hashes, kind="stable")[: calibration_rows(len(hashes), num_classes, cells.number)])
         num_sampled, wanted = sampled_views(request, len(rows), num_views, unpredictable)
         return cls(
             request=request,
@@ -68,7 +76,8 @@ class Sampling:
             num_views=num_views,
             rows=rows,
             some=sampled_rows(len(rows), wanted),
-            num_whole=calibration_views(len(rows), num_classes, num_views),
+            num_whole=calibration_views(len(rows), num_classes, num_views, cells.number),
+            cells=cells,
             num_sampled=num_sampled,
         )
 
@@ -85,7 +94,7 @@ class Sampling:
         ]
 
     def calibration(self, said: Iterable[tuple[ViewBatch, Tensor]], nearness: Nearness) -> Calibration:
-        """The calibration of what a teacher said of the requests' batches: of each the logits, float [n, class]."""
+        """The calibration of what a teacher said of the requests' batches, of each float logits [n, *grid, class]."""
         logits: defaultdict[int, list[Tensor]] = defaultdict(list)
         labels, sizes = [], []
         for batch, own in said:
@@ -107,8 +116,8 @@ class Sampling:
         """The calibration of logits.
 
         Args:
-            whole: float [whole view, row, class], of all the rows.
-            labels: int64 [row], of them.
+            whole: float [whole view, row, *grid, class], of all the rows.
+            labels: int64 [row], or [row, height, width], of them, class ids or `NO_LABEL`.
             sampled: float [n, class] of each sampled view, of some of the rows.
             weights: int16 [view, other, n], how near these are; None where there are none.
         """
@@ -116,8 +125,15 @@ class Sampling:
         if weights is not None:
             views = SampledViews(
                 logits=torch.stack(sampled).float(),
-                labels=labels[torch.from_numpy(self.some)],
+                labels=coded(labels[torch.from_numpy(self.some)]),
                 weights=weights,
                 num_views=self.num_views,
             )
-        return Calibration(self.request, whole, labels, stored_rows=self.num_rows * self.num_views, views=views)
+        return Calibration(
+            self.request,
+            whole,
+            labels,
+            stored_rows=self.num_rows * self.num_views,
+            views=views,
+            outputs=self.cells.outputs,
+        )

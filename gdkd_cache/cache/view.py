@@ -67,7 +67,8 @@ class View:
                 the first declared.
 
         Returns:
-            float32 [batch, class]; of rows of several cells, [batch, height, width, class].
+            float32 [batch, class]; of rows of several cells, [batch, height, width, class], or [batch, output, height,
+            width, class] where several outputs of a network said something.
 
         Raises:
             UsageError: a row out of range, or a temperature that is not declared.
@@ -77,7 +78,7 @@ class View:
     def topk(self, rows: Rows, device: str | torch.device = "cpu") -> TopK:
         """The teacher's largest logits in exact rank order: values float32 and classes int64, [batch, k].
 
-        Of rows of several cells, they are [batch, height, width, k].
+        Of rows of several cells, they are [batch, height, width, k], or [batch, output, height, width, k].
 
         Raises:
             UsageError: a row out of range.

@@ -4,7 +4,8 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from math import prod
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +22,8 @@ from gdkd_cache.schema import kind_of
 if TYPE_CHECKING:
     from gdkd_cache.codec.calibration import Calibration
 
+Labels = TypeVar("Labels", np.ndarray, Tensor)
+
 _MOST_TOP = 1024
 
 
@@ -32,7 +35,7 @@ class Column:
         dtype: numpy's name of the element type.
         shape: shape of one row's entry; () for a scalar.
         fill: a sentinel that no encoder writes: what an unwritten chunk would read as.
-        separate: compress each component on its own, where they have statistics of their own.
+        separate: compress each component of the first axis on its own, where they have statistics of their own.
         sparse: zero nearly everywhere, so that a view keeps the rest alone in memory.
     """
 
@@ -47,23 +50,23 @@ class TopK(NamedTuple):
     """The teacher's largest logits, in exact rank order.
 
     Attributes:
-        values: float32 [batch, k], non-increasing.
-        classes: int64 [batch, k].
+        values: float32 [batch, k], or [batch, *grid, k], non-increasing.
+        classes: int64, likewise.
     """
 
-    values: Float[Tensor, "batch k"]
-    classes: Int[Tensor, "batch k"]
+    values: Float[Tensor, "batch *grid k"]
+    classes: Int[Tensor, "batch *grid k"]
 
 
 class Decoded(NamedTuple):
     """What a codec makes of some rows.
 
     Attributes:
-        logits: float32 [row, class], up to a constant per row.
+        logits: float32 [row, class], or [row, *grid, class], up to a constant per row or cell.
         top: the exact top classes.
     """
 
-    logits: Float[Tensor, "row class"]
+    logits: Float[Tensor, "row *grid class"]
     top: TopK
 
 
@@ -116,6 +119,12 @@ class Codec(ABC):
     """Whether fitting looks for the fewest bytes that meet a gradient error, unless the options fix that."""
     exact_values: ClassVar[bool] = True
     """Whether the logits of the exact classes come back nearly as they were, however coarse the others are."""
+    whole_rows: ClassVar[bool] = False
+    """Whether it sees rows of several cells whole, logits [row, *grid, class], where others see a cell as a row.
+
+    Its labels are [row], or [row, ...] where each place of the grid has one; its columns are [row, ...], and what it
+    decodes is [row, *grid, class] and [row, *grid, k].
+    """
 
     num_classes: int
     num_top: int = 8
@@ -134,6 +143,11 @@ class Codec(ABC):
     @abstractmethod
     def columns(self) -> dict[str, Column]:
         """Its columns by name."""
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """The grid of the rows that it sees whole: (height, width) or (output, height, width)."""
+        return ()
 
     @classmethod
     def reference_candidates(cls, options: Any) -> tuple[int, ...]:
@@ -162,7 +176,10 @@ class Codec(ABC):
 
     @abstractmethod
     def encode(
-        self, logits: Float[Tensor, "row class"], labels: Int[Tensor, " row"], references: References | None = None
+        self,
+        logits: Float[Tensor, "row *grid class"],
+        labels: Int[Tensor, "row *places"],
+        references: References | None = None,
     ) -> dict[str, Tensor]:
         """Encode float logits [row, class] on any device; labels int64 [row]. Finite logits only."""
 
@@ -181,7 +198,7 @@ class Codec(ABC):
     def decode(
         self,
         columns: Mapping[str, Tensor],
-        labels: Int[Tensor, " row"],
+        labels: Int[Tensor, "row *places"],
         temperature: float | None = None,
         references: References | None = None,
     ) -> Decoded:
@@ -238,16 +255,39 @@ def class_dtype(num_classes: int) -> str:
     return "uint8" if num_classes <= 255 else "uint16" if num_classes <= 65535 else "uint32"
 
 
+Ids = TypeVar("Ids", np.ndarray, Tensor)
+
+
+def coded(labels: Ids) -> Ids:
+    """Labels as codecs are given them: class ids, where class 0 stands for `NO_LABEL`."""
+    return labels.clip(0)
+
+
 def class_column(num_classes: int, shape: tuple[int, ...]) -> Column:
     """A column of class ids, with the type's largest value as sentinel."""
     dtype = class_dtype(num_classes)
     return Column(dtype=dtype, shape=shape, fill=torch.iinfo(getattr(torch, dtype)).max)
 
 
-def exact_top(logits: Float[Tensor, "row class"], num_top: int) -> TopK:
+def exact_top(logits: Float[Tensor, "row *grid class"], num_top: int) -> TopK:
     """The `num_top` largest logits in rank order; equal logits: the lower class id first."""
     classes = top_classes(logits, num_top)
     return TopK(logits.gather(-1, classes), classes)
+
+
+def labels_of_cells(labels: Labels, grid: tuple[int, ...]) -> Labels:
+    """A label for each cell of rows of a grid, [row x cell]: that of its place, or that of its row.
+
+    Args:
+        labels: [row], or [row, ...] with one for each place of the grid, which all outputs share.
+        grid: () for one cell, (height, width), or (output, height, width).
+    """
+    if not grid:
+        return labels
+    places = labels.reshape(len(labels), 1, prod(labels.shape[1:]))
+    shape = (len(labels), prod(grid[:-2]), prod(grid[-2:]))
+    whole = places.expand(shape) if isinstance(places, Tensor) else np.broadcast_to(places, shape)
+    return whole.reshape(prod(shape))
 
 
 def check_columns(columns: Mapping[str, np.ndarray], num_classes: int) -> None:

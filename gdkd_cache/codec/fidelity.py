@@ -3,12 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import starmap
+from math import prod
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gdkd_cache.codec.base import Codec, Decoded, References, exact_top, given
+from gdkd_cache.codec.base import Codec, Decoded, References, exact_top, given, labels_of_cells
 from gdkd_cache.losses.base import Loss
 from gdkd_cache.losses.partition import standardize
 
@@ -22,7 +23,7 @@ class Fidelity:
 
     Attributes:
         rows: how many.
-        gradient_error: of each declared loss that it serves, by the loss's text.
+        gradient_error: of each declared loss that it serves, by `error_name`.
         kl: mean KL(full || decoded), by the temperature's text.
         top1_agreement, topk_agreement: in [0, 1]; 1 for an exact codec.
         max_error: the largest absolute error of a centred logit.
@@ -80,10 +81,11 @@ def gradient_error(
 def encode_rows(
     codec: Codec, logits: Tensor, labels: Tensor, references: References | None = None
 ) -> dict[str, Tensor]:
-    """Encode any number of rows, `ENCODE_ROWS` at a time."""
-    pieces = [logits.split(ENCODE_ROWS), labels.split(ENCODE_ROWS)]
+    """Encode any number of rows, `ENCODE_ROWS` at a time, or as many as have so many cells."""
+    rows = max(ENCODE_ROWS // prod(logits.shape[1:-1]), 1)
+    pieces = [logits.split(rows), labels.split(rows)]
     if references is not None:
-        split = [part.split(ENCODE_ROWS) for part in references]
+        split = [part.split(rows) for part in references]
         pieces.append(tuple(starmap(References, zip(*split, strict=True))))
     parts = [codec.encode(*piece) for piece in zip(*pieces, strict=True)]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
@@ -105,42 +107,66 @@ def decode_rows(
 
 
 def measure(
-    codec: Codec, logits: Tensor, labels: Tensor, losses: Sequence[Loss], references: References | None = None
+    codec: Codec,
+    logits: Tensor,
+    labels: Tensor,
+    losses: Sequence[Loss],
+    references: References | None = None,
+    *,
+    outputs: Sequence[str] = (),
 ) -> tuple[Fidelity, dict[str, Tensor]]:
     """Encode rows and say what was lost.
 
     Args:
         codec: the codec.
-        logits: float32 [row, class], rows that it was not fitted to.
-        labels: int64 [row].
+        logits: float32 [row, *grid, class], rows that it was not fitted to; the first axis of the grid is that of the
+            outputs, where these have names.
+        labels: int64 [row], or [row, ...] where each place of the grid has one; where none has, the losses are given
+            each cell's first class.
         losses: the declared losses; those that the codec does not serve are left out.
         references: what those rows of the view are predicted from.
+        outputs: their names.
 
     Returns:
         What was lost, and the encoded columns.
     """
-    columns = encode_rows(codec, logits, labels, references)
+    grid, rows, own = tuple(logits.shape[1:-1]), logits, labels
+    if grid and not codec.whole_rows:
+        rows, own = logits.flatten(0, -2), labels_of_cells(labels, grid)
+    columns = encode_rows(codec, rows, own, references)
     exact = exact_top(logits, codec.num_top).classes
+    theirs = exact[..., 0] if grid and labels.ndim == 1 else labels_of_cells(labels, grid).view(logits.shape[:-1])
     errors, divergences, largest, agreement = {}, {}, 0.0, torch.zeros(0)
     for loss in losses:
         if codec.refusal(loss) is not None:
             continue
-        decoded, top = decode_rows(codec, columns, labels, loss.temperature, references)
-        errors[str(loss)] = _rounded(gradient_error(loss, logits, decoded, labels, exact))
+        decoded, top = decode_rows(codec, columns, own, loss.temperature, references)
+        decoded = decoded.view(logits.shape)
+        for number, output in enumerate(outputs or ("",)):
+            parts = (one[:, number] if outputs else one for one in (logits, decoded, exact))
+            label = theirs[:, number] if outputs else theirs
+            z, ours, classes = (part.flatten(0, -2) for part in parts)
+            key = error_name(loss, output if number else "")
+            errors[key] = _rounded(gradient_error(loss, z, ours, label.flatten(), classes))
         full, ours = ((z / loss.temperature).log_softmax(-1) for z in (logits, decoded))
         divergences[f"{loss.temperature:g}"] = _rounded(float((full.exp() * (full - ours)).sum(-1).mean()))
         centred = [z - z.mean(-1, keepdim=True) for z in (logits, decoded)]
         largest = max(largest, float((centred[0] - centred[1]).abs().max()))
-        agreement = (top.classes == exact).double()
+        agreement = (top.classes.view(exact.shape) == exact).double()
     fidelity = Fidelity(
         rows=len(logits),
         gradient_error=errors,
         kl=divergences,
-        top1_agreement=float(agreement[:, 0].mean()) if agreement.numel() else None,
+        top1_agreement=float(agreement[..., 0].mean()) if agreement.numel() else None,
         topk_agreement=float(agreement.mean()) if agreement.numel() else None,
         max_error=_rounded(largest),
     )
     return fidelity, columns
+
+
+def error_name(loss: Loss, output: str = "") -> str:
+    """As a gradient error is named: by the loss, and by the output, unless it is the only or the first one."""
+    return f"{loss} [{output}]" if output else str(loss)
 
 
 def _rounded(value: float) -> float:

@@ -13,7 +13,7 @@ import numpy as np
 from gdkd_cache.data.images.decoding import decode_image
 from gdkd_cache.data.masks import MOST_MASK_CLASSES, Masks, check_mask, check_mask_size
 from gdkd_cache.errors import SourceError, first_line
-from gdkd_cache.limits import MOST_CLASSES
+from gdkd_cache.limits import MOST_CLASSES, NO_LABEL
 from gdkd_cache.models.normalization import IMAGENET
 
 
@@ -66,7 +66,8 @@ class FullSource(ABC):
 
     Attributes:
         name: what it is, for manifests and messages.
-        labels: int64 [row]; zeros where rows have masks, for such a row has no class of its own.
+        labels: int64 [row], class ids or `NO_LABEL`; zeros where rows have masks, for such a row has no class of its
+            own.
         keys, classes: see `Source`.
         names: what people call the classes, in the same order; empty where they have no other names.
         wnids: the WordNet ids of the classes, in the same order; empty where they have none.
@@ -80,7 +81,7 @@ class FullSource(ABC):
     Raises:
         SourceError: no rows, a key count that is not the number of labels, repeated keys, keys that are empty, have
             line breaks or are no text, fewer than 2 classes or more than 131,072 (of masks 32,768), a class name that
-            is no text, another number of names or WordNet ids, or a label that is no class id.
+            is no text, another number of names or WordNet ids, or a label that is neither a class id nor `NO_LABEL`.
     """
 
     name: str
@@ -106,6 +107,22 @@ class FullSource(ABC):
     @property
     def digest(self) -> str:
         return source_digest(self.keys, self.labels, self.classes)
+
+    @property
+    def unlabelled(self) -> int:
+        """How many rows have no label."""
+        return int((self.labels == NO_LABEL).sum())
+
+    def require_labels(self) -> None:
+        """Refuse rows without a label.
+
+        Raises:
+            SourceError: it says how many there are.
+        """
+        if self.unlabelled:
+            raise SourceError(
+                f"source {self.name}: {self.unlabelled} of {len(self)} rows have no label; evaluation needs one of each"
+            )
 
     @property
     def shown_names(self) -> Sequence[str]:
@@ -151,6 +168,10 @@ class FullSource(ABC):
     def take(self, rows: np.ndarray) -> "FullSource":
         """The given rows of it, int64 [row], rising: a source of its own, with the same classes."""
         return replace(self, **self._taken(rows))
+
+    def with_labels(self, labels: np.ndarray) -> "FullSource":
+        """The same images with other labels, int64 [row]."""
+        return replace(self, labels=labels)
 
     def _taken(self, rows: np.ndarray) -> dict[str, Any]:
         """What it has for each row, of the given ones."""
@@ -233,6 +254,10 @@ class _Own(FullSource):
         image, mask = self.source[row if self.rows is None else int(self.rows[row])]  # both at once
         return image, self._of_size(row, check_mask(self.keys[row], mask, len(self.classes)), image)
 
+    def with_labels(self, labels: np.ndarray) -> FullSource:
+        # Rows that are named have a digest of their own.
+        return replace(self, labels=labels, rows=np.arange(len(self)) if self.rows is None else self.rows)
+
     def _taken(self, rows: np.ndarray) -> dict[str, Any]:
         return super()._taken(rows) | {"rows": rows if self.rows is None else self.rows[rows]}
 
@@ -273,7 +298,7 @@ def settle(source: object) -> FullSource:
         labels = [*first, *(source[row][1] for row in rows[1:])]
     return _Own(
         name=str(getattr(source, "name", type(source).__name__)),
-        labels=np.asarray(labels),
+        labels=np.asarray([NO_LABEL if label is None else label for label in labels]),
         masks=masks,
         keys=source.keys,
         classes=source.classes,
@@ -353,10 +378,10 @@ def _check(source: FullSource) -> None:
         )
     if len(source.wnids) not in (0, num_classes):
         raise SourceError(f"source {source.name} has {num_classes} classes and {len(source.wnids)} WordNet ids")
-    outside = np.flatnonzero((source.labels < 0) | (source.labels >= num_classes))
+    outside = np.flatnonzero((source.labels < NO_LABEL) | (source.labels >= num_classes))
     if len(outside):
         row = int(outside[0])
         raise SourceError(
             f"key {keys[row]!r} has label {source.labels[row]}; "
-            f"the source names {num_classes} classes, ids 0 to {num_classes - 1}"
+            f"the source names {num_classes} classes, ids 0 to {num_classes - 1}; {NO_LABEL} is no label"
         )

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 _ZOO = "gdkd_cache.models.zoo"
+TWO_HEADS = "two-heads"
 
 
 def _family(module: str, names: str, summary: str) -> dict[str, Entry]:
@@ -42,6 +43,9 @@ MODELS: "Registry[Callable[..., nn.Module]]" = Registry(
         **_dense("deeplabv3", "deeplabv3-resnet18 deeplabv3-resnet101", "a dense DeepLabV3 at stride 8"),
         **_dense("pspnet", "pspnet-resnet18 pspnet-resnet101", "a dense PSPNet at stride 8"),
         "seg-s": Entry(f"{_ZOO}.tiny_dense:seg_s", "a dense network for small scenes, 49 thousand parameters"),
+        TWO_HEADS: Entry(
+            f"{_ZOO}.two_heads:two_heads", "another network as train --method dho leaves it", "two-heads:MODEL"
+        ),
         "torchvision": Entry(
             f"{_ZOO}.torchvision_models:TORCHVISION",
             "torchvision's classifiers, and dense networks",
@@ -51,6 +55,17 @@ MODELS: "Registry[Callable[..., nn.Module]]" = Registry(
         "hf": Entry(f"{_ZOO}.hf_models:HF", "a classifier that transformers saved in a folder", "hf:FOLDER"),
     },
 )
+
+
+def bare(spec: str) -> str:
+    """The spec of the network itself, of one that has got a second head.
+
+    Raises:
+        UsageError: it begins with no name of a network.
+    """
+    name, argument = MODELS.split(spec)
+    return bare(argument) if name == TWO_HEADS and argument else spec
+
 
 _TOLD = [entry.form for entry in MODELS.entries.values() if entry.form]
 MODEL_HELP = (

@@ -79,7 +79,9 @@ class ArrayLayout:
         rows_axis, ndim = len(leading), len(shape)
         column_major = [*range(rows_axis), *range(rows_axis + 1, ndim), rows_axis]
         order = [TransposeCodec(order=tuple(column_major))] if self.column.shape else []
-        components = tuple(1 if self.column.separate else extent for extent in self.column.shape)
+        components = tuple(self.column.shape)
+        if self.column.separate:
+            components = (1, *components[1:])
         sharding = ShardingCodec(
             chunk_shape=(*leading, chunk_rows, *components),
             codecs=[*order, BytesCodec(endian="little"), _BoundedZstd(level=_ZSTD_LEVEL), Crc32cCodec()],

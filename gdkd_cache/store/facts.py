@@ -17,11 +17,13 @@ class Data:
     Attributes:
         name, digest: of the source.
         keys_bytes: length of its key table.
+        unlabelled: rows without a label; stored are then the ids of one class more, the last, which is none.
     """
 
     name: str
     digest: str
     keys_bytes: int
+    unlabelled: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ import numpy as np
 
 from gdkd_cache.codec.base import Codec, Column, class_column
 from gdkd_cache.errors import CacheError
+from gdkd_cache.limits import NO_LABEL
 from gdkd_cache.schema import short
 from gdkd_cache.store.arrays import ArrayLayout, group_metadata
 from gdkd_cache.store.card import CARD_NAMES, card_objects
@@ -42,7 +43,7 @@ def row_layouts(identity: Identity) -> dict[str, ArrayLayout]:
     where views predict others, `image_size` [row] in such shards.
     """
     extents = {
-        LABELS: (identity.cells.column(class_column(len(identity.classes), ())), identity.num_rows),
+        LABELS: (class_column(_num_labels(identity), identity.cells.label_axis), identity.num_rows),
         KEYS: (Column(dtype="uint8", shape=(), fill=255), identity.data.keys_bytes),  # 255 is not in UTF-8
     }
     if identity.codec.tables_bytes is not None:
@@ -55,6 +56,11 @@ def row_layouts(identity: Identity) -> dict[str, ArrayLayout]:
         for name, (column, length) in extents.items()
     }
     return layouts | check_layouts(identity)
+
+
+def _num_labels(identity: Identity) -> int:
+    """How many ids labels have: the classes, and one for rows without a label, if there are any."""
+    return len(identity.classes) + bool(identity.data.unlabelled)
 
 
 def check_layouts(identity: Identity) -> dict[str, ArrayLayout]:
@@ -80,18 +86,18 @@ def reference_layouts(identity: Identity, codec: Codec) -> dict[str, ArrayLayout
     return {
         name: ArrayLayout(
             name=REFERENCE + name,
-            column=identity.cells.column(column),
+            column=column,
             num_rows=identity.num_rows,
             num_views=num_views,
             shard_rows=identity.shard_rows,
         )
-        for name, column in (codec.columns() if num_views else {}).items()
+        for name, column in (identity.cells.columns(codec) if num_views else {}).items()
     }
 
 
 def view_layouts(identity: Identity, codec: Codec) -> dict[str, ArrayLayout]:
     """The arrays `[view, row, ...]`: the codec's columns and, when views are replayed, their probes."""
-    columns = {name: identity.cells.column(column) for name, column in codec.columns().items()}
+    columns = identity.cells.columns(codec)
     if identity.views is not None:
         columns[PROBE] = _PROBES
     return {
@@ -148,6 +154,7 @@ def encode_rows(
 ) -> dict[str, bytes]:
     """The objects of `labels`, `keys` and, where there are some, `source_probe`, by name."""
     layouts = row_layouts(identity)
+    labels = np.where(labels == NO_LABEL, len(identity.classes), labels)
     encoded = layouts[LABELS].encode(labels.astype(layouts[LABELS].column.dtype))
     encoded |= layouts[KEYS].encode(encode_keys(keys))
     return encoded if source_probes is None else encoded | layouts[SOURCE_PROBE].encode(source_probes)

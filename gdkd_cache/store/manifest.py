@@ -9,7 +9,7 @@ from typing import Any
 from gdkd_cache.codec.fidelity import Fidelity
 from gdkd_cache.codec.stored import check_codec_json
 from gdkd_cache.errors import CacheError
-from gdkd_cache.limits import MOST_CLASSES, MOST_VIEWS
+from gdkd_cache.limits import MOST_CELLS, MOST_CLASSES, MOST_VIEWS
 from gdkd_cache.objects.record import ObjectRecord
 from gdkd_cache.schema import check_json, from_json, kind_of, short, to_json
 from gdkd_cache.store.arrays import shards_fit
@@ -39,6 +39,7 @@ _TABLES = "tables/c/"
 MANIFEST_LIMIT = 32 * 2**20
 """Of any JSON in a cache: room for 300,000 objects; what is made of it stays below half a GB."""
 _MOST_VALUES = 2**20
+_MOST_OUTPUTS = 16
 _MOST_DEPTH = 32
 _SHA256 = re.compile("[0-9a-f]{64}")
 
@@ -204,6 +205,7 @@ def _check(identity: Identity) -> None:
         "views.first": (identity.view_numbers.start, 0, MOST_VIEWS),
         "the number of classes": (len(identity.classes), 2, MOST_CLASSES),
         "data.keys_bytes": (identity.data.keys_bytes, 1, 2**48),
+        "data.unlabelled": (identity.data.unlabelled, 0, identity.num_rows),
         **{f"views.size[{i}]": (extent, 1, 2**16) for i, extent in enumerate(size)},
         **{
             f"build.batch_size of view {part.first}": (part.batch_size, 1, 2**20)
@@ -211,8 +213,9 @@ def _check(identity: Identity) -> None:
             if part.batch_size is not None
         },
         "codec.tables_bytes": (1 if tables_bytes is None else tables_bytes, 1, 2**48),
-        "cells.height": (identity.cells.height, 1, 2**10),
-        "cells.width": (identity.cells.width, 1, 2**10),
+        "cells.height": (identity.cells.height, 1, MOST_CELLS),
+        "cells.width": (identity.cells.width, 1, MOST_CELLS),
+        "the number of cells.outputs": (len(identity.cells.outputs), 0, _MOST_OUTPUTS),
     }
     for what, (value, least, most) in ranges.items():
         if not least <= value <= most:
@@ -220,6 +223,8 @@ def _check(identity: Identity) -> None:
     outputs, most = identity.teacher.classes or (), len(identity.classes) - 1
     if len(outputs) > MOST_CLASSES or any(not -1 <= number <= most for number in outputs):
         raise CacheError(f"{MANIFEST_NAME}: teacher.classes has {len(outputs)} numbers, not all of them -1 to {most}")
+    if len(identity.cells.outputs) == 1 or len({*identity.cells.outputs}) != len(identity.cells.outputs):
+        raise CacheError(f"{MANIFEST_NAME}: cells.outputs must be several names, or none where there is one output")
     if identity.codec.references and identity.cells != ONE_CELL:
         raise CacheError(f"{MANIFEST_NAME}: rows of several cells, whose views predict no others, have references")
     noise = identity.noise

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from gdkd_cache.cache.dataset import CachedDataset
 from gdkd_cache.errors import ModelError
+from gdkd_cache.limits import NO_LABEL
 from gdkd_cache.models.trial import check_logits, running
 from gdkd_cache.training.distributed import sum_over_ranks
 
@@ -22,7 +23,7 @@ class Agreement:
         agreement: how often the student's first class is the teacher's, in [0, 1]; the cache keeps that one exactly.
         divergence: the mean of KL(teacher || student) = sum p_t (log p_t - log p_s) over images, at temperature 1, in
             nats, of the teacher's logits as the cache gives them: within its error of those of the teacher.
-        accuracy: top-1 against the labels, on these views; None where the recipe mixes images.
+        accuracy: top-1 against the labels, on these views; None where the recipe mixes images, or none has a label.
         view: which one.
         num_rows: images seen.
     """
@@ -59,9 +60,9 @@ def agree(
         ModelError: the student fails, or its outputs are not finite.
         CacheError, MismatchError, SourceError: as `CachedDataset.loader`.
     """
-    was_training, mixed, view = model.training, False, 0
+    was_training, mixed, view = model.training, False, dataset.view_numbers[0]
     model.eval()
-    sums = torch.zeros(4, dtype=torch.float64)
+    sums = torch.zeros(5, dtype=torch.float64)
     batches = dataset.loader(
         0, batch_size=batch_size, normalize=(tuple(mean), tuple(std)), num_workers=num_workers, device=device
     )
@@ -72,18 +73,18 @@ def agree(
         logits = logits.float()
         said, first = teacher.logits.log_softmax(1), logits.argmax(1)
         apart = F.kl_div(logits.log_softmax(1), said, reduction="sum", log_target=True)
-        mixed, view = labels.is_floating_point(), teacher.view
-        hits = 0 if mixed else int((first == labels).sum())
+        mixed = labels.is_floating_point()
+        hits, known = (0, 0) if mixed else (int((first == labels).sum()), int((labels != NO_LABEL).sum()))
         same = int((first == teacher.top[:, 0]).sum())
-        sums += torch.tensor([same, float(apart), hits, len(images)], dtype=torch.float64)
+        sums += torch.tensor([same, float(apart), hits, known, len(images)], dtype=torch.float64)
     model.train(was_training)
-    same, apart, hits, num_rows = sum_over_ranks(sums.to(device)).tolist()
+    same, apart, hits, known, num_rows = sum_over_ranks(sums.to(device)).tolist()
     if not math.isfinite(apart):
         raise ModelError(f"on view {view} the network's outputs, or what the teacher said, are not finite")
     return Agreement(
         agreement=same / num_rows,
         divergence=apart / num_rows,
-        accuracy=None if mixed else hits / num_rows,
+        accuracy=hits / known if known else None,
         view=view,
         num_rows=int(num_rows),
     )

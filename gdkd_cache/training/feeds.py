@@ -102,7 +102,7 @@ def from_cache(
         decoded=options.decoded,
         num_workers=options.num_workers,
     )
-    _refuse_mixed_labels(distillation, dataset.recipe)
+    _refuse_labels(distillation, dataset.recipe, source)
     for part, view in zip(cache.caches if isinstance(cache, Ensemble) else [cache], dataset.first_views(), strict=True):
         _tell_error(part, distillation, view)
     _LOG.info("%s", dataset.replay)
@@ -168,7 +168,7 @@ def from_views(
     loading: Loading,
 ) -> Feed:
     recipe = views.recipe if isinstance(views.recipe, Recipe) else open_recipe(views.recipe, *image_size(source))
-    _refuse_mixed_labels(distillation, recipe)
+    _refuse_labels(distillation, recipe, source)
     budget, folder = options.images_in_memory, options.decoded
     source = decoded_once(source, recipe, budget, folder, num_workers=options.num_workers)
     rendered = ViewRenderer(source, recipe, views.seed)[ViewRequest((0,), np.arange(1))][0].pixels.shape
@@ -201,9 +201,19 @@ def _num_workers(options: TrainOptions, source: FullSource) -> int:
     return default_num_workers(source) if options.num_workers is None else options.num_workers
 
 
-def _refuse_mixed_labels(distillation: Loss | None, recipe: Recipe) -> None:
-    if recipe.mix is not None and distillation is not None and distillation.needs_labels:
+def _refuse_labels(distillation: Loss | None, recipe: Recipe, source: FullSource) -> None:
+    """Refuse images that are mixed, or have no label, where one label of each is needed.
+
+    Raises:
+        UsageError: it says by what.
+    """
+    unlabelled = f"{source.unlabelled} of {len(source)} images of source {source.name} have no label"
+    if distillation is None:
+        if source.unlabelled:
+            raise UsageError(f"{unlabelled}, and cross-entropy learns nothing from them; leave them out with --subset")
+    elif distillation.needs_labels and (recipe.mix is not None or source.unlabelled):
         others = ", ".join(name for name in LOSSES if not LOSSES.load(name).needs_labels)
-        raise UsageError(
-            f"{distillation.name} needs one label an image; recipe {recipe.name} mixes images: use one of {others}"
-        )
+        why = unlabelled if source.unlabelled else f"recipe {recipe.name} mixes images"
+        raise UsageError(f"{distillation.name} needs one label an image; {why}: use one of {others}")
+    if recipe.mix is not None and source.unlabelled:
+        raise UsageError(f"recipe {recipe.name} mixes images with their labels, and {unlabelled}; use another recipe")

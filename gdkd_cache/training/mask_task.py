@@ -1,8 +1,8 @@
 """What a batch's loss is where the targets are masks: cross-entropy at the images' size, distillation cell by cell."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -16,6 +16,8 @@ from gdkd_cache.models.cells import MAIN, named_outputs, upsampled
 from gdkd_cache.training import gradients
 from gdkd_cache.training.options import TrainOptions
 from gdkd_cache.training.task import Task
+
+Kind = TypeVar("Kind", bound="MaskTask")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,30 +42,30 @@ class MaskTask(Task):
     outputs: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, options: TrainOptions) -> "MaskTask":
-        return replace(super().of(options), aux_weight=options.aux_weight)
+    def of(cls: type[Kind], options: TrainOptions, **own: Any) -> Kind:
+        return super().of(options, aux_weight=options.aux_weight, **own)  # pyright: ignore[reportReturnType]
 
     def _weight(self, name: str) -> float:
         return 1.0 if name == MAIN else self.aux_weight
 
-    def terms(self, logits: Any, labels: Tensor, teacher: TeacherBatch | None, epoch: int) -> dict[str, Tensor]:
+    def terms(self, outputs: Any, labels: Tensor, teacher: TeacherBatch | None, epoch: int) -> dict[str, Tensor]:
         """As `Task.terms`.
 
         Args:
-            logits: of the student, a tensor [batch, class, height, width] or several by name.
+            outputs: of the student, a tensor [batch, class, height, width] or several by name.
             labels: masks, int64 [batch, height, width].
             teacher: logits [batch, *grid, class]; only a distillation loss needs it.
             epoch: from 0.
         """
-        outputs = {name: output.float() for name, output in named_outputs(logits).items()}
-        ce = torch.stack([self._weight(name) * self._cross_entropy(own, labels) for name, own in outputs.items()]).sum()
+        given = {name: output.float() for name, output in named_outputs(outputs).items()}
+        ce = torch.stack([self._weight(name) * self._cross_entropy(own, labels) for name, own in given.items()]).sum()
         loss = self.distillation_in(epoch)
         if loss is None:
             return {"loss": self.ce_weight * ce, "ce": ce}
         assert teacher is not None
         skipped = epoch < self.skip_epochs
         with torch.set_grad_enabled(torch.is_grad_enabled() and not skipped):
-            parts = self._cells(outputs, labels, teacher)
+            parts = self._cells(given, labels, teacher)
             distillation = torch.stack(
                 [self._weight(name) * self._over_cells(loss, *part) for name, part in parts.items()]
             ).sum()
@@ -100,11 +102,11 @@ class MaskTask(Task):
         """The loss of cells [cell, class]; 0 where there is none, and gradients with it."""
         return self.distilled(loss, student, teacher, labels, top) if len(student) else student.sum()
 
-    def look(self, logits: Any, teacher: TeacherBatch | None, epoch: int) -> Tensor | None:
+    def look(self, outputs: Any, teacher: TeacherBatch | None, epoch: int) -> Tensor | None:
         loss = self.distillation_in(epoch)
         if loss is None or teacher is None:
             return None
         said, top = (one[:, 0] if self.outputs else one for one in (teacher.logits, teacher.top))
-        own = upsampled(named_outputs(logits)[MAIN], (said.shape[1], said.shape[2])).movedim(1, -1)
+        own = upsampled(named_outputs(outputs)[MAIN], (said.shape[1], said.shape[2])).movedim(1, -1)
         cells = TeacherBatch(said.flatten(0, -2), top.flatten(0, -2), teacher.rows, teacher.view)
         return gradients.look(own.flatten(0, -2), cells, loss)

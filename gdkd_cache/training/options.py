@@ -122,13 +122,13 @@ class TrainOptions(RenderOptions, MemoryOptions, ComputeOptions, OptimisationOpt
         """Refuse what only torch, or a library, can tell is wrong: call it before anything is opened.
 
         Raises:
-            UsageError: an unknown loss, optimizer or schedule, or a setting of theirs that is wrong.
+            UsageError: an unknown loss, method, optimizer or schedule, or a setting of theirs that is wrong.
         """
         from gdkd_cache.training.optimization.optimizers import parse_optimizer
         from gdkd_cache.training.optimization.schedules import parse_schedule
-        from gdkd_cache.training.task import Task
+        from gdkd_cache.training.tasks import task_of
 
-        Task.of(self)
+        task_of(self)
         parse_optimizer(self)
         parse_schedule(self.schedule)
 

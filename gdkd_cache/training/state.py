@@ -19,6 +19,7 @@ from gdkd_cache.training.distributed import sum_over_ranks
 from gdkd_cache.training.optimization.optimizers import make_optimizer, make_scaler
 from gdkd_cache.training.optimization.schedules import make_schedule
 from gdkd_cache.training.options import TrainOptions
+from gdkd_cache.training.records.scores import score_of
 
 
 @dataclass(kw_only=True)
@@ -143,7 +144,8 @@ class State:
         self.images, self.sums, self.norms, self.gradients = 0, None, None, None
         self.lines.append(json.dumps(line, allow_nan=False))
 
-    def is_best(self, name: str = "accuracy") -> bool:
-        """Whether the last epoch is the first of those with the highest figure of this name."""
-        *before, last = (json.loads(line)[name] for line in self.lines)
+    def is_best(self, prefix: str = "") -> bool:
+        """Whether the last epoch is the first of those with the highest score, of the name with this before it."""
+        lines = [json.loads(line) for line in self.lines]
+        *before, last = (line[prefix + score_of(line)] for line in lines)
         return all(value < last for value in before)

@@ -13,9 +13,11 @@ from torch import Tensor
 
 from gdkd_cache.cache.cache import Cache
 from gdkd_cache.cache.ensemble import Ensemble
+from gdkd_cache.cache.signal import Signal, open_signal
 from gdkd_cache.data.recipes.recipe import Recipe
 from gdkd_cache.data.source import FullSource, Source, settle
-from gdkd_cache.device import choose_device
+from gdkd_cache.data.subset import labelled
+from gdkd_cache.device import choose_device, laid_out
 from gdkd_cache.errors import MismatchError, UsageError
 from gdkd_cache.models.beginning import Beginning
 from gdkd_cache.models.build import build_model
@@ -43,7 +45,7 @@ from gdkd_cache.training.records.saved import Stored, load_state, restore
 from gdkd_cache.training.reporters.reports import Reports, require_reporters
 from gdkd_cache.training.state import State
 from gdkd_cache.training.step import Stepper
-from gdkd_cache.training.task import Task
+from gdkd_cache.training.tasks import task_of
 
 _LOG = logging.getLogger(__name__)
 _EVALUATED = 512
@@ -68,8 +70,8 @@ def train(
     process on a CPU to the bit as if it had not been.
 
     With a cache, views and teacher are the cache's. Without one, `views` are rendered, and a distillation loss
-    needs a live `teacher`: uint8 [batch, 3, height, width] -> logits [batch, class]. Images with masks are learnt pixel by
-    pixel, from a teacher that says something of each cell of a grid: logits [batch, height, width, class].
+    needs a live `teacher`: uint8 [batch, 3, height, width] -> logits [batch, class]. Images with masks are learnt
+    pixel by pixel, from a teacher that says something of each cell of a grid: logits [batch, *grid, class].
 
     Args:
         options: how to train.
@@ -92,7 +94,9 @@ def train(
         OSError: `out` cannot be written.
     """
     source, eval_source = settle(source), settle(eval_source)
-    task = (MaskTask if source.has_masks else Task).of(options)
+    if options.labelled is not None:
+        source = labelled(source, options.labelled)
+    task = task_of(options, masks=source.has_masks)
     if (task.distillation is None) != (cache is None and teacher is None):
         raise UsageError("a distillation loss needs a cache (or a live teacher), and cross-entropy takes none")
     if (cache is not None and (views is not None or teacher is not None)) or (cache is None and recipe is not None):
@@ -108,7 +112,10 @@ def train(
     device = choose_device(options.device)
     if cache is None:
         views = views or Views()
-    facts = training_facts(options, source, eval_source, cache, views, teacher)
+    signal = _signal(options, cache)
+    task = task.given(signal)
+    live = teacher.logits if isinstance(teacher, Network) else teacher
+    facts = training_facts(options, source, eval_source, cache, views, live, signal)
     with process_group(device), ExitStack() as stack:
         rank, world_size = rank_and_size()
         log = None if rank else stack.enter_context(kept_log())
@@ -131,7 +138,7 @@ def train(
         if isinstance(task, MaskTask):
             task = replace(task, outputs=feed.cells.outputs)
         card = ModelCard(
-            name=public_name(options.student),
+            name=public_name(task.named(options.student)),
             num_classes=len(source.classes),
             size=feed.size,
             mean=source.mean,
@@ -157,6 +164,8 @@ def train(
         if memory_format == "channels_last":
             # Weights too: gradients then have their order, which DistributedDataParallel wants.
             model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  (torch's stub lacks it)
+        blank = laid_out(torch.zeros(1, 3, *feed.size, device=device), memory_format)
+        task.fit(model, card.num_classes, blank, f"model {options.student}")
         model = prepared(options, model, device)
         if rank:
             torch.manual_seed(options.seed + rank)  # the same weights, but dropout of its own
@@ -223,6 +232,20 @@ def train(
                 return training.run(state)
             finally:
                 reports.close()
+
+
+def _signal(options: TrainOptions, cache: Cache | Ensemble | None) -> Signal | None:
+    """The signal that the options name, of a cache's data.
+
+    Raises:
+        UsageError: there is no cache.
+        CacheError, MismatchError: as `open_signal`.
+    """
+    if options.signal is None:
+        return None
+    if cache is None:
+        raise UsageError(f"signal is {options.signal}; it goes with the cache of whose data it is")
+    return open_signal(options.signal, cache.caches[0] if isinstance(cache, Ensemble) else cache)
 
 
 def _stored(folder: RunFolder, facts: Mapping[str, Any]) -> Stored | None:

@@ -136,8 +136,8 @@ class ImageNetEval(_Decoded):
 class ResizedTo(Preset):
     """Images as rectangles of one size."""
 
-    height: int = option(help="Of the views, in pixels.", least=1, most=LARGEST_SIDE)
-    width: int = option(help="Likewise.", least=1, most=LARGEST_SIDE)
+    height: int = option(512, "Of the views, in pixels.", least=1, most=LARGEST_SIDE)
+    width: int = option(1024, "Likewise.", least=1, most=LARGEST_SIDE)
 
     def steps(self, side: int) -> tuple[Step, ...]:
         return (ResizeTo(height=self.height, width=self.width),)

@@ -29,6 +29,8 @@ from gdkd_cache.limits import MOST_CLASSES
 from gdkd_cache.schema import short
 from gdkd_cache.store.sidecars.listing import SIDECAR_SUFFIX
 
+_NONE = b"-1"
+"""In .cls: nobody has labelled the sample."""
 _IMAGES = ("png", "jpg", "jpeg", "webp", "ppm")
 _LABEL_BYTES = 32
 _CLASSES_BYTES = 2**26
@@ -168,15 +170,14 @@ def _source(
             f"{keys[labels.index(None)]!r} a mask alone; all samples need the one or the other"
         )
     else:
-        classes = settings.names(listed, pattern)
-        ids = id_table(range(len(classes)), [255 if settings.ignore is None else settings.ignore])
-        about |= {"labels": np.zeros(len(keys), np.int64), "classes": classes}
-        about["masks"] = MaskFiles(keys=keys, ids=ids, files=masks)
+        about["labels"], about["classes"] = np.zeros(len(keys), np.int64), settings.names(listed, pattern)
+        ids = id_table(range(len(about["classes"])), [255 if settings.ignore is None else settings.ignore])
         if stream:
             (offsets, sizes), numbers = np.array(masks, np.int64).T, np.repeat(np.arange(len(shards)), np.diff(starts))
-            about["masks"] = ShardMasks(
-                keys=keys, ids=ids, shards=shards, numbers=numbers, offsets=offsets, sizes=sizes
-            )
+            places = {"shards": shards, "numbers": numbers, "offsets": offsets, "sizes": sizes}
+            about["masks"] = ShardMasks(keys=keys, ids=ids, **places)
+        else:
+            about["masks"] = MaskFiles(keys=keys, ids=ids, files=masks)
     if stream:
         offsets, sizes = np.array(images, np.int64).T
         return ShardSource(shards=shards, shard_starts=np.array(starts), offsets=offsets, sizes=sizes, **about)
@@ -198,10 +199,10 @@ def _samples(shard: Path, place: str, *, stream: bool) -> list[_Sample]:
                 sample[kind] = data
             image = next((sample[name] for name in _IMAGES if name in sample), None)
             label: bytes = sample.get("cls") or b""
-            if image is None or not (label.isdigit() or ("cls" not in sample and _MASK in sample)):
+            if image is None or not (label.isdigit() or label == _NONE or ("cls" not in sample and _MASK in sample)):
                 raise SourceError(
                     f"wds: sample {key!r} has the members {', '.join(map(short, sorted(sample))) or 'none'}; "
-                    f"it needs an image ({', '.join(_IMAGES)}) and a number in .cls, or a .{_MASK}"
+                    f"it needs an image ({', '.join(_IMAGES)}) and a number in .cls (-1 for no label), or a .{_MASK}"
                 )
             if not label:
                 samples.append((key, None, image, sample[_MASK]))

@@ -15,6 +15,7 @@ from gdkd_cache.errors import MismatchError, first_line, is_out_of_memory
 from gdkd_cache.limits import LARGEST_BATCH, MOST_EPOCHS, MOST_WORKERS
 from gdkd_cache.schema import short
 from gdkd_cache.training.optimization.schedules import load_schedule_state, schedule_state
+from gdkd_cache.training.records.scores import score_of
 from gdkd_cache.training.state import State
 
 _KEY = "gdkd_cache_state"
@@ -140,7 +141,7 @@ def _check(progress: Mapping[str, Any]) -> None:
         raise ValueError(f"it has {len(progress['lines'])} lines of metrics, of {progress['epoch']} epochs")
     for line in map(json.loads, progress["lines"]):
         json.dumps(line, allow_nan=False)
-        if not (line["images_per_second"] > 0 and 0 <= line["accuracy"] <= 1 and type(line["epoch"]) is int):
+        if not (line["images_per_second"] > 0 and 0 <= line[score_of(line)] <= 1 and type(line["epoch"]) is int):
             raise ValueError(f"it has metrics of {short(line)}")
 
 
