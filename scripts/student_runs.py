@@ -4,6 +4,7 @@ import argparse
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 import xxhash
