@@ -11,7 +11,6 @@ import xxhash
 from torch import Tensor, nn
 
 from gdkd_cache.data.source import FullSource
-from gdkd_cache.models.cells import named_outputs
 from gdkd_cache.models.classes import output_classes
 from gdkd_cache.models.network import Network
 from gdkd_cache.models.normalization import NAMED
@@ -83,7 +82,8 @@ class _Remembering(nn.Module):
         if new:
             outputs = self.model(images[new])
             self._names = tuple(outputs) if isinstance(outputs, Mapping) else ()
-            said = torch.stack([one.float().cpu() for one in named_outputs(outputs).values()], 1)
+            given = outputs.values() if isinstance(outputs, Mapping) else [outputs]
+            said = torch.stack([one.float().cpu() for one in given], 1)
             self._said |= {keys[row]: one.clone() for row, one in zip(new, said, strict=True)}
         parts = torch.stack([self._said[key] for key in keys], 1).to(images.device)
         return dict(zip(self._names, parts, strict=True)) if self._names else parts[0]

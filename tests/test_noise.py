@@ -128,4 +128,3 @@ def test_what_needs_the_exact_logits_is_refused(tmp_path: Path, few: ArraySource
         repair(out, source=few, teacher=teacher)
     with pytest.raises(MismatchError, match=r"noise is .* there, null asked|noise is .* there, None asked"):
         build_small(out, few, teacher, codec="dense:dtype=float32", shard_rows=16)
-
