@@ -19,8 +19,10 @@ from gdkd_cache.store.differences import FITTED, differences_between
 from gdkd_cache.store.manifest import Manifest
 from gdkd_cache.store.place import Complete, Place
 from gdkd_cache.store.writer import CacheWriter
+from gdkd_cache.threads import mapped
 
 _LOG = logging.getLogger(__name__)
+_READS_AT_ONCE = 8  # as an object store answers each only after a while
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +132,8 @@ def _share_shards(builder: Builder, writer: CacheWriter, claims: Claims) -> int:
                 share.wait()
             elif not writer.published():
                 # All that others, or earlier runs, have committed is read again, once.
-                damaged = [unit for unit in units if not writer.committed(*unit[:2])]
+                whole = mapped(lambda unit: writer.committed(*unit[:2]), units, _READS_AT_ONCE)
+                damaged = [unit for unit, stands in zip(units, whole, strict=True) if not stands]
                 if damaged:
                     _LOG.info("%d shards are damaged since they were committed: computing them again", len(damaged))
                 again = grouped(damaged, in_memory=in_memory, references=references)

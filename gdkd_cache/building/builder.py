@@ -33,7 +33,7 @@ from gdkd_cache.data.targets import MaskTargets
 from gdkd_cache.data.views import ViewBatch, ViewRenderer, ViewRequest, image_size, requests_for
 from gdkd_cache.device import describe, usual_memory_format
 from gdkd_cache.errors import ModelError, UsageError
-from gdkd_cache.limits import NO_LABEL
+from gdkd_cache.limits import NO_LABEL, usual_shard_rows
 from gdkd_cache.models.network import Network
 from gdkd_cache.progress import progress
 from gdkd_cache.schema import from_json
@@ -179,7 +179,7 @@ class Builder:
                 memory_format=None if is_usual else teacher.memory_format,
                 software={name: version(name) for name in _SOFTWARE},
             ),
-            shard_rows=teacher.cells.shard_rows(options.shard_rows),
+            shard_rows=teacher.cells.shard_rows(options.shard_rows or usual_shard_rows(len(self.keys))),
             cells=teacher.cells,
             card=make_card(options.license, options.contact),
             noise=None if self.noise is None else self.noise.facts,

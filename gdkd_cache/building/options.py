@@ -9,7 +9,7 @@ from gdkd_cache.data.options import MemoryOptions, RenderOptions
 from gdkd_cache.data.recipes.registry import RECIPES
 from gdkd_cache.errors import UsageError
 from gdkd_cache.fields import check_fields, option
-from gdkd_cache.limits import LARGEST_BATCH, LARGEST_FACTOR, LARGEST_SEED, MOST_VIEWS, SHARD_ROWS
+from gdkd_cache.limits import LARGEST_BATCH, LARGEST_FACTOR, LARGEST_SEED, MOST_VIEWS
 from gdkd_cache.losses.registry import LOSSES
 
 if TYPE_CHECKING:
@@ -176,11 +176,11 @@ class BuildOptions(PlanOptions, MemoryOptions, CardOptions):
         metavar="CACHE",
     )
     force: bool = option(False, "Replace another cache or build there; refused beside other files.")
-    shard_rows: int = SHARD_ROWS  # the unit of commit and resume
+    shard_rows: int | None = None  # the unit of commit and resume; None is what so many rows usually have
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.shard_rows < 1:
+        if self.shard_rows is not None and self.shard_rows < 1:
             raise UsageError(f"shard_rows is {self.shard_rows}; it must be at least 1")
         if self.first_view + self.num_views > MOST_VIEWS:
             raise UsageError(f"first_view + num_views is {self.first_view + self.num_views}; at most {MOST_VIEWS}")

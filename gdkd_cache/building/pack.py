@@ -22,7 +22,7 @@ from gdkd_cache.data.nearness import Nearness
 from gdkd_cache.data.recipes.step import NEAREST
 from gdkd_cache.data.source import class_ids, is_text, source_digest
 from gdkd_cache.errors import UsageError
-from gdkd_cache.limits import MOST_CELLS, MOST_CLASSES, NO_LABEL, SHARD_ROWS
+from gdkd_cache.limits import MOST_CELLS, MOST_CLASSES, NO_LABEL, usual_shard_rows
 from gdkd_cache.losses.base import Loss, parse_loss
 from gdkd_cache.progress import progress
 from gdkd_cache.schema import from_json
@@ -122,7 +122,7 @@ def pack(
         codec=UNFITTED,
         fidelity=UNMEASURED,
         build=Build(software={name: version(name) for name in ("gdkd-cache", "numpy", "torch", "zarr")}),
-        shard_rows=cells.shard_rows(SHARD_ROWS),
+        shard_rows=cells.shard_rows(usual_shard_rows(num_rows)),
         cells=cells,
         card=make_card(license, contact),
     )

@@ -66,7 +66,7 @@ def build_on_ray(
         shared = -(-teachers // len(nodes))
         ranks = [Rank(rank=n, world_size=teachers, local_rank=0, local_world_size=shared) for n in range(teachers)]
         actors = [kind.remote(rank, Path.cwd()) for rank in ranks]
-        rendering = _Rendering(uuid.uuid4().hex, -(-renderers // teachers), asked=cluster.renderers is not None)
+        rendering = TaskRendering(uuid.uuid4().hex, -(-renderers // teachers), asked=cluster.renderers is not None)
         left = [actor.build.remote(options, materials, rendering) for actor in actors]
         done, left = ray.wait(left)  # the first that ends has found the cache complete, or what is wrong
         computed = _got(ray, done[0])
@@ -85,13 +85,13 @@ class Teacher:
         _go_to(folder)
         log_lines(logging.WARNING if rank.rank else logging.INFO)
 
-    def build(self, options: BuildOptions, materials: Materials, rendering: "_Rendering") -> int:
+    def build(self, options: BuildOptions, materials: Materials, rendering: "TaskRendering") -> int:
         """How many views it computed."""
         source, teacher, eval_source = materials()
         return build(options, source, teacher, eval_source, render=rendering).rows_computed
 
 
-class _Rendering:
+class TaskRendering:
     """Renders the requests of one teacher by tasks: so many at once, and at most twice as many finished ones wait.
 
     Args:

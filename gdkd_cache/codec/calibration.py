@@ -150,7 +150,8 @@ class Calibration:
     Attributes:
         fitted: logits float32 [row, class] and labels int64 [row], `coded`, to fit to, of all views; of rows of several
             cells, some of these.
-        fitted_rows: of rows of several cells, logits float32 [row, *grid, class] and labels of whole rows to fit to.
+        fitted_rows, held_out_rows: of rows of several cells, logits float32 [row, *grid, class] and labels of whole
+            rows to fit to, and of others.
         num_fitted: how many rows of a view these are.
         num_rows, num_classes: of the logits, all views counted.
         grid, outputs: of a row.
@@ -189,7 +190,7 @@ class Calibration:
         self._labels = labels[fitted], labels[held_out]
         self.fitted_rows, others = (_of_rows(logits, coded(labels), rows) for rows in (fitted, held_out))
         if self.grid:
-            self._held_out_rows = _first(others, max(_MEASURED_CELLS // prod(self.grid), 1))
+            self.held_out_rows = _first(others, max(_MEASURED_CELLS // prod(self.grid), 1))
             self._cells = _some_cells(*self.fitted_rows, _FITTED_CELLS)
             self._held_out = _some_cells(*others, measured)
             self.fitted = self._cells[0].flatten(0, 1), labels_of_cells(self._cells[1], self._cells[0].shape[1:2])
@@ -236,7 +237,7 @@ class Calibration:
 
     def _measured_on(self, codec: Codec) -> tuple[Tensor, Tensor]:
         """Held-out logits and labels to measure a codec on: whole rows, or [cell, output, class] of some cells."""
-        return self._held_out_rows if codec.whole_rows else self._held_out
+        return self.held_out_rows if codec.whole_rows else self._held_out
 
     def num_top(self, options: CodecOptions) -> int:
         """How many exact classes a codec of these options shall keep."""

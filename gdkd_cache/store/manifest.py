@@ -37,7 +37,8 @@ LEDGER_NAME = "ledger"
 REPLACED_NAME = "replaced.json"
 _TABLES = "tables/c/"
 MANIFEST_LIMIT = 32 * 2**20
-"""Of any JSON in a cache: room for 300,000 objects; what is made of it stays below half a GB."""
+"""Of any JSON in a cache: room for `MOST_OBJECTS`; what is made of it stays below half a GB."""
+MOST_OBJECTS = 300_000
 _MOST_VALUES = 2**20
 _MOST_OUTPUTS = 16
 _MOST_DEPTH = 32

@@ -1,7 +1,6 @@
 """ND: the norm and direction of features (arXiv 2305.17007), beside any distillation loss."""
 
 from dataclasses import dataclass, replace
-from typing import Self
 
 import torch
 from jaxtyping import Float, Int
@@ -56,7 +55,7 @@ class ND(Task):
     dropout: float = option(0.5, "between features of another number", least=0, most=1)
     signal: Signal | None = None
 
-    def given(self, signal: Signal | None) -> Self:
+    def given(self, signal: Signal | None) -> "ND":
         if signal is None:
             raise UsageError(
                 "method nd needs the class means of the teacher's features: make them with gdkd-cache signal"
