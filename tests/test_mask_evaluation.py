@@ -303,6 +303,7 @@ def test_the_command_tells_the_iou_of_each_class(folder: Path, tmp_path: Path) -
     [
         (["--window", "24"], "window is '24'; it must be a height and a width in pixels, as in 512x1024"),
         (["--window", "0x24"], "window is '0x24'; it must be a height and a width"),
+        (["--window", "8x8", "--stride", "8x9"], "stride is 8x9, of windows of 8x8: some pixels would be in none"),
         (["--stride", "8x8"], "--stride is of windows; give --window, too"),
         (["--data", "digits", "--window", "8x8"], "--window is for images with masks, and digits"),
         (["--data", "digits", "--model", "seg-s"], "is dense, with outputs main, aux; this data has no masks"),

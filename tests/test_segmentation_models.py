@@ -19,6 +19,7 @@ from gdkd_cache.models.network import Network
 from gdkd_cache.models.opening import open_network
 from gdkd_cache.models.outputs import give_logits
 from gdkd_cache.models.trial import try_student
+from gdkd_cache.models.weights import load_body
 from gdkd_cache.store.facts import TeacherFacts
 
 _CPU = torch.device("cpu")
@@ -234,3 +235,22 @@ def test_networks_of_torchvision_have_published_weights(tmp_path: Path, monkeypa
     assert network.classes is not None
     assert network.classes[15] == "person"
     assert network.size is None
+
+
+@pytest.mark.parametrize("name", ["pspnet-resnet18", "torchvision:fcn_resnet50"])
+def test_a_training_begins_from_a_trunk(name: str, tmp_path: Path) -> None:
+    """Of a classifier's file, in a data-parallel wrapper, what is the trunk's; heads stay fresh."""
+    model = build_model(name, 3)
+    trunk = model.get_submodule(str(model.trunk))
+    tensors = {f"module.{key}": filled(key, tuple(value.shape)) for key, value in trunk.state_dict().items()}
+    classifier = {"module.fc.weight": torch.zeros(1000, 512), "module.fc.bias": torch.zeros(1000)}
+    torch.save({"state_dict": tensors | classifier}, tmp_path / "imagenet.pth")
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    fresh = load_body(name, model, 3, tmp_path / "imagenet.pth")
+    assert fresh == [part for part, _ in model.named_children() if part != model.trunk]
+    for key, value in model.state_dict().items():
+        own = key.removeprefix(f"{model.trunk}.")
+        assert torch.equal(value, before[key] if own == key else tensors[f"module.{own}"]), key
+    torch.save({"conv1.weight": torch.zeros(3)}, tmp_path / "other.pth")
+    with pytest.raises(ModelError, match="do not fit the trunk of"):
+        load_body(name, model, 3, tmp_path / "other.pth")

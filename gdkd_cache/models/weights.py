@@ -96,6 +96,8 @@ def load_model(
 def load_body(name: str, model: nn.Module, num_classes: int, path: Path, *, key: str | None = None) -> list[str]:
     """Load weights into a network, but those of a head for another number of classes.
 
+    Of a network that says what its `trunk` is, a file may hold that alone, with a classifier's `fc` or none.
+
     Args:
         name: of the network, for messages.
         model: gets them.
@@ -109,6 +111,9 @@ def load_body(name: str, model: nn.Module, num_classes: int, path: Path, *, key:
         ModelError, OSError: as `load_model`.
     """
     with open_weights(path) as stored:
+        trunk = getattr(model, "trunk", None)
+        if isinstance(trunk, str) and not any(f".{trunk}." in f".{there}" for there in stored.described):
+            return _load_trunk(name, model, trunk, stored, path, key)
         names, expected = _found(name, model, stored, path, key, num_classes), _described(model)
         other = {own for own, there in names.items() if stored.described[there].shape != expected[own].shape}
         if len({stored.described[names[own]].shape[0] for own in other}) > 1:
@@ -116,6 +121,18 @@ def load_body(name: str, model: nn.Module, num_classes: int, path: Path, *, key:
         _check_size(name, model, stored, path)
         _load(model, stored, {own: there for own, there in names.items() if own not in other}, path)
     return sorted(other)
+
+
+def _load_trunk(name: str, model: nn.Module, trunk: str, stored: WeightsFile, path: Path, key: str | None) -> list[str]:
+    """Load a network's trunk; gives the names of its other parts."""
+    described = {own: there for own, there in stored.described.items() if "fc" not in own.split(".")}
+    try:
+        names = find_weights(f"the trunk of {name}", _described(model.get_submodule(trunk)), described, key)
+    except ModelError as error:
+        raise ModelError(f"weights {path} {error}") from None
+    _check_size(name, model, stored, path)
+    _load(model, stored, {f"{trunk}.{own}": there for own, there in names.items()}, path)
+    return [part for part, _ in model.named_children() if part != trunk]
 
 
 def _found(

@@ -58,12 +58,12 @@ class TrainResult:
 
     @property
     def best_accuracy(self) -> float:
-        """The best score of images with a class."""
+        """`best_score`, as earlier versions called it."""
         return self.best_score
 
     @property
     def last_accuracy(self) -> float:
-        """The last score of images with a class."""
+        """`last_score`, likewise."""
         return self.last_score
 
 

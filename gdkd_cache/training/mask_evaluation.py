@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from gdkd_cache.data.masks import IGNORE
 from gdkd_cache.data.targets import MaskTargets, Targets
-from gdkd_cache.errors import ModelError, SourceError
+from gdkd_cache.errors import ModelError, SourceError, UsageError
 from gdkd_cache.models.cells import MAIN, named_outputs, upsampled
 from gdkd_cache.models.trial import running
 from gdkd_cache.training.evaluation import Evaluation, Measure
@@ -25,12 +25,22 @@ class Windows:
     Attributes:
         height, width: of a window, cut to the image where that is smaller.
         down, across: pixels from one to the next.
+
+    Raises:
+        UsageError: pixels would lie between the windows.
     """
 
     height: int
     width: int
     down: int
     across: int
+
+    def __post_init__(self) -> None:
+        if self.down > self.height or self.across > self.width:
+            raise UsageError(
+                f"stride is {self.down}x{self.across}, of windows of {self.height}x{self.width}: some pixels would be "
+                "in none; it must be at most the window"
+            )
 
     def boxes(self, height: int, width: int) -> Iterator[tuple[slice, slice]]:
         """Those of an image of a size: rows, columns."""

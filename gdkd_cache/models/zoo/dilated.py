@@ -97,6 +97,7 @@ class Dilated(nn.Module):
     """
 
     outputs: ClassVar[tuple[str, ...]] = (MAIN, "aux")
+    trunk: ClassVar[str] = "pretrained"
     mean: ClassVar[tuple[float, ...]] = (122.67891434 / 255, 116.66876762 / 255, 104.00698793 / 255)
     std: ClassVar[tuple[float, ...]] = (1 / 255, 1 / 255, 1 / 255)
 

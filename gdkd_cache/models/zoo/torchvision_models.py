@@ -29,6 +29,8 @@ class _Cells(nn.Module):
         outputs: `main` and, where it has an auxiliary head, `aux`, which is resized to the grid of the other.
     """
 
+    trunk = "backbone"
+
     def __init__(self, made: Any) -> None:
         super().__init__()
         self.backbone, self.classifier = made.backbone, made.classifier
