@@ -24,7 +24,7 @@ from gdkd_cache.codec.stored import codec_from_json
 from gdkd_cache.errors import CacheError, UsageError
 
 _LOSS = "gdkd:k=3,w2=2,temperature=1"
-_ROWS, _HEIGHT, _WIDTH, _CLASSES = 12, 11, 13, 6
+_ROWS, _HEIGHT, _WIDTH, _CLASSES = 8, 9, 13, 5
 _OUTPUTS = ("main", "aux")
 
 
@@ -41,7 +41,7 @@ def _labels(rows: int = _ROWS) -> Tensor:
     return torch.zeros(rows, dtype=torch.int64)
 
 
-def _calibration(logits: Tensor, spec: str = "grid:step=0.5", fidelity: float = 0.1) -> Calibration:
+def _calibration(logits: Tensor, spec: str = "grid:step=1", fidelity: float = 0.1) -> Calibration:
     request = CodecChoice(codec=spec, fidelity=fidelity, losses=(_LOSS,)).request
     outputs = _OUTPUTS if logits.ndim == 5 else ()
     return Calibration(request, logits, _labels(len(logits)), stored_rows=1000, outputs=outputs)
@@ -121,9 +121,9 @@ def test_round_trip(codec: GridCodec, columns: dict[str, Tensor]) -> None:
     assert torch.equal(top.classes, exact_top(logits, 3).classes)
     assert torch.equal(decoded.gather(-1, top.classes), top.values)
     assert (top.values.diff(dim=-1) <= 0).all()
-    assert (decoded <= decoded.scatter(-1, top.classes, -torch.inf).amax(-1, True).maximum(top.values)).all()
+    assert (decoded.scatter(-1, top.classes, -torch.inf) <= top.values[..., -1:]).all()
     centred = logits - logits.mean(-1, keepdim=True)
-    assert float((decoded - centred).square().mean().sqrt()) < 0.5
+    assert float((decoded - centred).square().mean().sqrt()) < 0.7
     row = slice(5, 6)
     alone, _ = decode_rows(codec, {name: column[row] for name, column in columns.items()}, _labels(1))
     assert torch.equal(alone, decoded[row])
@@ -148,15 +148,15 @@ def test_stored(codec: GridCodec, columns: dict[str, Tensor]) -> None:
         ("num_wide", [-1, 0]),
         ("num_groups", [0, 1]),
         ("step", [0.0, 1.0]),
-        ("num_top", 6),
-        ("height", "11"),
+        ("num_top", 5),
+        ("height", "9"),
     ):
         with pytest.raises(CacheError):
             codec_from_json(stored | {name: value}, tables)
     with pytest.raises(CacheError):
         codec_from_json(stored | {"tables_bytes": len(tables) - 1}, tables[:-1])
     refused = 0
-    for place in range(0, len(tables), 7):
+    for place in range(0, len(tables), 23):
         damaged = tables.copy()
         damaged[place] ^= 0xFF
         try:
@@ -228,7 +228,7 @@ def test_pinned() -> None:
     digest = hashlib.sha256()
     for part in (packed, names, escapes, decoded, values, classes):
         digest.update(part.contiguous().numpy().tobytes())
-    assert digest.hexdigest()[:16] == "PINNED"
+    assert digest.hexdigest()[:16] == "238ac819f3fc016a"
 
 
 def test_pack(tmp_path: Path) -> None:
@@ -236,7 +236,7 @@ def test_pack(tmp_path: Path) -> None:
     for outputs, logits in ((_OUTPUTS, _logits()), ((), _logits()[:, 0])):
         path = tmp_path / str(len(outputs))
         keys = [str(row) for row in range(_ROWS)]
-        manifest = gc.pack(path, [logits, -logits], keys=keys, codec="grid:step=0.5", losses=(_LOSS,), outputs=outputs)
+        manifest = gc.pack(path, [logits, -logits], keys=keys, codec="grid:step=1", losses=(_LOSS,), outputs=outputs)
         assert manifest.identity.codec.name == "grid"
         assert manifest.identity.cells.outputs == outputs
         cache = gc.open_cache(path)

@@ -20,7 +20,7 @@ from gdkd_cache.codec.base import (
 )
 from gdkd_cache.codec.grid.plane import Plane
 from gdkd_cache.codec.grid.tables import GridSizes, tables_from_bytes
-from gdkd_cache.errors import CacheError
+from gdkd_cache.errors import CacheError, UsageError
 from gdkd_cache.fields import option
 from gdkd_cache.limits import MOST_CELLS
 from gdkd_cache.losses.base import loss_from_json
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from gdkd_cache.codec.calibration import Calibration
 
 _MOST_OUTPUTS = 16
+_MOST_TOP = 64
 _PARTS = ("packed", "ranks", "escape")
 _SIZES = ("num_components", "num_coded", "num_wide", "num_groups")
 _SCALES = ("step", "penalty", "weight_scale")
@@ -73,7 +74,7 @@ class GridCodec(Codec):
     planes: tuple[Plane, ...]
 
     def __post_init__(self) -> None:
-        check_num_top(self.num_top, self.num_classes)
+        _check_top(self.num_top, self.num_classes)
         for plane in self.planes:
             check_step(plane.step)
 
@@ -166,7 +167,7 @@ class GridCodec(Codec):
             raise CacheError(
                 f"codec grid is of {stored['height']}x{stored['width']} cells; at most {MOST_CELLS} each way"
             )
-        check_num_top(num_top, num_classes)
+        _check_top(num_top, num_classes)
         sizes = [
             GridSizes(num_classes=num_classes, num_top=num_top, **{name: stored[name][i] for name in _SIZES})
             for i in range(number)
@@ -187,3 +188,9 @@ class GridCodec(Codec):
 
     def tables_bytes(self) -> np.ndarray:
         return np.concatenate([plane.tables.to_bytes() for plane in self.planes])
+
+
+def _check_top(num_top: int, num_classes: int) -> None:
+    check_num_top(num_top, num_classes)
+    if num_top > _MOST_TOP:
+        raise UsageError(f"codec grid keeps at most {_MOST_TOP} exact classes of each cell, not {num_top}; use dense")

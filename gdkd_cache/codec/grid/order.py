@@ -89,9 +89,9 @@ class Segments:
         if device not in self._tables:
             self._tables[device] = [group.table.to(device) for *_, group in self._parts]
         parts = []
-        for (places, cells, *_), table in zip(self._bytes(), self._tables[device], strict=True):
+        for (places, cells, width, _), table in zip(self._bytes(), self._tables[device], strict=True):
             names = packed[:, places].int()
-            values = table.index_select(0, names.flatten()).view(len(packed), -1, self._num_top)
+            values = table.index_select(0, names.flatten()).view(len(packed), names.shape[1] * width, self._num_top)
             parts.append(values[:, : cells.stop - cells.start])
         return torch.cat(parts, 1).long() + escape
 
@@ -111,7 +111,7 @@ class Segments:
         for places, cells, width, group in self._bytes():
             table = group.table[: group.num_patterns].numpy().reshape(-1, width, self._num_top)
             good = np.zeros(256, bool)
-            good[: len(table)] = (table <= most).all((1, 2))
+            good[: len(table)] = ((table >= 0) & (table <= most)).all((1, 2))
             good[ESCAPE] = True
             names = packed[:, places]
             check_rows(good[names], "names no pattern of its codec")

@@ -180,8 +180,9 @@ class Plane:
     def decode(self, packed: Tensor, names: Tensor, escapes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The inverse of `encode`, of what `check` lets through: logits [row, cell, class], top values and classes."""
         rows, first = len(packed), self.num_escapes - self.num_cells * self.num_top
-        escape = escapes[:, :first].reshape(rows * self.num_blocks, -1)
-        columns = self.patterns.unpack(packed.transpose(1, 2).reshape(rows * self.num_blocks, -1), escape)
+        blocks = rows * self.num_blocks
+        escape = escapes[:, :first].reshape(blocks, len(self.tables.costs))
+        columns = self.patterns.unpack(packed.transpose(1, 2).reshape(blocks, len(self.patterns)), escape)
         high, low, narrow = columns.split([self.num_wide, self.num_wide, columns.shape[1] - 2 * self.num_wide], -1)
         scores = self.scores(torch.cat([high.int() * DIGIT + low, narrow.int()], -1))
         by_rank = self.segments.unpack(names, escapes[:, first:].reshape(rows, self.num_cells, self.num_top).long())

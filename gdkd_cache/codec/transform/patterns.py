@@ -46,16 +46,28 @@ def column_costs(symbols: np.ndarray, signed: np.ndarray) -> np.ndarray:
 
 def _pattern_table(costs: np.ndarray) -> np.ndarray:
     """The cheapest patterns of these columns, cheapest first: int16 [pattern <= 254, column]."""
-    table, total = np.zeros((1, 0), np.int16), np.zeros(1, np.int64)
-    for signed, first, more in costs.astype(np.int64):
-        size = np.arange(1, 128 if signed else 255)
-        values = np.concatenate([[0], np.stack([size, -size], 1).ravel() if signed else size])
-        bits = np.where(values == 0, 0, first + more * (np.abs(values) - 1))
-        sums = (total[:, None] + bits).ravel()
-        best = np.argsort(sums, kind="stable")[:_KEPT]
-        table = np.concatenate([table[best // len(values)], values[best % len(values), None].astype(np.int16)], 1)
-        total = sums[best]
-    return table[:ESCAPE]
+    octets = costs.tobytes()
+    for end in range(3, len(octets), 3):
+        _cheapest(octets[:end])  # for the next one, which would else go as deep as there are columns
+    return _cheapest(octets)[0][:ESCAPE]
+
+
+@lru_cache(maxsize=64)
+def _cheapest(costs: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """The cheapest patterns of these columns, made of those of all but the last one, and what each costs."""
+    if not costs:
+        return np.zeros((1, 0), np.int16), np.zeros(1, np.int64)
+    table, total = _cheapest(costs[:-3])
+    signed, first, more = costs[-3:]
+    size = np.arange(1, 128 if signed else 255)
+    values = np.concatenate([[0], np.stack([size, -size], 1).ravel() if signed else size])
+    bits = np.where(values == 0, 0, first + more * (np.abs(values) - 1))
+    if len(table) == _KEPT:  # these with a 0 are as many as are kept: what costs more than all of them is not
+        values, bits = (one[bits <= total[-1]] for one in (values, bits))
+    sums = (total[:, None] + bits).ravel()
+    best = np.argsort(sums, kind="stable")[:_KEPT]
+    table = np.concatenate([table[best // len(values)], values[best % len(values), None].astype(np.int16)], 1)
+    return table, sums[best]
 
 
 class PatternGroup:
