@@ -34,6 +34,7 @@ class Option:
         unset: what is done where the value is None or empty, in words.
         flag: its name on the command line, where it is not the field's, such as `--views`.
         metavar: what stands for its value in help.
+        alone: its value on the command line where its flag stands alone; empty where it must have one.
         joined: for a tuple: on the command line its values stand in one text, with commas between.
         outcome: whether it changes what is made, and not only where, when or how fast.
         rare: few need it: `--help` leaves it out, `--help-all` shows it, and it works like any other.
@@ -47,6 +48,7 @@ class Option:
     unset: str | None = None
     flag: str | None = None
     metavar: str | None = None
+    alone: str = ""
     joined: bool = False
     outcome: bool = True
     rare: bool = False

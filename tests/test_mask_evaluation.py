@@ -20,11 +20,14 @@ from torchmetrics.functional.classification import multiclass_accuracy, multicla
 
 import gdkd_cache as gc
 from gdkd_cache.data.masks import IGNORE
-from gdkd_cache.data.source import Source
+from gdkd_cache.data.source import Source, settle
 from gdkd_cache.errors import ModelError, SourceError
 from gdkd_cache.models.build import build_model
 from gdkd_cache.models.card import ModelCard
+from gdkd_cache.models.network import Network
 from gdkd_cache.models.weights import load_card, save_weights
+from gdkd_cache.store.facts import TeacherFacts
+from gdkd_cache.training.agreement import agree
 from gdkd_cache.training.evaluate import Evaluator
 from gdkd_cache.training.mask_evaluation import MaskEvaluation, Windows, pixel_logits
 from gdkd_cache.training.records.runs import read_run
@@ -312,6 +315,34 @@ def test_what_does_not_go_together_is_refused(folder: Path, tmp_path: Path, opti
     refused = _run(*command)
     assert refused.exit_code in (1, 2)
     assert message in " ".join(refused.output.split())
+
+
+def test_agreement_is_of_cells(tmp_path: Path) -> None:
+    """With oneself as the teacher all cells agree; a student of another grid is resized to the teacher's."""
+    facts = TeacherFacts(name="colours", mean=_MEAN, std=_STD)
+    model, source = _Colours().eval(), settle(Scenes(4))
+    teacher = Network(model=model, mean=_MEAN, std=_STD, device=_CPU, precision="float32", description=facts)
+    options = gc.BuildOptions(
+        out=tmp_path / "c.zarr",
+        num_views=1,
+        recipe="none",
+        codec="dense:dtype=float32",
+        losses=("kd",),
+        accept_teacher=True,
+    )
+    gc.build(options, source, teacher)
+    dataset = gc.open_cache(tmp_path / "c.zarr").dataset(source)
+    found = agree(model, dataset, mean=_MEAN, std=_STD, device=_CPU, batch_size=3)
+    assert (found.agreement, found.num_rows) == (1, 4)
+    assert found.divergence == pytest.approx(0, abs=1e-6)
+    with torch.no_grad():
+        said = torch.cat([model(_normalized(image)) for image, _ in Scenes(4)._rows]).movedim(1, -1)
+    centres = torch.stack([torch.from_numpy(mask)[2::4, 2::4] for _, mask in Scenes(4)._rows])
+    right = said.argmax(-1) == centres
+    assert found.accuracy == pytest.approx(float(right[centres != IGNORE].float().mean()))
+    other = agree(build_model("seg-s", _IDS), dataset, mean=_MEAN, std=_STD, device=_CPU)
+    assert 0 <= other.agreement < 1
+    assert other.divergence > 0
 
 
 def test_trainings_are_compared_by_their_score(trained: Path) -> None:

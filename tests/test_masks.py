@@ -1,7 +1,9 @@
 """Masks move with the pixels, to the bit, and what a mask is has no rounding."""
 
 import dataclasses
+import pickle
 import zlib
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -417,6 +419,23 @@ def test_targets() -> None:
     assert F.cross_entropy(logits, given).isclose(F.cross_entropy(logits.movedim(1, -1)[kept], given[kept]))
 
 
-def test_images_with_masks_are_decoded_whenever_they_are_read(tmp_path: Any) -> None:
-    source = masked(4)
-    assert decoded_once(source, Recipe("none"), 10**9, tmp_path) is source
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_images_and_masks_that_are_kept(tmp_path: Path, in_memory: bool) -> None:
+    """In memory or in a file: they are not decoded again, and give the same views; another mask is another file."""
+    source, recipe = masked(9, heights=(24,) if in_memory else (24, 31)), open_recipe(SPECS[-1], _HEIGHT, _WIDTH)
+    kept = decoded_once(source, recipe, 10**9, tmp_path)
+    assert kept is not source
+    assert (kept.images is not None) == in_memory
+    for row in range(9):
+        for ours, theirs in zip(kept[row], source[row], strict=True):
+            assert ours.dtype == theirs.dtype
+            assert np.array_equal(ours, theirs)
+        assert np.array_equal(kept.mask(row), source.mask(row))
+    expected = _joined(_rendered(source, recipe))
+    for one in (kept, pickle.loads(pickle.dumps(kept))):
+        assert all(map(torch.equal, _joined(_rendered(one, recipe)), expected))
+    if not in_memory:
+        changed = masked(9, heights=(24, 31), change=(4, _moved))
+        again = decoded_once(changed, recipe, 10**9, tmp_path)
+        assert np.array_equal(again.mask(4), changed.mask(4))
+        assert not np.array_equal(again.mask(4), kept.mask(4))

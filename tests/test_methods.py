@@ -1,5 +1,6 @@
-"""Methods with heads of their own: losses against references, trainings from a cache, and what is left of them."""
+"""The losses of other papers against slow references, written from their equations in float64."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -7,288 +8,211 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
-from test_resume import _Killed, _killed_at, _same
-from torch import Tensor, nn
+from torch import Tensor
 
 import gdkd_cache as gc
-from gdkd_cache.building.features import class_features
-from gdkd_cache.building.options import SignalOptions
-from gdkd_cache.cache.batch import TeacherBatch
-from gdkd_cache.data.source import ArraySource
-from gdkd_cache.data.subset import labelled
-from gdkd_cache.errors import CacheError, GdkdCacheError, MismatchError, ModelError, UsageError
-from gdkd_cache.models.card import ModelCard
-from gdkd_cache.models.heads import TwoHeads
-from gdkd_cache.models.network import Network
-from gdkd_cache.models.opening import open_network
-from gdkd_cache.models.weights import save_weights
-from gdkd_cache.training.methods.nd import norm_direction
-from gdkd_cache.training.tasks import task_of
+from gdkd_cache import losses
+from gdkd_cache.codec.registry import CODECS
+from gdkd_cache.errors import UsageError
+from gdkd_cache.losses.registry import LOSSES
 
-_KD = "kd:temperature=2"
+_GOLDEN = Path(__file__).parent / "golden"
 
 
-def _options(out: Path, **fields: Any) -> gc.TrainOptions:
-    defaults: dict[str, Any] = {"student": "cnn-s", "epochs": 2, "loss": _KD, "threads": 1, "num_workers": 0}
-    return gc.TrainOptions(out=out, **(defaults | fields))
+def _soft(z: Tensor, temperature: float) -> Tensor:
+    powers = (z / temperature).exp()
+    return powers / powers.sum(-1, keepdim=True)
 
 
-def bottled(num_classes: int) -> nn.Module:
-    """A network that does something with what its last linear layer gives."""
-    return nn.Sequential(nn.Flatten(), nn.Linear(192, num_classes), nn.Softplus())
+def _pearson(one: Tensor, other: Tensor) -> Tensor:
+    a, b = one - one.mean(), other - other.mean()
+    return (a * b).sum() / ((a * a).sum() * (b * b).sum()).sqrt()
 
 
-def convolved(num_classes: int) -> nn.Module:
-    """A network without a linear layer."""
-    return nn.Sequential(nn.Conv2d(3, num_classes, 8), nn.Flatten())
+def _dist(s: Tensor, t: Tensor, y: Tensor, *, beta: float, gamma: float, temperature: float) -> Tensor:
+    q, p = _soft(s, temperature), _soft(t, temperature)
+    inter = torch.stack([1 - _pearson(*pair) for pair in zip(q, p, strict=True)]).mean()
+    intra = torch.stack([1 - _pearson(*pair) for pair in zip(q.T, p.T, strict=True)]).mean()
+    return temperature**2 * (beta * inter + gamma * intra)
+
+
+def _pld(s: Tensor, t: Tensor, y: Tensor, *, temperature: float) -> Tensor:
+    total, p = torch.zeros((), dtype=s.dtype), _soft(t, temperature)
+    for i, label in enumerate(y.tolist()):
+        rest = sorted((c for c in range(s.shape[1]) if c != label), key=lambda c, i=i: (-t[i, c].item(), c))
+        order = [label, *rest]
+        for k, chosen in enumerate(order):
+            left = (s[i, order[k:]] / temperature).exp().sum().log()
+            total = total + p[i, chosen] * (left - s[i, chosen] / temperature)
+    return temperature**2 * total / len(s)
+
+
+def _bdkd(s: Tensor, t: Tensor, y: Tensor, *, favour: float, temperature: float) -> Tensor:
+    total = torch.zeros((), dtype=s.dtype)
+    for q, p in zip(_soft(s, temperature), _soft(t, temperature), strict=True):
+        surer = -(q * q.log()).sum() < -(p * p.log()).sum()
+        forward, reverse = (p * (p / q).log()).sum(), (q * (q / p).log()).sum()
+        total = total + forward * (favour if surer else 1) + reverse * (1 if surer else favour)
+    return temperature**2 * total / len(s)
+
+
+def _sinkd(s: Tensor, t: Tensor, y: Tensor, *, blur: float, iterations: int, temperature: float) -> Tensor:
+    q, p = _soft(s, temperature), _soft(t, temperature)
+    costs = torch.stack([torch.stack([(a - b).abs().sum() for b in p]) for a in q])
+    plan = (-costs / blur).exp()
+    for _ in range(iterations):
+        plan = plan / plan.sum(1, keepdim=True)
+        plan = plan / plan.sum(0, keepdim=True)
+    return (plan * costs).sum() / len(s)
+
+
+def _taid(s: Tensor, t: Tensor, y: Tensor, *, share: float, temperature: float) -> Tensor:
+    r, q = _soft((1 - share) * s.detach() + share * t, temperature), _soft(s, temperature)
+    return temperature**2 * (r * (r / q).log()).sum(-1).mean()
+
+
+def _ofa(s: Tensor, t: Tensor, y: Tensor, *, gamma: float, temperature: float) -> Tensor:
+    q, p = _soft(s, temperature), _soft(t, temperature)
+    label = torch.nn.functional.one_hot(y, s.shape[1])
+    return temperature**2 * -(((p + label) ** gamma - label) * q.log()).sum(-1).mean()
+
+
+def _margin_mse(s: Tensor, t: Tensor, y: Tensor, *, temperature: float) -> Tensor:
+    total = torch.zeros((), dtype=s.dtype)
+    for i, label in enumerate(y.tolist()):
+        others = [c for c in range(s.shape[1]) if c != label]
+        apart = [(s[i, label] - s[i, c]) - (t[i, label] - t[i, c]) for c in others]
+        total = total + torch.stack(apart).square().mean()
+    return total / len(s)
+
+
+_SLOW = {
+    "dist": _dist, "pld": _pld, "bdkd": _bdkd, "sinkd": _sinkd, "taid": _taid, "ofa": _ofa, "margin_mse": _margin_mse,
+}  # fmt: skip
+_SPECS = [
+    "dist", "dist:beta=2,gamma=0.5,temperature=4", "pld", "pld:temperature=3", "bdkd", "bdkd:favour=5,temperature=1",
+    "sinkd", "sinkd:blur=0.02,iterations=7,temperature=1", "taid", "taid:share=0.3,temperature=2", "ofa",
+    "ofa:gamma=1.5,temperature=2", "margin_mse",
+]  # fmt: skip
+
+
+def _drawn(rows: int, num_classes: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    student, teacher = torch.randn(2, rows, num_classes, generator=generator, dtype=torch.float64).mul(3)
+    return student, teacher, torch.randint(0, num_classes, (rows,), generator=generator)
 
 
 @pytest.fixture(scope="module")
-def signal(tmp_path_factory: pytest.TempPathFactory, digits: ArraySource, digits_cache: Path, weights: Path) -> Path:
-    """The class means of a teacher's features."""
-    path = tmp_path_factory.mktemp("signal") / "digits.signal"
-    network = gc.open_network("cnn-s", weights, 10, device="cpu")
-    class_features(SignalOptions(out=path, batch_size=100, num_workers=0), gc.open_cache(digits_cache), digits, network)
-    return path
-
-
-def _wider(path: Path, cache: Path) -> Path:
-    """A signal of more features than cnn-s has."""
-    generator = torch.Generator().manual_seed(0)
-    arrays = {"features": torch.randn(10, 40, generator=generator), "norms": torch.rand(10, generator=generator) + 5}
-    gc.pack_signal(path, gc.open_cache(cache), arrays, per="class")
-    return path
-
-
-def test_two_heads_are_mixed() -> None:
-    """Evaluated: log(alpha softmax(a) + (1 - alpha) softmax(b / beta)), class by class, at the ends too."""
-    generator = torch.Generator().manual_seed(0)
-    features = torch.randn(7, 5, generator=generator)
-    for alpha, beta in ((0.5, 0.5), (0.25, 3.0), (0.0, 1.0), (1.0, 1.0)):
-        heads = TwoHeads(nn.Linear(5, 4), alpha=alpha, beta=beta).eval()
-        nn.init.normal_(heads.teacher.weight, generator=generator)
-        given = heads(features).tolist()
-        logits = [layer(features).tolist() for layer in (heads.labels, heads.teacher)]
-        for row, own in enumerate(given):
-            one, other = (
-                [math.exp(z / t) / sum(math.exp(y / t) for y in part[row]) for z in part[row]]
-                for part, t in zip(logits, (1.0, beta), strict=True)
-            )
-            wanted = [math.log(alpha * p + (1 - alpha) * q) for p, q in zip(one, other, strict=True)]
-            assert own == pytest.approx(wanted, abs=1e-5)
-
-
-def _batch(width: int) -> tuple[Tensor, Tensor, TeacherBatch]:
-    generator = torch.Generator().manual_seed(0)
-    outputs = torch.randn(12, width, generator=generator).requires_grad_()
-    labels = torch.randint(10, (12,), generator=generator)
-    labels[::3] = -1
-    teacher = torch.randn(12, 10, generator=generator)
-    return outputs, labels, TeacherBatch(teacher, teacher.topk(3).indices, torch.arange(12), 0)
-
-
-def _log_softmax(z: Tensor) -> Tensor:
-    return z - z.exp().sum(-1, keepdim=True).log()
-
-
-def test_dho_loss() -> None:
-    """Cross-entropy of the first head over labelled rows, KD of the second over all; gradients of each stay apart."""
-    task = task_of(_options(Path("out"), method="dho", ce_weight=0.5, distillation_weight=2.0))
-    outputs, labels, said = _batch(20)
-    terms = task.terms(outputs, labels, said, 0)
-    (found,) = torch.autograd.grad(terms["loss"], outputs)
-    z = outputs.detach().double().requires_grad_()
-    known = [row for row in range(12) if labels[row] >= 0]
-    ce = -sum(_log_softmax(z[row, :10])[labels[row]] for row in known) / len(known)
-    p, q = (_log_softmax(one.double() / 2) for one in (said.logits, z[:, 10:]))
-    kd = 4 * (p.exp() * (p - q)).sum(-1).mean()
-    (wanted,) = torch.autograd.grad(0.5 * ce + 2 * kd, z)
-    assert terms["ce"].item() == pytest.approx(ce.item(), rel=1e-6)
-    assert terms["distillation"].item() == pytest.approx(kd.item(), rel=1e-5)
-    torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=1e-7)
-    assert not found[labels < 0, :10].any()
-    assert found[labels < 0, 10:].any()
-
-
-def test_a_batch_without_labels() -> None:
-    """Its cross-entropy is 0, and so is its gradient; the teacher teaches all the same."""
-    for method in (None, "dho"):
-        task = task_of(_options(Path("out"), method=method))
-        outputs, labels, said = _batch(20 if method else 10)
-        terms = task.terms(outputs, torch.full_like(labels, -1), said, 0)
-        (gradient,) = torch.autograd.grad(terms["loss"], outputs)
-        assert terms["ce"].item() == 0
-        assert gradient.isfinite().all()
-        assert gradient.any()
-
-
-def test_norm_direction() -> None:
-    """Row by row in float64, values and gradients; without a label a row has no part in it."""
-    generator = torch.Generator().manual_seed(0)
-    features = torch.randn(9, 6, generator=generator, dtype=torch.float64).requires_grad_()
-    centres = torch.randn(4, 6, generator=generator, dtype=torch.float64)
-    norms = torch.tensor([0.1, 2.0, 5.0, 3.0], dtype=torch.float64)
-    labels = torch.tensor([0, 1, 2, 3, -1, 0, 1, -1, 2])
-    found = norm_direction(features, labels, centres, norms)
-    losses = []
-    for f, y in zip(features, labels.tolist(), strict=True):
-        if y >= 0:
-            length = (f * f).sum().sqrt()
-            largest = length if length.item() > norms[y].item() else norms[y]
-            losses.append(1 - (f * centres[y]).sum() / (centres[y] ** 2).sum().sqrt() / largest)
-    wanted = sum(losses) / len(losses)
-    assert found.item() == pytest.approx(wanted.item(), rel=1e-12)
-    gradients = [torch.autograd.grad(one, features)[0] for one in (found, wanted)]
-    torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-12)
-    assert norm_direction(features, torch.full((9,), -1), centres, norms).item() == 0
-
-
-def test_class_features(digits: ArraySource, digits_cache: Path, teacher: Network, signal: Path) -> None:
-    """They are the means over each class of what the last linear layer reads, and of its norms."""
-    found = gc.open_signal(signal, gc.open_cache(digits_cache)).arrays
-    pixels = torch.from_numpy(digits.images).float() / 255
-    features = teacher.model[:-1]((pixels - 0.3) / 0.4).detach().double()
-    for number in range(10):
-        own = features[torch.from_numpy(digits.labels == number)]
-        torch.testing.assert_close(found["features"][number].double(), own.mean(0), rtol=1e-5, atol=1e-6)
-        assert float(found["norms"][number]) == pytest.approx(float(own.norm(dim=1).mean()), rel=1e-5)
-
-
-@pytest.mark.parametrize("method", ["dho:alpha=0.25,beta=2", "nd:weight=2"])
-def test_trainings_go_on_to_the_bit(
-    method: str,
-    tmp_path: Path,
-    digits: ArraySource,
-    digits_test: ArraySource,
-    digits_cache: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """With a moving average, in parts, in the midst of an epoch; what is left evaluates as it did while training."""
-    cache = gc.open_cache(digits_cache)
-    fields: dict[str, Any] = {"method": method, "labelled": "60", "ema": 0.9, "accumulate": 2, "save_every": "1"}
-    if method.startswith("nd"):
-        fields["signal"] = _wider(tmp_path / "wide.signal", digits_cache)
-    whole, stopped = (_options(tmp_path / name, **fields) for name in ("whole", "stopped"))
-    result = gc.train(whole, digits, digits_test, cache=cache)
-    with _killed_at(6, monkeypatch), pytest.raises(_Killed):
-        gc.train(stopped, digits, digits_test, cache=cache)
-    gc.train(stopped, digits, digits_test, cache=cache)
-    _same(stopped.out, whole.out)
-    opened = open_network(None, whole.out / "last.safetensors", 10, device="cpu")
-    logits = opened.logits(torch.from_numpy(digits_test.images))
-    assert logits.shape == (64, 10)
-    assert float((logits.argmax(1).numpy() == digits_test.labels).mean()) == result.last_accuracy
-    names = load_file(whole.out / "last.safetensors").keys()
-    if method.startswith("nd"):  # what only trains the network is no part of it
-        assert opened.description.name == "cnn-s"
-        assert not [name for name in names if "adapter" in name]
-        assert [
-            name
-            for name in load_file(whole.out / "state.safetensors")
-            if name.startswith("model.") and "adapter" in name
+def saturated() -> list[tuple[Tensor, Tensor, Tensor]]:
+    """The inputs of the golden cases, float32, that are saturated: logits of hundreds."""
+    cases = sorted({case["id"] for case in json.loads((_GOLDEN / "losses.json").read_text()) if case["scale"] > 10})
+    with np.load(_GOLDEN / "losses.npz") as golden:
+        parts = [
+            [torch.from_numpy(golden[f"{case}/{name}"]) for name in ("student", "teacher", "target")] for case in cases
         ]
-    else:
-        assert opened.description.name == "two-heads:cnn-s"
-        heads = opened.model[-1]
-        assert (float(heads.alpha), float(heads.beta)) == (0.25, 2.0)
-    line = (whole.out / "metrics.jsonl").read_text().splitlines()[0]
-    assert ('"nd"' in line) == method.startswith("nd")
+    return [(student.float(), teacher.float(), labels) for student, teacher, labels in parts]
 
 
-def test_labels_of_some_rows(digits: ArraySource) -> None:
-    """So many of the smallest key hash keep theirs, as for `subset`; a digest of its own."""
-    hidden = labelled(digits, 40)
-    assert (len(hidden), hidden.unlabelled) == (256, 216)
-    kept = hidden.labels >= 0
-    assert (hidden.labels[kept] == digits.labels[kept]).all()
-    assert hidden.digest != digits.digest
-    assert (labelled(digits, 30).labels >= 0)[kept].sum() == 30
+@pytest.mark.parametrize("spec", _SPECS)
+@pytest.mark.parametrize("shape", [(9, 7), (5, 2)])
+def test_it_is_its_equation(spec: str, shape: tuple[int, int]) -> None:
+    student, teacher, labels = _drawn(*shape)
+    loss = gc.loss(spec)
+    settings = {name: value for name, value in loss.to_json().items() if name not in ("loss", "standardize")}
+    found, expected = student.clone().requires_grad_(), student.clone().requires_grad_()
+    given = teacher.clone().requires_grad_()
+    value = loss(found, given, labels)
+    slow = _SLOW[loss.name](expected, teacher, labels, **settings)
+    (ours,), (theirs,) = torch.autograd.grad(value, found, retain_graph=True), torch.autograd.grad(slow, expected)
+    assert value.item() == pytest.approx(slow.item(), rel=1e-9, abs=1e-12)
+    assert (ours - theirs).norm() <= 1e-9 * theirs.norm()
+    assert torch.autograd.grad(value, given, allow_unused=True) == (None,), "the teacher is no one's to train"
 
 
-def _refusals() -> list[tuple[dict[str, Any], type[GdkdCacheError], str]]:
-    return [
-        ({"method": "dho", "skip_epochs": 1}, UsageError, "method dho trains both heads"),
-        ({"method": "dho:gamma=1"}, UsageError, "method dho: cannot read 'gamma=1'"),
-        ({"method": "dho:alpha=2"}, UsageError, "alpha is 2.0; it must be"),
-        ({"method": "other"}, UsageError, "method is 'other'"),
-        ({"method": "nd"}, UsageError, "gdkd-cache signal"),
-        ({"method": "dho", "student": "test_methods:convolved"}, ModelError, "no linear layer of 10 outputs"),
-        ({"method": "dho", "student": "test_methods:bottled"}, ModelError, "something else than its last linear layer"),
-        ({"labelled": "50", "loss": "dkd"}, UsageError, "dkd needs one label an image; 206 of 256"),
-        ({"labelled": "0"}, UsageError, "labelled is 0"),
-    ]
-
-
-@pytest.mark.parametrize(("fields", "kind", "said"), _refusals())
-def test_refusals(
-    fields: dict[str, Any],
-    kind: type[GdkdCacheError],
-    said: str,
-    tmp_path: Path,
-    digits: ArraySource,
-    digits_test: ArraySource,
-    digits_cache: Path,
+@pytest.mark.parametrize("name", _SLOW)
+@pytest.mark.parametrize("settings", ["", ":temperature=1", ":standardize=1"])
+def test_finite_where_all_is_saturated(
+    name: str, settings: str, saturated: list[tuple[Tensor, Tensor, Tensor]]
 ) -> None:
-    with pytest.raises(kind, match=said):
-        gc.train(_options(tmp_path / "out", **fields), digits, digits_test, cache=gc.open_cache(digits_cache))
-    assert not (tmp_path / "out" / "metrics.jsonl").exists()
+    for student, teacher, labels in saturated:
+        logits = student.clone().requires_grad_()
+        loss = gc.loss(f"{name}{settings}")(logits, teacher, labels)
+        (gradient,) = torch.autograd.grad(loss, logits)
+        assert loss.isfinite()
+        assert gradient.isfinite().all()
 
 
-def test_refusals_without_a_cache(tmp_path: Path, digits: ArraySource, digits_test: ArraySource) -> None:
-    for fields, said in (
-        ({"labelled": "50"}, "cross-entropy learns nothing"),
-        ({"method": "dho"}, "goes with a distillation loss"),
-        ({"signal": tmp_path}, "goes with the cache"),
-    ):
-        with pytest.raises(UsageError, match=said):
-            gc.train(_options(tmp_path / "out", loss="ce", **fields), digits, digits_test)
+@pytest.mark.parametrize("name", _SLOW)
+def test_a_student_that_says_the_same_everywhere(name: str) -> None:
+    """Where nothing varies, and in a batch of one row: finite, and no matter how many leading axes there are."""
+    _, teacher, labels = _drawn(4, 6)
+    for rows in (slice(0, 1), slice(None)):
+        student = torch.zeros_like(teacher[rows], requires_grad=True)
+        loss = gc.loss(name)(student, teacher[rows], labels[rows])
+        assert torch.autograd.grad(loss, student)[0].isfinite().all()
+    student = torch.randn(2, 2, 6, dtype=torch.float64)
+    flat = gc.loss(name)(student.view(4, 6), teacher, labels)
+    torch.testing.assert_close(gc.loss(name)(student, teacher.view(2, 2, 6), labels.view(2, 2)), flat)
 
 
-def test_signals_that_no_method_needs(
-    tmp_path: Path, digits: ArraySource, digits_test: ArraySource, digits_cache: Path, signal: Path
-) -> None:
-    cache = gc.open_cache(digits_cache)
-    with pytest.raises(UsageError, match="nothing here needs it"):
-        gc.train(_options(tmp_path / "out", signal=signal), digits, digits_test, cache=cache)
-    rows = tmp_path / "rows.signal"
-    gc.pack_signal(rows, cache, {"hard": np.ones(256)}, per="row", about="how hard each is")
-    with pytest.raises(MismatchError, match="method nd needs one of"):
-        gc.train(_options(tmp_path / "out", method="nd", signal=rows), digits, digits_test, cache=cache)
+def test_known_cases() -> None:
+    student, teacher, labels = _drawn(6, 5)
+    kd = losses.kd(student, teacher, temperature=2.0)
+    torch.testing.assert_close(losses.taid(student, teacher, share=1.0, temperature=2.0), kd)
+    assert losses.taid(student, teacher, share=0.0).item() == pytest.approx(0, abs=1e-12)
+    assert losses.margin_mse(teacher + 3, teacher, labels).item() == pytest.approx(0, abs=1e-12)
+    assert losses.dist(teacher, teacher).item() == pytest.approx(0, abs=1e-12)
+    assert losses.sinkd(teacher, teacher, blur=1e-3).item() == pytest.approx(0, abs=1e-9)
+    entropy = -(teacher.softmax(-1) * teacher.log_softmax(-1)).sum(-1).mean()
+    assert losses.ofa(student, teacher, labels).item() == pytest.approx(
+        (losses.kd(student, teacher, temperature=1.0) + entropy).item(), rel=1e-12
+    )
+    sure = torch.full((6, 5), -1e3, dtype=torch.float64).scatter(1, labels[:, None], 1e3)
+    cross_entropy = torch.nn.functional.cross_entropy(student, labels)
+    torch.testing.assert_close(losses.pld(student, sure, labels), cross_entropy)
+    uniform = torch.zeros(1, 4, dtype=torch.float64)  # all orders are alike: log 4!
+    assert losses.pld(uniform, uniform, torch.tensor([0])).item() == pytest.approx(math.log(24) / 4)
 
 
-def test_signals_are_checked(tmp_path: Path, digits_cache: Path, caches: dict[str, Path], signal: Path) -> None:
-    """A flipped bit, other data, other shapes and numbers that are none are found; equal ones are equal bytes."""
-    cache, data = gc.open_cache(digits_cache), signal.read_bytes()
-    known = gc.open_signal(signal, cache)
-    again = tmp_path / "again.signal"
-    gc.pack_signal(again, cache, known.arrays, per="class", about=known.about)
-    assert again.read_bytes() == data
-    broken = tmp_path / "broken.signal"
-    for place in (0, 9, 60, len(data) // 2, len(data) - 1):
-        broken.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
-        with pytest.raises((CacheError, MismatchError), match="signal"):
-            gc.open_signal(broken, cache)
-    broken.write_bytes(data[:-4])
-    with pytest.raises(CacheError, match="cannot be read"):
-        gc.open_signal(broken, cache)
-    with pytest.raises(MismatchError, match="is of data"):
-        gc.open_signal(signal, gc.open_cache(caches["dense"]))
-    for arrays, per, said in (
-        ({"a": np.ones((9, 2))}, "class", r"it must be \[class, ...\]: 10"),
-        ({"a": np.full((10, 2), np.nan)}, "class", "NaN or infinity"),
-        ({}, "class", "no arrays"),
-        ({"a b": np.ones(10)}, "class", "named as a variable"),
-    ):
-        with pytest.raises(UsageError, match=said):
-            gc.pack_signal(tmp_path / "new.signal", cache, arrays, per=per)
-    with pytest.raises(MismatchError, match="exists"):
-        gc.pack_signal(again, cache, known.arrays, per="class")
+def test_the_exact_ranking_can_be_given() -> None:
+    """Where decoded logits tie, or are out of order, the stored ranks say what the teacher's order was."""
+    student, teacher, labels = _drawn(6, 8)
+    top = losses.top_classes(teacher, 4)
+    tied = teacher.scatter(1, top, teacher.amax(-1, keepdim=True).expand(-1, 4))
+    p = tied.softmax(-1)
+    found = losses.pld(student, tied, labels, top=top)
+    order = teacher.argsort(dim=-1, descending=True)
+    expected = []
+    for i, label in enumerate(labels.tolist()):
+        own = [label, *(c for c in order[i].tolist() if c != label)]
+        expected.append(sum(p[i, c] * (student[i, own[k:]].logsumexp(0) - student[i, c]) for k, c in enumerate(own)))
+    torch.testing.assert_close(found, torch.stack(expected).mean())  # pyright: ignore[reportArgumentType]
+    assert not torch.allclose(found, losses.pld(student, tied, labels))
 
 
-@pytest.mark.parametrize("name", ["two-heads:os:getcwd", "two-heads:two-heads:os:getcwd", "two-heads:hf:/etc"])
-def test_cards_load_no_code_through_a_second_head(name: str, tmp_path: Path) -> None:
-    card = ModelCard(name=name, num_classes=10, size=(8, 8), mean=(0.3, 0.3, 0.3), std=(0.4, 0.4, 0.4))
-    save_weights(nn.Linear(2, 2), card, tmp_path / "a.safetensors")
-    with pytest.raises(ModelError, match="no file may"):
-        open_network(None, tmp_path / "a.safetensors", 10, device="cpu")
+@pytest.mark.parametrize("name", _SLOW)
+def test_wrong_shapes_are_named(name: str) -> None:
+    student, teacher, labels = _drawn(4, 6)
+    with pytest.raises(UsageError, match=r"\[4, 6\].*\[4, 5\]"):
+        gc.loss(name)(student, teacher[:, :5], labels)
+    if LOSSES.load(name).needs_labels:
+        with pytest.raises(UsageError, match=r"labels are \[3\]"):
+            gc.loss(name)(student, teacher, labels[:3])
+
+
+@pytest.mark.parametrize("name", _SLOW)
+def test_what_cannot_serve_it_says_so(name: str) -> None:
+    """A sketch of the head refuses a loss of the whole tail by name; the others serve all."""
+    loss: Any = gc.loss(name)
+    sensitivity = loss.sensitivity(*_float(*_drawn(6, 20)), torch.zeros(6, 1, dtype=torch.int64))
+    assert sensitivity.shape == (6, 20)
+    assert (sensitivity >= 0).all()
+    topk = CODECS.load("topk")(num_classes=20, num_top=4, temperatures=(loss.temperature,))  # pyright: ignore[reportCallIssue]
+    refusal = topk.refusal(loss)
+    assert (refusal is not None) == loss.needs_tail
+    if refusal is not None:
+        assert name in refusal
+
+
+def _float(student: Tensor, teacher: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    return teacher.float(), labels

@@ -143,7 +143,7 @@ class _TeacherOptions(CacheOptions):
             decoded=options.decoded,
             num_workers=options.num_workers,
         )
-        network.tried(len(source.classes), dataset.size)
+        network.tried(len(source.classes), dataset.size, dense=source.has_masks)
         num_workers = default_num_workers(dataset.source) if options.num_workers is None else options.num_workers
         return agree(
             network.model,

@@ -45,7 +45,7 @@ class CellTally:
         if not accept and at_least(hits, self._images, independent) >= P_VALUE and (labels != labels[0]).any():
             raise ModelError(
                 f"the teacher is right on {found.top1:.1%} of the cells of {self._images} augmented views, and by "
-                f"chance it would be on {independent:.1%}: are its weights those of this data's classes, in this order? "
-                "Build all the same with --accept-teacher"
+                f"chance it would be on {independent:.1%}: are its weights those of this data's classes, in this "
+                "order? Build all the same with --accept-teacher"
             )
         return Examination(views=found)

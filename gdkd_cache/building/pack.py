@@ -14,6 +14,7 @@ from torch import Tensor
 from gdkd_cache.building.figures import Tally
 from gdkd_cache.building.sampling import Sampling
 from gdkd_cache.cache.references import ReferenceRows
+from gdkd_cache.codec.calibration import Calibration
 from gdkd_cache.codec.fidelity import ENCODE_ROWS
 from gdkd_cache.codec.registry import AUTO
 from gdkd_cache.codec.request import CodecRequest
@@ -21,7 +22,7 @@ from gdkd_cache.data.nearness import Nearness
 from gdkd_cache.data.recipes.step import NEAREST
 from gdkd_cache.data.source import class_ids, is_text, source_digest
 from gdkd_cache.errors import UsageError
-from gdkd_cache.limits import MOST_CELLS, MOST_CLASSES, NO_LABEL, SHARD_ROWS
+from gdkd_cache.limits import MOST_CELLS, MOST_CLASSES, NO_LABEL, usual_shard_rows
 from gdkd_cache.losses.base import Loss, parse_loss
 from gdkd_cache.progress import progress
 from gdkd_cache.schema import from_json
@@ -121,7 +122,7 @@ def pack(
         codec=UNFITTED,
         fidelity=UNMEASURED,
         build=Build(software={name: version(name) for name in ("gdkd-cache", "numpy", "torch", "zarr")}),
-        shard_rows=cells.shard_rows(SHARD_ROWS),
+        shard_rows=cells.shard_rows(usual_shard_rows(num_rows)),
         cells=cells,
         card=make_card(license, contact),
     )
@@ -132,15 +133,11 @@ def pack(
         return found.manifest
     if isinstance(found, Empty):
         sampling = Sampling.of(request, hash_keys(keys), num_classes, len(views), cells=cells)
-        rows, number = sampling.rows, sampling.num_sampled
-        sampled = [_loaded(view, rows[sampling.some]) for view in views[:number]]
-        # Nobody knows how near views are.
-        weights = torch.full((number, number, len(sampling.some)), NEAREST, dtype=torch.int16) if number else None
-        whole = torch.stack([_loaded(view, rows) for view in views[: sampling.num_whole]])
-        calibration = sampling.calibrated(whole, labels[torch.from_numpy(rows)], sampled, weights)
+        calibration = _calibration(sampling, views, labels)
         choice = calibration.choose()
         examination = _examined(*calibration.labelled) if true_labels else None
         found = Begun(choice.codec, choice.fidelity, examination)
+        del calibration  # and its logits
     writer, fitted = place.begin(found), found.codec
     references: dict[int, ReferenceRows] = {}
 
@@ -168,6 +165,15 @@ def pack(
     manifest = writer.finish(keys, labels.view(num_rows, *cells.label_axis).numpy())
     place.clean(Complete(manifest))
     return manifest
+
+
+def _calibration(sampling: Sampling, views: list[Logits], labels: Tensor) -> Calibration:
+    rows, number = sampling.rows, sampling.num_sampled
+    sampled = [_loaded(view, rows[sampling.some]) for view in views[:number]]
+    # Nobody knows how near views are.
+    weights = torch.full((number, number, len(sampling.some)), NEAREST, dtype=torch.int16) if number else None
+    whole = torch.stack([_loaded(view, rows) for view in views[: sampling.num_whole]])
+    return sampling.calibrated(whole, labels[torch.from_numpy(rows)], sampled, weights)
 
 
 def _examined(logits: Tensor, labels: Tensor) -> Examination | None:

@@ -18,13 +18,14 @@ from gdkd_cache.codec.request import CodecRequest
 from gdkd_cache.codec.views import SampledViews
 from gdkd_cache.errors import UsageError
 
-_CALIBRATION_VALUES = 2**28
+_CALIBRATION_VALUES = 2**27
 _GRID_VALUES = 2**26
 _GRIDS = 256
 _FITTED_CELLS = 2**15
 _MEASURED_CELLS = 2**18
 _MEASURED_VALUES = 2**21
 _MEASURED_ROWS = (1024, 4096)
+_MOST_MEASURED = 2**23  # values: what is measured takes tens of copies of them
 _ROWS_A_CLASS = 16
 _SAMPLED_ROWS = 2048
 _FEWEST_SAMPLED = 512
@@ -54,7 +55,7 @@ class Choice:
 
 
 def calibration_rows(num_rows: int, num_classes: int, num_cells: int = 1) -> int:
-    """How many rows to calibrate on: the larger of 4096 and 40 a class, at most all, and at most 1 GiB of logits.
+    """How many rows to calibrate on: the larger of 4096 and 40 a class, at most all, and at most 512 MiB of logits.
 
     Of rows of several cells 256 are enough, and at most 1/4 GiB.
     """
@@ -149,7 +150,8 @@ class Calibration:
     Attributes:
         fitted: logits float32 [row, class] and labels int64 [row], `coded`, to fit to, of all views; of rows of several
             cells, some of these.
-        fitted_rows: of rows of several cells, logits float32 [row, *grid, class] and labels of whole rows to fit to.
+        fitted_rows, held_out_rows: of rows of several cells, logits float32 [row, *grid, class] and labels of whole
+            rows to fit to, and of others.
         num_fitted: how many rows of a view these are.
         num_rows, num_classes: of the logits, all views counted.
         grid, outputs: of a row.
@@ -184,11 +186,11 @@ class Calibration:
             held_out[:] = True  # too few rows to spare any: measured on what it was fitted to
         fitted = ~held_out if len(labels) >= 4 else held_out
         least, most = _MEASURED_ROWS
-        measured = min(max(_MEASURED_VALUES // self.num_classes, least), most)
+        measured = min(max(_MEASURED_VALUES // self.num_classes, least), most, _MOST_MEASURED // self.num_classes)
         self._labels = labels[fitted], labels[held_out]
         self.fitted_rows, others = (_of_rows(logits, coded(labels), rows) for rows in (fitted, held_out))
         if self.grid:
-            self._held_out_rows = _first(others, max(_MEASURED_CELLS // prod(self.grid), 1))
+            self.held_out_rows = _first(others, max(_MEASURED_CELLS // prod(self.grid), 1))
             self._cells = _some_cells(*self.fitted_rows, _FITTED_CELLS)
             self._held_out = _some_cells(*others, measured)
             self.fitted = self._cells[0].flatten(0, 1), labels_of_cells(self._cells[1], self._cells[0].shape[1:2])
@@ -235,7 +237,7 @@ class Calibration:
 
     def _measured_on(self, codec: Codec) -> tuple[Tensor, Tensor]:
         """Held-out logits and labels to measure a codec on: whole rows, or [cell, output, class] of some cells."""
-        return self._held_out_rows if codec.whole_rows else self._held_out
+        return self.held_out_rows if codec.whole_rows else self._held_out
 
     def num_top(self, options: CodecOptions) -> int:
         """How many exact classes a codec of these options shall keep."""
@@ -348,7 +350,7 @@ def _of_rows(logits: Tensor, labels: Tensor, rows: Tensor) -> tuple[Tensor, Tens
 
 
 def _first(part: tuple[Tensor, Tensor], number: int) -> tuple[Tensor, Tensor]:
-    return part[0][:number], part[1][:number]
+    return part[0][:number].clone(), part[1][:number]  # the others need not stay in memory
 
 
 def _some_cells(logits: Tensor, labels: Tensor, number: int) -> tuple[Tensor, Tensor]:

@@ -18,6 +18,11 @@ CODECS: "Registry[type[Codec]]" = Registry(
             "the whole distribution as transform-coded residuals, the top classes exact",
             "transform[:step=X,k=N,references=N]",
         ),
+        "grid": Entry(
+            "gdkd_cache.codec.grid.codec:GridCodec",
+            "of rows of several cells: the whole distribution, transform-coded over classes and over cells",
+            "grid[:step=X,k=N]",
+        ),
         "topk": Entry(
             "gdkd_cache.codec.topk:TopKCodec",
             "the top classes, the label's logit, and the exact mass of the rest",

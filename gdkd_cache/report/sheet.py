@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
+from gdkd_cache.limits import NO_LABEL
 from gdkd_cache.report.pen import FAINT, FRAME, GAP, INK, LINE, PAPER, Pen, font, thumbnail, wrapped
 
 _NARROWEST = 160

@@ -197,6 +197,24 @@ class Build(BuildFacts):
     parts: tuple[PartFacts, ...] = ()
 
 
+LAPLACE = "laplace"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseFacts:
+    """Noise that was added to a teacher's probabilities before anything was made of them.
+
+    Attributes:
+        mechanism: `laplace`: noise of scale sensitivity / epsilon on each class's probability.
+        epsilon: of one view of one image; all views of an image together have so many times that.
+        sensitivity: what two distributions differ by at most, in the sum over classes.
+    """
+
+    mechanism: str
+    epsilon: Number
+    sensitivity: Number
+
+
 @dataclass(frozen=True, kw_only=True)
 class Card:
     """What its maker says of a cache, as `make_card` makes it; None for nothing."""

@@ -6,7 +6,7 @@ import numpy as np
 
 from gdkd_cache.codec.base import Codec, Column, class_column
 from gdkd_cache.errors import CacheError
-from gdkd_cache.limits import NO_LABEL
+from gdkd_cache.limits import MOST_SHARD_ROWS, NO_LABEL, SHARD_ROWS
 from gdkd_cache.schema import short
 from gdkd_cache.store.arrays import ArrayLayout, group_metadata
 from gdkd_cache.store.card import CARD_NAMES, card_objects
@@ -33,6 +33,7 @@ _SIZES = Column(dtype="uint16", shape=(2,), fill=0)
 # at least a byte a row and at most some hundred, so only a cache made to exhaust memory goes beyond.
 _MOST_EXPANSION = 1024
 _FREE_BYTES = 64 * 2**20
+_LONG = 2**33
 
 
 def row_layouts(identity: Identity) -> dict[str, ArrayLayout]:
@@ -52,7 +53,9 @@ def row_layouts(identity: Identity) -> dict[str, ArrayLayout]:
     if identity.views is not None:
         extents[SOURCE_PROBE] = (_PROBES, identity.num_rows)
     layouts = {
-        name: ArrayLayout(name=name, column=column, num_rows=length, num_views=None)
+        name: ArrayLayout(
+            name=name, column=column, num_rows=length, num_views=None, shard_rows=_shared_shard_rows(length)
+        )
         for name, (column, length) in extents.items()
     }
     return layouts | check_layouts(identity)
@@ -61,6 +64,11 @@ def row_layouts(identity: Identity) -> dict[str, ArrayLayout]:
 def _num_labels(identity: Identity) -> int:
     """How many ids labels have: the classes, and one for rows without a label, if there are any."""
     return len(identity.classes) + bool(identity.data.unlabelled)
+
+
+def _shared_shard_rows(length: int) -> int:
+    """Of arrays that all views share: the keys of a billion rows would be more objects than a manifest lists."""
+    return SHARD_ROWS if length <= _LONG else MOST_SHARD_ROWS
 
 
 def check_layouts(identity: Identity) -> dict[str, ArrayLayout]:
@@ -117,6 +125,12 @@ def all_layouts(identity: Identity, codec: Codec) -> dict[str, ArrayLayout]:
     """All arrays by name."""
     references = {layout.name: layout for layout in reference_layouts(identity, codec).values()}
     return row_layouts(identity) | view_layouts(identity, codec) | references
+
+
+def num_objects(identity: Identity, codec: Codec) -> int:
+    """How many objects a manifest lists of the arrays."""
+    layouts = all_layouts(identity, codec).values()
+    return sum(1 + layout.num_shards * (1 if layout.num_views is None else layout.num_views) for layout in layouts)
 
 
 def shards_of(identity: Identity) -> Iterator[tuple[int, int, range]]:

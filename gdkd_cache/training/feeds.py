@@ -25,7 +25,9 @@ from gdkd_cache.losses.registry import LOSSES
 from gdkd_cache.models.network import Network
 from gdkd_cache.store.cells import ONE_CELL, Cells
 from gdkd_cache.training.batches import Batches, cached_batches, rendered_batches
-from gdkd_cache.training.options import TrainOptions
+from gdkd_cache.training.disagreement import Disagreement
+from gdkd_cache.training.distributed import rank_and_size
+from gdkd_cache.training.options import DISAGREEMENT, TrainOptions
 
 _LOG = logging.getLogger(__name__)
 
@@ -64,6 +66,7 @@ class Feed:
         views: the views of the epochs, in turn; None where each epoch has its own.
         cells: of which the teacher says something, of each image; one cell without a teacher.
         teacher: a live one.
+        disagreement: what chooses the views, where no turn does.
     """
 
     batches: Batches
@@ -73,6 +76,7 @@ class Feed:
     views: Sequence[int] | None
     cells: Cells = ONE_CELL
     teacher: Callable[[Tensor], Tensor] | None = None
+    disagreement: Disagreement | None = None
 
 
 def from_cache(
@@ -104,7 +108,13 @@ def from_cache(
     _LOG.info("%s", dataset.replay)
     if len(dataset) < cache.num_rows:
         _LOG.info("training on %d of the %d cached rows", len(dataset), cache.num_rows)
-    batches = cached_batches(dataset, num_workers=_num_workers(options, dataset.source), **loading)
+    disagreement = None
+    if options.views_by == DISAGREEMENT:
+        _refuse_disagreement(source)
+        dataset.hold_views()
+        disagreement = Disagreement(dataset.view_numbers, len(dataset))
+    workers = _num_workers(options, dataset.source)
+    batches = cached_batches(dataset, disagreement, num_workers=workers, **loading)
     return Feed(
         batches=batches,
         recipe=dataset.recipe,
@@ -112,7 +122,18 @@ def from_cache(
         keys=source.keys,
         views=dataset.view_numbers,
         cells=dataset.cells,
+        disagreement=disagreement,
     )
+
+
+def _refuse_disagreement(source: FullSource) -> None:
+    if source.has_masks:
+        raise UsageError("views_by disagreement is for images of one class; leave --views-by out for images with masks")
+    if rank_and_size()[1] > 1:
+        raise UsageError(
+            f"views_by disagreement remembers what this rank was shown, and {rank_and_size()[1]} ranks see others each "
+            "epoch; train on one, or leave --views-by out"
+        )
 
 
 def _refuse_temperatures(options: TrainOptions, cache: Cache | Ensemble) -> None:

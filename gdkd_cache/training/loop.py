@@ -209,7 +209,8 @@ class Training:
         except ModelError as error:
             raise self._diverged(state, str(error)) from None
         speed = self.num_images / state.seconds
-        view = {} if self.views is None else {"view": self.views[state.epoch % len(self.views)]}
+        chosen = state.disagreement is not None and state.disagreement.chooses(state.epoch)
+        view = {} if self.views is None or chosen else {"view": self.views[state.epoch % len(self.views)]}
         line: dict[str, Any] = {"epoch": state.epoch + 1, **view, **means, "lr": lr, **evaluation.told()}
         if averaged is not None:
             line |= {f"ema_{name}": value for name, value in averaged.told().items()}

@@ -1,8 +1,8 @@
 """What a batch's loss is where the targets are masks: cross-entropy at the images' size, distillation cell by cell."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -16,6 +16,8 @@ from gdkd_cache.models.cells import MAIN, named_outputs, upsampled
 from gdkd_cache.training import gradients
 from gdkd_cache.training.options import TrainOptions
 from gdkd_cache.training.task import Task
+
+Kind = TypeVar("Kind", bound="MaskTask")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +42,8 @@ class MaskTask(Task):
     outputs: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, options: TrainOptions, **own: Any) -> "MaskTask":
-        return replace(super().of(options, **own), aux_weight=options.aux_weight)
+    def of(cls: type[Kind], options: TrainOptions, **own: Any) -> Kind:
+        return super().of(options, aux_weight=options.aux_weight, **own)  # pyright: ignore[reportReturnType]
 
     def _weight(self, name: str) -> float:
         return 1.0 if name == MAIN else self.aux_weight
@@ -65,7 +67,7 @@ class MaskTask(Task):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not skipped):
             parts = self._cells(given, labels, teacher)
             distillation = torch.stack(
-                [self._weight(name) * _over_cells(loss, *part) for name, part in parts.items()]
+                [self._weight(name) * self._over_cells(loss, *part) for name, part in parts.items()]
             ).sum()
         total = ce if skipped else self.ce_weight * ce + self.weight_in(epoch) * distillation
         student, _, _, top = parts[MAIN]
@@ -96,6 +98,10 @@ class MaskTask(Task):
                 parts[name] = own[counts], said[counts], labels[counts], top[counts]
         return parts
 
+    def _over_cells(self, loss: Loss, student: Tensor, teacher: Tensor, labels: Tensor, top: Tensor) -> Tensor:
+        """The loss of cells [cell, class]; 0 where there is none, and gradients with it."""
+        return self.distilled(loss, student, teacher, labels, top) if len(student) else student.sum()
+
     def look(self, outputs: Any, teacher: TeacherBatch | None, epoch: int) -> Tensor | None:
         loss = self.distillation_in(epoch)
         if loss is None or teacher is None:
@@ -104,8 +110,3 @@ class MaskTask(Task):
         own = upsampled(named_outputs(outputs)[MAIN], (said.shape[1], said.shape[2])).movedim(1, -1)
         cells = TeacherBatch(said.flatten(0, -2), top.flatten(0, -2), teacher.rows, teacher.view)
         return gradients.look(own.flatten(0, -2), cells, loss)
-
-
-def _over_cells(loss: Loss, student: Tensor, teacher: Tensor, labels: Tensor, top: Tensor) -> Tensor:
-    """The loss of cells [cell, class]; 0 where there is none, and gradients with it."""
-    return loss(student, teacher, labels, top) if len(student) else student.sum()

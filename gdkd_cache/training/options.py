@@ -27,6 +27,9 @@ _PARSERS: Mapping[str, Callable[[str, str], object]] = {
     "save_every": parse_interval,
 }
 
+TURN, DISAGREEMENT = "turn", "disagreement"
+"""By what views are shown."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions(RenderOptions, MemoryOptions, ComputeOptions, OptimisationOptions, TaskOptions):
@@ -56,6 +59,13 @@ class TrainOptions(RenderOptions, MemoryOptions, ComputeOptions, OptimisationOpt
         "Which views of the cache the epochs use, in turn, as in 0-19 or 0,3.",
         metavar="VIEWS",
         unset="all",
+        rare=True,
+    )
+    views_by: str = option(
+        TURN,
+        "After a first round, which view of the cache an image is shown: that of the epoch (turn), or the one on which "
+        "student and teacher disagreed most when it was last shown (disagreement). All views then lie in memory.",
+        choices=(TURN, DISAGREEMENT),
         rare=True,
     )
     size: int | None = option(

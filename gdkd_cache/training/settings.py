@@ -69,6 +69,20 @@ class TaskOptions:
         metavar="EPOCH:T,...",
         rare=True,
     )
+    agreeing_weight: float = option(
+        1.0,
+        "Weight, in the distillation loss, of images whose first class the student shares with the teacher.",
+        least=0,
+        most=LARGEST_FACTOR,
+        rare=True,
+    )
+    disagreeing_weight: float = option(
+        1.0,
+        "Weight of the other images there, as where many are of no class that the teacher knows.",
+        least=0,
+        most=LARGEST_FACTOR,
+        rare=True,
+    )
     aux_weight: float = option(
         0.4,
         "Of masks: weight of the losses of a network's outputs beside its main one.",

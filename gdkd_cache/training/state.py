@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from gdkd_cache.data.order import Stretch
 from gdkd_cache.training import gradients
+from gdkd_cache.training.disagreement import Disagreement
 from gdkd_cache.training.distributed import sum_over_ranks
 from gdkd_cache.training.optimization.optimizers import make_optimizer, make_scaler
 from gdkd_cache.training.optimization.schedules import make_schedule
@@ -35,6 +36,7 @@ class State:
         gradients: the sum of what `gradients.look` gave, likewise; None without a teacher.
         seconds: that the epoch has taken, by steps.
         lines: of metrics, one an epoch, JSON.
+        disagreement: of student and teacher; None where no views are chosen by it.
         unproved: the file that all this was read from, until a step is taken with it.
     """
 
@@ -52,6 +54,7 @@ class State:
     gradients: Tensor | None = None
     seconds: float = 0.0
     lines: list[str] = field(default_factory=list)
+    disagreement: Disagreement | None = None
     unproved: Path | None = None
 
     @classmethod

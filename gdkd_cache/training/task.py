@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,11 @@ from gdkd_cache.training import gradients
 from gdkd_cache.training.amounts import Course, parse_course
 from gdkd_cache.training.options import TrainOptions
 
+Kind = TypeVar("Kind", bound="Task")
+_OF_DISTILLATION = (
+    "skip_epochs", "distillation_weights", "temperatures", "agreeing_weight", "disagreeing_weight", "method",
+)  # fmt: skip
+
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
@@ -32,6 +37,14 @@ class Task:
     as in the code of GDKD for transformers (github.com/ZaberKo/vit-gdkd, distillers/gdkd.py), but that the ramp counts
     its epochs from 1, as GDKD's for CIFAR-100 does: there it counts from 0.
 
+    Where rows weigh otherwise by whether the student's first class is the teacher's, with n_a of n rows where it is,
+
+        D(e) = agreeing_weight * n_a / n * D(e) of these rows + disagreeing_weight * (n - n_a) / n * D(e) of the others
+
+    which, of a loss that is a mean over rows, weighs each row. KD^3 (Tang et al., ICCV 2023) chooses images of a
+    shifted distribution by what student and teacher say together, beside parts that need the teacher's features; this
+    is the part that a cache serves, with weights in place of a choice.
+
     Attributes:
         distillation: None trains with cross-entropy alone.
         ce_weight, distillation_weight: of the two.
@@ -40,6 +53,7 @@ class Task:
         distillation_weights: in place of `distillation_weight`.
         temperatures: in place of the loss's own.
         label_smoothing: of the cross-entropy: each label gives this part of it to all classes alike; in [0, 1].
+        agreeing_weight, disagreeing_weight: of rows in the distillation loss.
 
     A method is a subclass: its settings are further fields, made by `option`, and it says what it changes of what
     follows here. What it puts into the network is trained, averaged, saved and resumed with the network's weights.
@@ -53,12 +67,14 @@ class Task:
     distillation_weights: Course | None = None
     temperatures: Course | None = None
     label_smoothing: float = 0.0
+    agreeing_weight: float = 1.0
+    disagreeing_weight: float = 1.0
 
     def __post_init__(self) -> None:
         check_fields(self)
 
     @classmethod
-    def of(cls, options: TrainOptions, **own: Any) -> "Task":
+    def of(cls: type[Kind], options: TrainOptions, **own: Any) -> Kind:
         """The task of a training's options.
 
         Args:
@@ -85,6 +101,8 @@ class Task:
             distillation_weights=weights,
             temperatures=temperatures,
             label_smoothing=options.label_smoothing,
+            agreeing_weight=options.agreeing_weight,
+            disagreeing_weight=options.disagreeing_weight,
             **own,
         )
 
@@ -95,15 +113,16 @@ class Task:
         Raises:
             UsageError: it names them.
         """
-        for name in ("skip_epochs", "distillation_weights", "temperatures", "method"):
-            if options.distillation is None and getattr(options, name):
+        for name in _OF_DISTILLATION:
+            usual = TrainOptions.__dataclass_fields__[name].default
+            if options.distillation is None and getattr(options, name) != usual:
                 raise UsageError(f"{name} is {getattr(options, name)}; it goes with a distillation loss")
 
     def named(self, network: str) -> str:
         """What a network is called, once it has what this puts into it: as for `build_model`."""
         return network
 
-    def given(self, signal: Signal | None) -> "Task":
+    def given(self: Kind, signal: Signal | None) -> Kind:
         """The same with what else a teacher left.
 
         Raises:
@@ -169,9 +188,22 @@ class Task:
         assert teacher is not None
         skipped = epoch < self.skip_epochs
         with torch.set_grad_enabled(torch.is_grad_enabled() and not skipped):
-            distillation = loss(logits, teacher.logits, labels, teacher.top)
+            distillation = self.distilled(loss, logits, teacher.logits, labels, teacher.top)
         total = ce if skipped else self.ce_weight * ce + self.weight_in(epoch) * distillation
-        return {"loss": total, "ce": ce, "distillation": distillation, "agreement": _agreement(logits, teacher)}
+        agrees = _agrees(logits, teacher.logits, teacher.top)
+        return {"loss": total, "ce": ce, "distillation": distillation, "agreement": agrees.float().mean()}
+
+    def distilled(self, loss: Loss, student: Tensor, teacher: Tensor, labels: Tensor, top: Tensor) -> Tensor:
+        """A distillation loss of rows [row, class], those that agree and the others each with their weight."""
+        weights = (self.agreeing_weight, self.disagreeing_weight)
+        if weights == (1.0, 1.0):
+            return loss(student, teacher, labels, top)
+        agrees, total = _agrees(student, teacher, top), student[:0].sum()
+        for weight, rows in zip(weights, (agrees, ~agrees), strict=True):
+            if weight and rows.any():
+                own = loss(student[rows], teacher[rows], labels[rows], top[rows])
+                total = total + weight * rows.float().mean() * own
+        return total
 
     def _labelled_ce(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The mean over the rows that have a label; 0 where none has."""
@@ -196,6 +228,6 @@ class Task:
 
 
 @torch.no_grad()
-def _agreement(logits: Tensor, teacher: TeacherBatch) -> Tensor:
-    top = teacher.top[:, 0] if teacher.top.shape[1] else teacher.logits.argmax(-1)
-    return (logits.argmax(-1) == top).float().mean()
+def _agrees(student: Tensor, teacher: Tensor, top: Tensor) -> Tensor:
+    """Of which rows the student's first class is the teacher's: bool [row]."""
+    return student.argmax(-1) == (top[:, 0] if top.shape[1] else teacher.argmax(-1))

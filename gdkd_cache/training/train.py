@@ -34,7 +34,7 @@ from gdkd_cache.training.feeds import Loading, Views, from_cache, from_views
 from gdkd_cache.training.loop import Training, TrainResult, result_of
 from gdkd_cache.training.mask_task import MaskTask
 from gdkd_cache.training.measured import measured
-from gdkd_cache.training.options import TrainOptions
+from gdkd_cache.training.options import DISAGREEMENT, TrainOptions
 from gdkd_cache.training.preparing import compiled, prepared
 from gdkd_cache.training.records.config import config_text
 from gdkd_cache.training.records.facts import plain_options, require_same, training_facts
@@ -101,6 +101,8 @@ def train(
         raise UsageError("a distillation loss needs a cache (or a live teacher), and cross-entropy takes none")
     if (cache is not None and (views is not None or teacher is not None)) or (cache is None and recipe is not None):
         raise UsageError("a cache brings its own views and its teacher; give either a cache or views")
+    if options.views_by == DISAGREEMENT and cache is None:
+        raise UsageError("views_by disagreement chooses among the views of a cache, and there is none; leave it out")
     require_reporters(options.report_to)
     _require_same_classes(source, eval_source)
     folder = RunFolder(options.out, force=options.force)
@@ -181,6 +183,7 @@ def train(
             recipe=card.eval_recipe,
         )
         state = State.begin(options, model, device, _num_steps(len(source), options.batch_size, world_size))
+        state.disagreement = feed.disagreement
         if stored is not None:
             restore(state, stored, folder.state, rank, device)
             _LOG.info("going on after step %d of epoch %d", state.steps, state.epoch + 1)

@@ -83,7 +83,7 @@ def decode_head(
     else:
         # Each rank counts classes that are left, so the decoder looks no deeper than this.
         deepest = int(ranks.max()) + num_top - 1 if len(ranks) else 1
-        left = _largest(keys.scatter_(-1, first[:, None], _NEVER), min(num_classes - 1, deepest))
+        left = largest(keys.scatter_(-1, first[:, None], _NEVER), min(num_classes - 1, deepest))
         places = _places(ranks)
         best = torch.cat([torch.maximum(own, left[:, :1]), left.gather(-1, _first_left(places))], -1)
         own = torch.cat([own, left.gather(-1, places)], -1)
@@ -96,7 +96,41 @@ def decode_head(
     return classes, (predicted + changes - falls).cummin(-1).values + falls
 
 
-def _largest(keys: Tensor, count: int) -> Tensor:
+def encode_ranks(scores: Tensor, classes: Tensor) -> Tensor:
+    """Code the top classes alone, the first as well by its rank in the reconstruction: int64 [row, k] >= 0.
+
+    Args:
+        scores: whole float64 [row, class], the reconstruction.
+        classes: int64 [row, k], exact top classes in rank order.
+    """
+    keys = _keys(scores)
+    own_keys, ranks = keys.gather(-1, classes), []
+    for r in range(classes.shape[-1]):
+        ranks.append((keys > own_keys[:, r : r + 1]).sum(-1))
+        keys.scatter_(-1, classes[:, r : r + 1], _NEVER)
+    return torch.stack(ranks, -1)
+
+
+def decode_ranks(scores: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
+    """The inverse of `encode_ranks`.
+
+    Args:
+        scores: as there.
+        ranks: int64 [row, k], each below the number of classes that are left.
+
+    Returns:
+        classes int64 [row, k] and values int64 [row, k], as near the scores as a falling order allows.
+    """
+    num_classes, num_top = scores.shape[-1], ranks.shape[-1]
+    deepest = int(ranks.max()) if len(ranks) else 0
+    left = largest(_keys(scores), min(num_classes, deepest + num_top))
+    places = _places(ranks)
+    score, classes = _split(left.gather(-1, places), num_classes)
+    best = _split(left.gather(-1, _first_left(places)), num_classes)[0]
+    return classes, _predicted(score, best).cummin(-1).values
+
+
+def largest(keys: Tensor, count: int) -> Tensor:
     """The largest keys of each row, descending: [row, count]."""
     if keys.device.type != "cpu":
         return keys.topk(count, -1).values

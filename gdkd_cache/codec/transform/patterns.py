@@ -20,7 +20,7 @@ ESCAPE = 254
 """The byte that says: this row's values are in the escape column. 255 is the sentinel of unwritten data."""
 
 _KEPT = 1024
-_LOOKUP_SIZE = 2**20
+LOOKUP_SIZE = 2**20
 _LONGEST = 20
 _ESCAPE_RATE = 0.001
 
@@ -97,6 +97,11 @@ class PatternGroup:
         return found.masked_fill(~inside, ESCAPE)
 
 
+def group_of(costs: np.ndarray) -> PatternGroup:
+    """The patterns of columns of such costs, uint8 [column, 3]."""
+    return _group(costs.tobytes())
+
+
 @lru_cache(maxsize=256)
 def _group(costs: bytes) -> PatternGroup:
     return PatternGroup(np.frombuffer(costs, np.uint8).reshape(-1, 3))
@@ -112,7 +117,7 @@ class Patterns:
 
     def __init__(self, costs: np.ndarray, sizes: np.ndarray) -> None:
         parts = np.split(costs, np.cumsum(sizes.astype(np.int64))[:-1])
-        self._groups = [_group(part.tobytes()) for part in parts]
+        self._groups = [group_of(part) for part in parts]
         self._sizes = sizes.astype(np.int64)
         self._runs: dict[torch.device, list[tuple[Tensor, Tensor]]] = {}
 
@@ -200,8 +205,8 @@ def group_columns(costs: np.ndarray, symbols: np.ndarray) -> np.ndarray:
     while start < len(costs):
         width = 1
         while width < _LONGEST and start + width < len(costs):
-            group = _group(costs[start : start + width + 1].tobytes())
-            if group.lookup_size > _LOOKUP_SIZE:
+            group = group_of(costs[start : start + width + 1])
+            if group.lookup_size > LOOKUP_SIZE:
                 break
             if (group.encode(values[:, start : start + width + 1]) == ESCAPE).double().mean() > _ESCAPE_RATE:
                 break

@@ -22,8 +22,8 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF", "GIF")
 some of which start other programs."""
 _MASK_FORMATS = ("PNG",)
 _MASK_MODES = ("1", "L", "P", "I", "I;16", "I;16B")
-_PNG_DEPTH = 24
-"""At which byte a PNG says how many bits a sample has."""
+_SPREAD = {"L;2": 85, "L;4": 17}
+"""What Pillow multiplies grey of few bits by, as it reads it: such masks hold ids."""
 _MOST_PIXELS = "GDKD_CACHE_MOST_PIXELS"
 """What raises the bound: in the environment, as workers inherit that however they are started."""
 _STRIP = 256
@@ -76,19 +76,16 @@ def decode_mask(key: str, file: Path | bytes) -> np.ndarray:
     """
     what = f"mask of {key!r}"
     with _opened(what, file, _MASK_FORMATS) as data:
-        head = data.read(_PNG_DEPTH + 1)
-        data.seek(0)
         with _QUIET:
             image = _bounded(what, data, _MASK_FORMATS)
             if image.mode not in _MASK_MODES:
                 raise SourceError(
                     f"{what} has the channels {image.mode}; it must be a PNG of one channel, grey or with a palette"
                 )
+            spread = _SPREAD.get(str(image.tile[0][3]), 1)  # pyright: ignore[reportAttributeAccessIssue]
             image.load()
-        ids = np.array(image)
-        if image.mode == "L":  # of less than 8 bits, Pillow spreads grey over 0 to 255
-            ids //= 255 // (2 ** min(head[_PNG_DEPTH], 8) - 1)
-        return ids.astype(np.uint16 if image.mode.startswith("I") else np.uint8, copy=False)
+        ids = np.array(image).astype(np.uint16 if image.mode.startswith("I") else np.uint8, copy=False)
+        return ids // spread if spread > 1 else ids
 
 
 @contextmanager

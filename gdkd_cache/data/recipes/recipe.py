@@ -95,10 +95,7 @@ class Recipe:
             UsageError: a step gives something else.
         """
         for step, own in zip(self.steps[steps], words[steps], strict=True):
-            count, images = len(images), step.apply(images, own)
-            if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[:2] != (count, 3):
-                found = f"{images.dtype} {list(images.shape)}"
-                raise UsageError(f"step {step.name} gives {found}; it must give uint8 [{count}, 3, height, width]")
+            images = _applied(step, images, own)
         return images
 
     def apply_both(
@@ -109,11 +106,9 @@ class Recipe:
         Raises:
             UsageError: as `apply`, or a step gives masks of another size.
         """
-        start, stop, _ = steps.indices(len(self.steps))
-        for position in range(start, stop):
-            step, here = self.steps[position], slice(position, position + 1)
-            own = step.decided(masks, words[position])
-            images, masks = self.apply(images, [*words[:position], own], here), step.apply_masks(masks, own)
+        for step, drawn in zip(self.steps[steps], words[steps], strict=True):
+            own = step.decided(masks, drawn)
+            images, masks = _applied(step, images, own), step.apply_masks(masks, own)
             if masks.dtype != torch.int16 or masks.shape != (len(images), *images.shape[2:]):
                 expected = f"int16 {[len(images), *images.shape[2:]]}"
                 raise UsageError(
@@ -234,6 +229,15 @@ class Recipe:
         except Exception as error:  # of JSON of any form, in which numbers may have any size
             reason = first_line(error)
             raise CacheError(f"the manifest's recipe cannot be read: {reason}; it may need a newer version") from None
+
+
+def _applied(step: Step, images: Tensor, words: Words) -> Tensor:
+    """What a step makes of images, checked."""
+    count, images = len(images), step.apply(images, words)
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[:2] != (count, 3):
+        found = f"{images.dtype} {list(images.shape)}"
+        raise UsageError(f"step {step.name} gives {found}; it must give uint8 [{count}, 3, height, width]")
+    return images
 
 
 def _comparable(stored: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from gdkd_cache.models.zoo.staged import initialise
+
 
 def _block(channels_in: int, channels_out: int, *, stride: int = 1, dilation: int = 1) -> nn.Sequential:
     convolution = nn.Conv2d(channels_in, channels_out, 3, stride, padding=dilation, dilation=dilation, bias=False)
@@ -28,6 +30,7 @@ class SegS(nn.Module):
         )
         self.main = nn.Conv2d(32, num_classes, 1)
         self.aux = nn.Conv2d(32, num_classes, 1)
+        initialise(self)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Logits [batch, class, height / 8, width / 8], rounded up, of float images [batch, 3, height, width]."""

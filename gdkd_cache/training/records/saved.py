@@ -20,6 +20,7 @@ from gdkd_cache.training.state import State
 
 _KEY = "gdkd_cache_state"
 _FORMAT = 1
+_DISAGREEMENT = "disagreement"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +72,8 @@ def state_bytes(
                 tensors[f"optimizer.{number}.{name}"] = value
             else:
                 kept.setdefault(str(number), {})[name] = value
+    if state.disagreement is not None:
+        tensors[_DISAGREEMENT] = state.disagreement.table
     tensors |= {f"generator.{rank}": value for rank, value in enumerate(generators)}
     # Copies of their own: two names of one tensor are two there, in one order in memory.
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
@@ -165,6 +168,11 @@ def restore(state: State, stored: Stored, path: Path, rank: int, device: torch.d
             zeros = {name: [0.0] * len(totals[name]) for name in ("norms", "gradients") if name in totals}
             totals = {"images": 0, "sums": dict.fromkeys(totals["sums"], 0.0), **zeros}
         state.take_over(totals, device)
+        if state.disagreement is not None:
+            table = stored.tensors[_DISAGREEMENT]
+            if table.shape != state.disagreement.table.shape or table.dtype != torch.float32:
+                raise ValueError(f"its disagreement is {table.dtype} {list(table.shape)}")
+            state.disagreement.table.copy_(table)
         set_generator(stored.tensors.get(f"generator.{rank}"), device)
         state.unproved = path
     except Exception as error:

@@ -1,0 +1,1 @@
+"""`grid`: rows of several cells, whole: see README.md."""
