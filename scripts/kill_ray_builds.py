@@ -5,7 +5,7 @@
     python scripts/kill_ray_builds.py --count 20 --data imagefolder:tiles --recipe imagenet:size=64
 
 The cluster is three nodes on this machine, two of one core each beside the driver's, with two teachers or a teacher
-and a renderer. Builds are of two views (of the first 1024 images that --data names) in shards of 128 rows, with an
+and a renderer. Builds are of two views (of the first 512 images that --data names) in shards of 64 rows, with an
 untrained cnn-s as teacher. What is killed (SIGKILL) is in turn a process of a node, a teacher or a renderer; a node,
 and another one joins; and the driver. A command that fails is run again. Exits with 1 when a digest differs from the
 plain build's.
@@ -35,7 +35,7 @@ from gdkd_cache.data.views import image_size
 from gdkd_cache.models.opening import open_network
 
 KINDS = ("process", "node", "driver")
-ROWS = 1024
+ROWS = 512
 
 
 def build_some(address: str | None, cluster: dict[str, int], data: str, recipe: str, out: Path, weights: Path) -> None:
@@ -47,7 +47,7 @@ def build_some(address: str | None, cluster: dict[str, int], data: str, recipe: 
         return source, open_network("cnn-s", weights, len(source.classes), device="cpu"), None
 
     options = BuildOptions(
-        out=out, num_views=2, recipe=recipe, batch_size=64, num_workers=0, shard_rows=128, accept_teacher=True
+        out=out, num_views=2, recipe=recipe, batch_size=64, num_workers=0, shard_rows=64, accept_teacher=True
     )
     if address is None:
         build(options, *materials())
@@ -73,7 +73,9 @@ def kill(kind: str, cluster: Any, driver: BaseProcess) -> bool:
     if kind == "driver":
         driver.kill()
     elif kind == "process":
-        return kill_one_of(cluster)
+        while driver.is_alive() and not kill_one_of(cluster):  # there is none yet
+            time.sleep(0.1)
+        return driver.is_alive()
     else:
         cluster.remove_node(random.choice(list(cluster.worker_nodes)), allow_graceful=False)
         complete(cluster)

@@ -26,13 +26,13 @@ from scaling.model import Case, Constants, Hardware, predict
 from gdkd_cache.terminal import say, say_table
 
 CASES = (
-    Case(name="ImageNet-1k x 300", rows=1_281_167, views=300, columns=6, row_bytes=57, resident_bytes=57,
+    Case(name="ImageNet-1k x 300", rows=1_281_167, views=300, row_bytes=57, resident_bytes=57,
          render="photo224"),
-    Case(name="ImageNet-22k x 90", rows=14_197_122, views=90, columns=6, row_bytes=57, resident_bytes=57,
+    Case(name="ImageNet-22k x 90", rows=14_197_122, views=90, row_bytes=57, resident_bytes=57,
          render="photo224"),
-    Case(name="Cityscapes, 640k crops", rows=640_000, views=1, columns=6, row_bytes=4096 * 2, resident_bytes=4096 * 2,
+    Case(name="Cityscapes, 640k crops", rows=640_000, views=1, row_bytes=4096 * 2, resident_bytes=4096 * 2,
          render="photo224", pack="10", cells=4096),
-    Case(name="1 billion x 10", rows=10**9, views=10, columns=6, row_bytes=57, resident_bytes=57, render="photo224"),
+    Case(name="1 billion x 10", rows=10**9, views=10, row_bytes=57, resident_bytes=57, render="photo224"),
 )  # fmt: skip
 """57 bytes: a view at 1000 classes and a gradient error of 0.17 (BENCHMARKS.md); two a cell of a crop are assumed."""
 GPUS = (1, 8, 64, 512)

@@ -50,7 +50,7 @@ class Noise:
     def added(self, logits: Float[Tensor, "row class"], view: int, keys: Sequence[str]) -> Float[Tensor, "row class"]:
         """What is kept in place of a teacher's logits: float32 on their device, the same for the same view and key."""
         noise = np.stack([self._draws(view, key, logits.shape[-1]) for key in keys])
-        released = logits.double().softmax(-1).cpu() + torch.from_numpy(noise)
+        released = logits.cpu().double().softmax(-1) + torch.from_numpy(noise)
         kept = (1 - _FLOOR) * projected(released) + _FLOOR / logits.shape[-1]
         return kept.log().float().to(logits.device)
 

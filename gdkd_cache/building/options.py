@@ -106,7 +106,7 @@ class PlanOptions(CodecChoice, RenderOptions):
         "of N views of an image N times EPS. Images, keys and labels are not protected, nor, beyond that, what the "
         "teacher was trained on. The noise's seed is secret and is deleted at the end, so no two builds are alike; the "
         "teacher is not examined.",
-        above=0,
+        least=1e-6,
         most=LARGEST_FACTOR,
         metavar="EPS",
         unset="none",

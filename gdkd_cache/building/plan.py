@@ -11,11 +11,11 @@ from gdkd_cache.codec.registry import CODECS
 from gdkd_cache.data.source import FullSource, Source, settle
 from gdkd_cache.data.views import image_size
 from gdkd_cache.errors import UsageError
-from gdkd_cache.limits import SHARD_ROWS
+from gdkd_cache.limits import usual_shard_rows
 from gdkd_cache.models.network import Network
 from gdkd_cache.schema import to_json
 from gdkd_cache.store.facts import Examination
-from gdkd_cache.store.layout import encode_keys
+from gdkd_cache.store.layout import encode_keys, shared_shard_rows
 
 _COARSER = (0.5, 1.7, 2.7)  # times the asked fidelity: what more or fewer bytes would buy
 
@@ -141,9 +141,9 @@ def _num_objects(choice: Choice, source: FullSource, num_views: int, is_examined
     # Labels, probes and checks of the images, then keys and tables.
     lengths = [rows, rows, rows, encode_keys(list(source.keys)).size, choice.codec.tables_bytes().size]
     lengths += [rows] if choice.codec.num_references else []  # the sizes of the images
-    shared = sum(1 + -(-length // SHARD_ROWS) for length in lengths if length)
+    shared = sum(1 + -(-length // shared_shard_rows(length)) for length in lengths if length)
     pictures = 1 + bool(choice.fidelity.gradient_error) if is_examined else 0
-    return columns * (1 + num_views * -(-rows // SHARD_ROWS)) + shared + 3 + pictures
+    return columns * (1 + num_views * -(-rows // usual_shard_rows(rows))) + shared + 3 + pictures
 
 
 def _encode_rate(choice: Choice, calibration: Calibration) -> float:

@@ -54,7 +54,7 @@ def row_layouts(identity: Identity) -> dict[str, ArrayLayout]:
         extents[SOURCE_PROBE] = (_PROBES, identity.num_rows)
     layouts = {
         name: ArrayLayout(
-            name=name, column=column, num_rows=length, num_views=None, shard_rows=_shared_shard_rows(length)
+            name=name, column=column, num_rows=length, num_views=None, shard_rows=shared_shard_rows(length)
         )
         for name, (column, length) in extents.items()
     }
@@ -66,7 +66,7 @@ def _num_labels(identity: Identity) -> int:
     return len(identity.classes) + bool(identity.data.unlabelled)
 
 
-def _shared_shard_rows(length: int) -> int:
+def shared_shard_rows(length: int) -> int:
     """Of arrays that all views share: the keys of a billion rows would be more objects than a manifest lists."""
     return SHARD_ROWS if length <= _LONG else MOST_SHARD_ROWS
 

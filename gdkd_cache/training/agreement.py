@@ -64,7 +64,7 @@ def agree(
         ModelError: the student fails, or its outputs are not finite.
         CacheError, MismatchError, SourceError: as `CachedDataset.loader`.
     """
-    was_training, view = model.training, 0
+    was_training, view = model.training, dataset.view_numbers[0]
     model.eval()
     sums = torch.zeros(6, dtype=torch.float64)
     batches = dataset.loader(
@@ -83,12 +83,12 @@ def agree(
         else:
             check_logits("the network", outputs)
             logits = outputs.float()
-        assert isinstance(teacher.view, int)  # one for all rows, as nobody chose others
-        first, view = logits.argmax(-1), teacher.view
+        first = logits.argmax(-1)
         apart = F.kl_div(logits.log_softmax(-1), said.log_softmax(-1), reduction="sum", log_target=True)
         same = (first == top[..., 0]).sum()
         mixed = labels.is_floating_point()
-        right = (0, 0) if mixed else (int((first == labels).sum()), int((labels >= 0).sum()))  # IGNORE and NO_LABEL are below
+        # IGNORE and NO_LABEL are below 0.
+        right = (0, 0) if mixed else (int((first == labels).sum()), int((labels >= 0).sum()))
         sums += torch.tensor([int(same), float(apart), first.numel(), len(images), *right], dtype=torch.float64)
     model.train(was_training)
     same, apart, number, num_rows, hits, labelled = sum_over_ranks(sums.to(device)).tolist()

@@ -30,7 +30,7 @@ class Disagreement:
         """Take note of a batch.
 
         Args:
-            logits: the student's.
+            logits: the student's, those that learn from the teacher.
             said: what the teacher said of it.
             rows: int64 [batch], rows of the source.
         """

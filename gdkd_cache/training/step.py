@@ -69,7 +69,7 @@ class Stepper:
                 if self.check and not terms["loss"].isfinite():
                     raise NotFiniteError(", ".join(f"{name} {term.item():.4g}" for name, term in terms.items()))
                 if state.disagreement is not None and part.said is not None:
-                    state.disagreement.see(logits, part.said, part.rows)
+                    state.disagreement.see(self.task.heads(logits)[1], part.said, part.rows)
                 if number == 1 and state.steps % gradients.EVERY == 0:
                     seen = self.task.look(logits, part.said, state.epoch)
                     if seen is not None:

@@ -151,6 +151,19 @@ def _keys(rows: int = 300_000) -> tuple[float, float]:
     return seconds / rows, most / rows
 
 
+def _loading(folder: Path) -> float:
+    """Seconds of a row more of a view that is loaded."""
+    seconds = []
+    for rows in (2**14, 2**18):
+        logits = np.random.default_rng(0).normal(size=(rows, 10)).astype(np.float16)
+        keys, out = [f"{row}" for row in range(rows)], folder / f"loaded-{rows}.zarr"
+        pack(out, [logits], keys=keys, labels=logits.argmax(1), codec="topk:k=6")
+        cache = open_cache(out)
+        cache.view(0)
+        seconds.append(_seconds(lambda cache=cache: cache.view(0)))
+    return (seconds[1] - seconds[0]) / (2**18 - 2**14)
+
+
 def _manifest(folder: Path, objects: int = 50_000) -> tuple[float, float]:
     """Seconds and bytes of an object more in a manifest."""
     identity = open_cache(folder / "1000.zarr").manifest.identity
@@ -173,7 +186,6 @@ def measured() -> Constants:
         both = [in_processes(2, "small", BATCH, 1, folder / f"both-{turn}.zarr", BATCH)[0] for turn in range(3)]
         key_seconds, key_bytes = _keys()
         object_seconds, object_bytes = _manifest(folder)
-        cache = open_cache(folder / "1000.zarr")
         piece = bytes(2**24)
         return Constants(
             render=render,
@@ -186,7 +198,7 @@ def measured() -> Constants:
             requests=_requests(folder),
             key_seconds=key_seconds,
             key_bytes=key_bytes,
-            row_seconds=_seconds(lambda: cache.view(0)) / cache.num_rows,
+            row_seconds=_loading(folder),
             object_seconds=object_seconds,
             object_bytes=object_bytes,
             hash_rate=len(piece) / _seconds(lambda: ObjectRecord.of(piece)),

@@ -6,11 +6,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from gdkd_cache.data.views import VIEWS_AT_ONCE
-from gdkd_cache.limits import SHARD_ROWS
+from gdkd_cache.limits import usual_shard_rows
+from gdkd_cache.store.layout import shared_shard_rows
 from gdkd_cache.store.manifest import MANIFEST_LIMIT
 
 CONSTANTS = Path(__file__).parent / "constants.json"
 READS_AT_ONCE = 8
+_COLUMNS = 3  # of a view: transform's two, and the probes
+_KEY_LENGTH = 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +66,6 @@ class Case:
     Attributes:
         name: what to call it.
         rows, views: extent.
-        columns: arrays that each view has, probes included.
         row_bytes: of a view's row as it is stored.
         resident_bytes: of it in a reader's memory.
         render: kind of image, as in `Constants`.
@@ -74,7 +76,6 @@ class Case:
     name: str
     rows: int
     views: int
-    columns: int
     row_bytes: float
     resident_bytes: float
     render: str
@@ -126,9 +127,14 @@ class Prediction:
 
 def predict(case: Case, on: Hardware, constants: Constants) -> Prediction:
     """What a build of a case takes on some hardware, and its readers."""
-    shards = math.ceil(case.rows / SHARD_ROWS)
+    shards = math.ceil(case.rows / usual_shard_rows(case.rows))
     units, views = shards * case.views, case.rows * case.views
-    objects = units * case.columns + 5 * shards
+    key_bytes = case.rows * _KEY_LENGTH
+    objects = (
+        units * _COLUMNS
+        + shards
+        + sum(length // shared_shard_rows(length) for length in (key_bytes, case.rows, case.rows))
+    )
     # A group of views of one shard is what one teacher takes: the last ones leave others idle.
     at_once = max(1, min(VIEWS_AT_ONCE, units // (2 * on.gpus))) if on.gpus > 1 else VIEWS_AT_ONCE
     groups = math.ceil(case.views / at_once) * shards
@@ -138,7 +144,7 @@ def predict(case: Case, on: Hardware, constants: Constants) -> Prediction:
         "teachers": idle * per_gpu / on.teacher_rate,
         "renderers": idle * per_gpu * constants.render[case.render] / on.cores,
         "writers": idle * per_gpu * constants.pack[case.pack] * case.cells
-        + units * case.columns * constants.write / on.gpus / 3600,
+        + units * _COLUMNS * constants.write / on.gpus / 3600,
         "requests": units * constants.requests / on.request_rate / 3600,
     }
     parts["last check"] = (objects * on.latency / READS_AT_ONCE + views * case.row_bytes / constants.hash_rate) / 3600
@@ -153,6 +159,6 @@ def predict(case: Case, on: Hardware, constants: Constants) -> Prediction:
         reader_bytes=case.rows * (2 * case.resident_bytes + constants.key_bytes) + objects * 600,
         open_seconds=objects * constants.object_seconds
         + case.rows * (constants.key_seconds + constants.row_seconds)
-        + shards * case.columns * on.latency / READS_AT_ONCE,
+        + shards * _COLUMNS * on.latency / READS_AT_ONCE,
         parts=parts,
     )
