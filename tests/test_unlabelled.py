@@ -79,7 +79,7 @@ def test_caches_keep_it(codec: str, tmp_path: Path, some: ArraySource, digits: A
 
 def test_packed(tmp_path: Path) -> None:
     """Also of as many classes as a byte has ids for, and without any label at all."""
-    rng = np.random.default_rng(0)
+    rng, few = np.random.default_rng(0), np.ones((1, 4, 10), np.float32)
     for number, (classes, labels) in enumerate(((255, [3, -1, 254, 0]), (10, [-1, -1, -1, -1]))):
         logits = rng.normal(size=(1, 4, classes)).astype(np.float32)
         path = tmp_path / str(number)
@@ -89,9 +89,9 @@ def test_packed(tmp_path: Path) -> None:
         assert (manifest.identity.examination is None) == (max(labels) < 0)
         np.testing.assert_allclose(cache.view(0).logits(range(4)), logits[0] - logits[0].mean(-1)[:, None], atol=5e-3)
     with pytest.raises(UsageError, match="labels are from -2"):
-        gc.pack(tmp_path / "x", logits, keys=list("abcd"), labels=[-2, 0, 0, 0])
+        gc.pack(tmp_path / "x", few, keys=list("abcd"), labels=[-2, 0, 0, 0])
     with pytest.raises(UsageError, match=r"declared loss dkd .* needs a label of each row, and 4 rows have none"):
-        gc.pack(tmp_path / "x", logits, keys=list("abcd"), labels=[-1] * 4, losses=("dkd",))
+        gc.pack(tmp_path / "x", few, keys=list("abcd"), labels=[-1] * 4, losses=("dkd",))
 
 
 def test_what_needs_labels(tmp_path: Path, some: ArraySource, digits: ArraySource, teacher: Network) -> None:
