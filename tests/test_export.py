@@ -253,3 +253,19 @@ def test_one_of_several_outputs(tmp_path: Path, own: None) -> None:
     result = _run(*command, "--out", tmp_path / "a.pt2")
     assert result.exit_code == 0, result.output
     assert _opened(tmp_path / "a.pt2", torch.randn(4, 3, 8, 8))[0].shape == (4, 10)
+
+
+@pytest.mark.parametrize("suffix", [".pt2", ".onnx", ".safetensors"])
+def test_a_network_for_masks_gives_its_main_output(tmp_path: Path, suffix: str) -> None:
+    out = tmp_path / f"a{suffix}"
+    given = ["--model", "seg-s", "--num-classes", "4", "--size", "32", "--normalize", "imagenet", "--out", out]
+    trained = tmp_path / "w.safetensors"
+    torch.manual_seed(0)
+    model = build_model("seg-s", 4)
+    save_weights(model, ModelCard(name="seg-s", num_classes=4, size=(32, 32), mean=(0.5,) * 3, std=(0.5,) * 3), trained)
+    result = _run("export", *given, "--weights", trained)
+    assert result.exit_code == 0, result.output
+    if suffix != ".safetensors":
+        images = torch.randn(2, 3, 32, 32)
+        own = model.eval()(images)["main"].detach()
+        torch.testing.assert_close(torch.as_tensor(_opened(out, images)[0]), own, atol=1e-4, rtol=1e-4)

@@ -81,7 +81,8 @@ def export(network: _ExportedOptions, options: ExportOptions) -> None:
     """Write a network with its weights as one file for other programs.
 
     safetensors is for this package too: weights of others become such as need no --model, mean or deviation any more.
-    The programs (torch-export, onnx) are float32, and take any number of images. What the file gives for random images
+    The programs (torch-export, onnx) are float32, and take any number of images; those of a network for masks give its
+    main output at its own stride. What the file gives for random images
     is compared with the network before it is put in place. It says its mean, deviation, size and classes itself.
 
     \b

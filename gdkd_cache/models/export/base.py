@@ -2,6 +2,7 @@
 
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gdkd_cache.models.card import ModelCard
+from gdkd_cache.models.cells import MAIN
 from gdkd_cache.models.export.options import PIXELS
 from gdkd_cache.models.network import Network
 
@@ -35,7 +37,10 @@ class Exported:
 
     @property
     def program(self) -> nn.Module:
-        """float32 images [batch, 3, height, width], as `input` says -> float32 logits [batch, class]."""
+        """float32 images [batch, 3, height, width], as `input` says -> float32 logits [batch, class].
+
+        Of a dense network its main output, [batch, class, height, width] at its own stride.
+        """
         return _Program(self.network.model, self.card, takes_pixels=self.input == PIXELS).eval()
 
     @property
@@ -86,12 +91,17 @@ class ExportFormat(ABC):
             images: float32 [batch, 3, height, width], as `input` says.
 
         Returns:
-            float32 logits [batch, class].
+            float32 logits, as `Exported.program` gives them.
         """
 
     @abstractmethod
     def hint(self, out: Path) -> str:
         """How to open it, in a line."""
+
+
+def main_output(outputs: Any) -> Tensor:
+    """What a network gave, of a dense one with several outputs the main one."""
+    return outputs[MAIN] if isinstance(outputs, Mapping) else outputs
 
 
 class _Program(nn.Module):
@@ -110,4 +120,4 @@ class _Program(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         if self._takes_pixels:
             images = (images - self.mean) / self.std
-        return self.model(images)
+        return main_output(self.model(images))

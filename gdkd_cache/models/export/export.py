@@ -11,6 +11,7 @@ from torch import Tensor
 from gdkd_cache.errors import GdkdCacheError, ModelError, UsageError, first_line, is_out_of_memory
 from gdkd_cache.files import replace_file, require_free
 from gdkd_cache.models.card import ModelCard
+from gdkd_cache.models.cells import outputs_of
 from gdkd_cache.models.export.base import Exported, ExportFormat
 from gdkd_cache.models.export.options import PIXELS, ExportOptions
 from gdkd_cache.models.export.registry import FORMATS
@@ -64,7 +65,8 @@ def export(
     on_cpu = network.model.to("cpu", memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
     network = replace(
         network, model=on_cpu, device=torch.device("cpu"), precision="float32", memory_format="contiguous"
-    ).tried(num_classes, size)
+    )
+    network = network.tried(num_classes, size, dense=bool(outputs_of(network.model)))
     accuracy = network.description.accuracy
     card = ModelCard(
         name=network.description.name,
@@ -128,6 +130,8 @@ def _difference(form: ExportFormat, data: bytes, exported: Exported, number: int
     random = torch.Generator().manual_seed(number)
     pixels = torch.randint(256, (number, 3, *exported.card.size), generator=random, dtype=torch.uint8)
     own = exported.network.logits(pixels)
+    if exported.network.grid:
+        own = (own[:, 0] if exported.network.outputs else own).movedim(-1, 1)
     images = (
         pixels / 255 if exported.input == PIXELS else normalize_pixels(pixels, exported.card.mean, exported.card.std)
     )

@@ -6,7 +6,7 @@ import safetensors.torch
 from torch import Tensor
 from torch.func import functional_call
 
-from gdkd_cache.models.export.base import Exported, ExportFormat
+from gdkd_cache.models.export.base import Exported, ExportFormat, main_output
 from gdkd_cache.models.weights import encode_weights
 
 
@@ -20,7 +20,7 @@ class WeightsFormat(ExportFormat):
         return encode_weights(exported.network.model.state_dict(), exported.card)
 
     def run(self, data: bytes, exported: Exported, images: Tensor) -> Tensor:
-        return functional_call(exported.network.model, safetensors.torch.load(data), (images,))
+        return main_output(functional_call(exported.network.model, safetensors.torch.load(data), (images,)))
 
     def hint(self, out: Path) -> str:
         return (
