@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from gdkd_cache.cache.cache import Cache as Cache
     from gdkd_cache.cache.cache import open_cache as open_cache
     from gdkd_cache.cache.ensemble import ensemble as ensemble
+    from gdkd_cache.cache.signal import open_signal as open_signal
+    from gdkd_cache.cache.signal import pack_signal as pack_signal
     from gdkd_cache.codec.base import Codec as Codec
     from gdkd_cache.data.recipes.step import Step as Step
     from gdkd_cache.data.sources.registry import open_source as open_source
@@ -44,8 +46,10 @@ __getattr__ = lazy_names(
         "open_cache": "gdkd_cache.cache.cache",
         "open_network": "gdkd_cache.models.opening",
         "open_preset": "gdkd_cache.training.presets.preset",
+        "open_signal": "gdkd_cache.cache.signal",
         "open_source": "gdkd_cache.data.sources.registry",
         "pack": "gdkd_cache.building.pack",
+        "pack_signal": "gdkd_cache.cache.signal",
         "select": "gdkd_cache.selection.select",
         "train": "gdkd_cache.training.train",
         "use": "gdkd_cache.registry",

@@ -34,6 +34,7 @@ class Option:
         unset: what is done where the value is None or empty, in words.
         flag: its name on the command line, where it is not the field's, such as `--views`.
         metavar: what stands for its value in help.
+        alone: its value on the command line where its flag stands alone; empty where it must have one.
         joined: for a tuple: on the command line its values stand in one text, with commas between.
         outcome: whether it changes what is made, and not only where, when or how fast.
         rare: few need it: `--help` leaves it out, `--help-all` shows it, and it works like any other.
@@ -47,6 +48,7 @@ class Option:
     unset: str | None = None
     flag: str | None = None
     metavar: str | None = None
+    alone: str = ""
     joined: bool = False
     outcome: bool = True
     rare: bool = False
@@ -186,6 +188,15 @@ def parse_fields(kind: type[Made], what: str, text: str | None) -> Made:
     Raises:
         UsageError: an unknown key, a missing `=`, a value of another type or out of range.
     """
+    return kind(**parse_values(kind, what, text))
+
+
+def parse_values(kind: type, what: str, text: str | None) -> dict[str, Any]:
+    """The values that such a text gives, by field.
+
+    Raises:
+        UsageError: an unknown key, a missing `=`, a value of another type, or one that is needed and not there.
+    """
     fields: dict[str, Any] = {field.name: field for field in dataclasses.fields(typing.cast(Any, kind))}
     values: dict[str, Any] = {}
     for item in filter(None, (text or "").split(",")):
@@ -194,7 +205,7 @@ def parse_fields(kind: type[Made], what: str, text: str | None) -> Made:
             allowed = ", ".join(f"{row.name}={row.default}" for row in describe_fields(kind)) or "no options"
             raise UsageError(f"{what}: cannot read {item!r}; allowed: {allowed}")
         values[name] = convert_text(fields[name], what, value, separator="/")
-    return kind(**values)
+    return values
 
 
 def convert_text(field: "dataclasses.Field[Any]", what: str, text: str, *, separator: str) -> Any:

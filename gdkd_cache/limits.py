@@ -1,9 +1,13 @@
 """Bounds and names that options and the format share; loads nothing."""
 
 SHARD_ROWS = 131072
-"""Rows a shard, where nobody says otherwise."""
+"""Rows a shard, where nobody says otherwise and rows are not too many."""
+MOST_SHARD_ROWS = 2**20
+_MOST_SHARDS = 2048
 MOST_VIEWS = 2**20
 MOST_CLASSES = 2**17
+NO_LABEL = -1
+"""In the place of a class id: nobody has labelled that row."""
 MOST_CELLS = 2**10
 """Of a row, in height and in width."""
 MOST_IMAGE_PIXELS = 40_000_000
@@ -28,3 +32,11 @@ PRECISIONS = ("auto", "float32", "float16", "bfloat16")
 """Of a teacher."""
 TRAIN_PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
 """Of a training's steps."""
+
+
+def usual_shard_rows(num_rows: int) -> int:
+    """Rows a shard of so many: from 268 million on they are more, or a manifest could not list all shards."""
+    shard_rows = SHARD_ROWS
+    while num_rows > shard_rows * _MOST_SHARDS and shard_rows < MOST_SHARD_ROWS:
+        shard_rows *= 2
+    return shard_rows

@@ -1,4 +1,4 @@
-"""Where this process stands among those that torchrun started."""
+"""Where this process stands among those that were started together."""
 
 import os
 from dataclasses import dataclass
@@ -14,9 +14,17 @@ class Rank:
     local_world_size: int
 
 
+_NAMES = ("rank", "world_size", "local_rank", "local_world_size")
+
+
 def this_rank() -> Rank:
-    """As torchrun says; a process that it has not started is alone."""
+    """As torchrun says, or `stand_as`; a process that neither has placed is alone."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return Rank(rank=0, world_size=1, local_rank=0, local_world_size=1)
-    names = ("rank", "world_size", "local_rank", "local_world_size")
-    return Rank(**{name: int(os.environ[name.upper()]) for name in names})
+    return Rank(**{name: int(os.environ[name.upper()]) for name in _NAMES})
+
+
+def stand_as(rank: Rank) -> None:
+    """Have this process, which something else than torchrun started, stand where torchrun would have placed it."""
+    os.environ["TORCHELASTIC_RUN_ID"] = "none"
+    os.environ.update({name.upper(): str(getattr(rank, name)) for name in _NAMES})

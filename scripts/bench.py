@@ -20,7 +20,20 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from benches import checks, fetching, folders, loading, loss, render, scaling, size, streaming, train_memory, training
+from benches import (
+    checks,
+    clusters,
+    fetching,
+    folders,
+    loading,
+    loss,
+    render,
+    scaling,
+    size,
+    streaming,
+    train_memory,
+    training,
+)
 from benches.timing import Bench, Figure
 
 from gdkd_cache.terminal import say, say_json, say_table
@@ -31,6 +44,7 @@ ROWS: tuple[Callable[[Bench], Iterator[Figure]], ...] = (
     training.train_live,
     train_memory.train_memory,
     training.build_overhead,
+    clusters.ray_overhead,
     training.startup,
     render.render,
     checks.checks,

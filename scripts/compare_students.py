@@ -6,20 +6,19 @@
     python scripts/compare_students.py --data tiny-imagenet:DIR --teacher timm:efficientnet_lite0 \\
         --weights pretrained --classes imagenet-1k --views 4 --epochs 12 --out RUNS
 
-At each seed all variants share initial weights, views and order. Prints top-1 of the last epoch and of the best, top-5
-of the last, and how far each is from the live teacher's student of the same seed. The teacher runs once over each
-view. Started again, it goes on where it was.
+At each seed all variants share initial weights, views and order. Prints top-1 of the last epoch and of the best, and
+top-5 of the last (of masks mean IoU, and pixel accuracy), and how far each is from the live teacher's student of the
+same seed. The teacher runs once over each view. Started again, it goes on where it was.
 """
 
 import argparse
 import json
 import logging
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from student_runs import asked_once, spread
+from student_runs import against, common_arguments, spread, teacher_of
 
 from gdkd_cache import open_cache, open_source
 from gdkd_cache.building.build import build
@@ -27,63 +26,33 @@ from gdkd_cache.building.options import BuildOptions
 from gdkd_cache.codec.registry import AUTO
 from gdkd_cache.data.source import FullSource, settle
 from gdkd_cache.errors import GdkdCacheError
-from gdkd_cache.models.classes import output_classes
 from gdkd_cache.models.network import Network
-from gdkd_cache.models.normalization import NAMED
-from gdkd_cache.models.opening import open_network, published_classes
 from gdkd_cache.terminal import log_lines, say, say_table
 from gdkd_cache.training.options import CROSS_ENTROPY
 from gdkd_cache.training.records.layout import METRICS
 from gdkd_cache.training.train import TrainOptions, Views, train
 
+_OTHER = {"accuracy": "top5_accuracy", "mean_iou": "pixel_accuracy"}
 _ALONE, _LIVE = "cross-entropy only", "live teacher"
 
 
 class _Run(NamedTuple):
-    """Accuracies of a student: top-1 of the last epoch and of the best, top-5 of the last."""
+    """A student: its score, top-1 accuracy or mean IoU, after the last epoch and the best, and another of the last."""
 
     last: float
     best: float
-    top5: float
+    other: float
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="as for gdkd-cache train")
-    parser.add_argument("--eval-data", help="by default the test split of --data")
-    parser.add_argument("--teacher", default="resnet8", help="a model, or package.module:name of your own")
-    parser.add_argument("--weights", help="of the teacher, as for gdkd-cache build; without, it is trained first")
-    parser.add_argument("--classes", help="which classes the outputs of weights are, as for gdkd-cache build")
-    parser.add_argument("--normalize", choices=NAMED, help="how the teacher sees images, where its weights do not say")
-    parser.add_argument("--teacher-epochs", type=int, default=16)
-    parser.add_argument("--recipe", default="crop-flip")
-    parser.add_argument("--views", type=int, help="which come in turn; by default one an epoch")
+    common_arguments(parser)
     parser.add_argument("--loss", default="gdkd:k=5,w1=2,w2=8,temperature=4")
     parser.add_argument("--fidelities", type=float, nargs="+", default=[0.05, 0.1, 0.17, 0.3], metavar="ERROR")
     parser.add_argument(
         "--kept", type=int, default=10, help="classes of the cache that stands for other tools' records"
     )
-    parser.add_argument("--student", default="cnn-s")
-    parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--lr", type=float, default=0.02)
-    parser.add_argument("--out", type=Path, required=True, help="an empty folder; finished runs in it are kept")
     return parser
-
-
-def _teacher(arguments: argparse.Namespace, source: FullSource, eval_source: FullSource) -> Network:
-    name, weights, classes = arguments.teacher, arguments.weights, None
-    if weights is None:
-        options = TrainOptions(out=arguments.out / "teacher", student=name, epochs=arguments.teacher_epochs)
-        found = train(options, source, eval_source, views=Views(recipe=arguments.recipe))
-        say(f"the teacher: {found.last_accuracy:.2%}", error=True)
-        weights = options.out / "last.safetensors"
-    elif arguments.classes:
-        classes = output_classes(arguments.classes, source.class_names, lambda: published_classes(name, weights))
-    normalization = NAMED[arguments.normalize] if arguments.normalize else None
-    network = open_network(name, weights, len(source.classes), normalization=normalization, classes=classes)
-    return asked_once(network)
 
 
 def _caches(arguments: argparse.Namespace, source: FullSource, teacher: Network) -> dict[str, tuple[Path, str, str]]:
@@ -134,18 +103,12 @@ def _students(
             if name in caches:
                 result = train(options, source, eval_source, cache=open_cache(caches[name][0]))
             else:
-                live = teacher.logits if name == _LIVE else None
+                live = teacher if name == _LIVE else None
                 result = train(options, source, eval_source, views=views, teacher=live)
-            lines = (options.out / METRICS).read_text().splitlines()
-            results.append(_Run(result.last_accuracy, result.best_accuracy, json.loads(lines[-1])["top5_accuracy"]))
-            say(f"seed {seed}, {name}: {result.last_accuracy:.2%}, at best {result.best_accuracy:.2%}", error=True)
+            last = json.loads((options.out / METRICS).read_text().splitlines()[-1])
+            results.append(_Run(result.last_score, result.best_score, last[_OTHER[result.score]]))
+            say(f"seed {seed}, {name}: {result.last_score:.2%}, at best {result.best_score:.2%}", error=True)
     return found
-
-
-def _against(ours: Sequence[float], live: Sequence[float]) -> str:
-    """The mean difference at the same seeds, and its deviation, in points."""
-    points = [100 * (one - other) for one, other in zip(ours, live, strict=True)]
-    return f"{statistics.mean(points):+.2f}" + (f" ± {statistics.stdev(points):.2f}" if len(points) > 1 else "")
 
 
 def main() -> None:
@@ -154,20 +117,21 @@ def main() -> None:
     try:
         source = settle(open_source(arguments.data))
         eval_source = settle(open_source(arguments.eval_data or arguments.data, split="test"))
-        teacher = _teacher(arguments, source, eval_source)
+        teacher = teacher_of(arguments, source, eval_source)
         caches = _caches(arguments, source, teacher)
         found = _students(arguments, source, eval_source, teacher, caches)
     except GdkdCacheError as error:
         say(f"error: {error}", error=True)
         raise SystemExit(1) from None
+    other = "pixel accuracy" if source.has_masks else "top-5"
     columns = ["student trained with", "bytes a view", "gradient error"]
-    columns += [title for kind in ("last epoch", "best epoch", "top-5") for title in (kind, "against live")]
+    columns += [title for kind in ("last epoch", "best epoch", other) for title in (kind, "against live")]
     live, rows = [*zip(*found[_LIVE], strict=True)], []
     for name, results in found.items():
         _, size, error = caches.get(name, ("", "-", "-"))
         pairs = zip(zip(*results, strict=True), live, strict=True)
         rows.append(
-            (name, size, error, *(cell for ours, theirs in pairs for cell in (spread(ours), _against(ours, theirs))))
+            (name, size, error, *(cell for ours, theirs in pairs for cell in (spread(ours), against(ours, theirs))))
         )
     say_table(columns, rows)
 

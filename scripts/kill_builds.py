@@ -47,14 +47,19 @@ def first_rows(spec: str, rows: int) -> ArraySource:
 
 
 def save_teacher(path: Path, source: ArraySource, seed: int = 0) -> None:
+    """As `save_untrained`, for a source."""
+    height, width = source.images.shape[2:]
+    save_untrained(path, len(source.classes), (height, width), seed)
+
+
+def save_untrained(path: Path, num_classes: int, size: tuple[int, int], seed: int = 0) -> None:
     """Weights of an untrained cnn-s whose logits have a trained one's spread."""
     torch.manual_seed(seed)
-    num_classes, size = len(source.classes), source.images.shape[2:]
     model = build_model("cnn-s", num_classes)
     with torch.no_grad():
         for parameter in list(model.parameters())[-2:]:
             parameter.mul_(10)
-    card = ModelCard(name="cnn-s", num_classes=num_classes, size=(size[0], size[1]), mean=(0.3,) * 3, std=(0.4,) * 3)
+    card = ModelCard(name="cnn-s", num_classes=num_classes, size=size, mean=(0.3,) * 3, std=(0.4,) * 3)
     save_weights(model, card, path)
 
 

@@ -177,8 +177,8 @@ def _tell(study: _Study, teacher: TrainResult | None, runs: Mapping[str, list[Tr
             (
                 name,
                 str(count),
-                spread([one.last_accuracy for one in found]),
-                spread([one.best_accuracy for one in found]),
+                spread([one.last_score for one in found]),
+                spread([one.best_score for one in found]),
                 f"{statistics.mean(one.images_per_second for one in found):,.0f}",
                 f"{published[loss]:.2f}%" if (loss := name.split(",")[0]) in published else "-",
             )

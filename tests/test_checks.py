@@ -3,7 +3,7 @@
 import io
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -24,7 +24,8 @@ from small import build_small, counting, take, without_checks, write_shards
 from gdkd_cache import ensemble, open_cache, open_source
 from gdkd_cache.building.repair import repair
 from gdkd_cache.checking.verify import verify
-from gdkd_cache.data.checks import CHECK_RMS, check_images
+from gdkd_cache.data.checks import CHECK_RMS
+from gdkd_cache.data.checks import check_images as checks_of
 from gdkd_cache.data.probes import difference, probed
 from gdkd_cache.data.recipes.mixing import Mix
 from gdkd_cache.data.recipes.recipe import Recipe
@@ -43,6 +44,12 @@ _GOLDEN = Path(__file__).parent / "golden" / "digits.zarr"
 
 
 # The check itself
+
+
+def check_images(images: Sequence[np.ndarray], count: int) -> np.ndarray:
+    """Of images without masks."""
+    return checks_of(((image, None) for image in images), count)
+
 
 _IMAGES = arrays(np.uint8, st.tuples(st.integers(1, 24), st.integers(1, 24), st.just(3)))
 

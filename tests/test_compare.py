@@ -125,7 +125,11 @@ _LINE = '{"epoch": 1, "accuracy": 0.5}\n'
         ("metrics.jsonl", b"\xff\n", "cannot be read"),
         ("metrics.jsonl", "[" * 100_000 + "\n", "line 1 cannot be read"),
         ("metrics.jsonl", "[1]\n", "line 1 cannot be read: epoch is"),
-        ("metrics.jsonl", _LINE + '{"epoch": 2}\n', "line 2 cannot be read: epoch.accuracy is missing"),
+        (
+            "metrics.jsonl",
+            _LINE + '{"epoch": 2}\n',
+            "line 2 cannot be read: it has no score: none of accuracy, mean_iou",
+        ),
         ("metrics.jsonl", '{"epoch": 1, "accuracy": NaN}\n', "expected a finite number"),
         ("metrics.jsonl", '{"epoch": 1, "accuracy": 1.5}\n', "accuracy is '*1.5'*; it must be 0 to 1"),
         ("metrics.jsonl", '{"epoch": 1, "accuracy": true}\n', "expected a finite number"),
@@ -193,5 +197,5 @@ def test_any_content(tmp_path_factory: pytest.TempPathFactory, line: dict[str, A
         assert len(result.stderr.splitlines()) == 1
     else:
         run = read_run(path)
-        assert 0 <= run.best_accuracy <= 1
+        assert 0 <= run.best_score <= 1
         assert run.images_per_second is None or math.isfinite(run.images_per_second)

@@ -22,7 +22,8 @@ from gdkd_cache.models.network import Network
 from gdkd_cache.models.normalization import normalize_pixels
 from gdkd_cache.models.weights import load_card, save_weights
 from gdkd_cache.training.agreement import agree
-from gdkd_cache.training.evaluate import Evaluation, Evaluator
+from gdkd_cache.training.class_evaluation import ClassEvaluation
+from gdkd_cache.training.evaluate import Evaluator
 
 _MEAN, _STD = (0.3, 0.3, 0.3), (0.4, 0.4, 0.4)
 _CPU = torch.device("cpu")
@@ -32,8 +33,10 @@ def _run(*args: str | Path) -> Result:
     return CliRunner().invoke(main, [str(arg) for arg in args])
 
 
-def _evaluated(model: nn.Module, source: ArraySource, batch_size: int = 512) -> Evaluation:
-    return Evaluator(source, mean=_MEAN, std=_STD, device=_CPU, batch_size=batch_size)(model)
+def _evaluated(model: nn.Module, source: ArraySource, batch_size: int = 512) -> ClassEvaluation:
+    found = Evaluator(source, mean=_MEAN, std=_STD, device=_CPU, batch_size=batch_size)(model)
+    assert isinstance(found, ClassEvaluation)
+    return found
 
 
 def _student(num_classes: int = 10) -> nn.Module:

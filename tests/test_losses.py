@@ -136,7 +136,7 @@ def test_the_partition_can_be_given() -> None:
     assert not torch.equal(losses.gdkd(student, teacher, top=top.flip(1)), losses.gdkd(student, teacher))
 
 
-@pytest.mark.parametrize("name", ["kd", "dkd", "gdkd", "gdkd3"])
+@pytest.mark.parametrize("name", [*LOSSES])
 def test_any_leading_shape(name: str) -> None:
     student, teacher = torch.randn(2, 3, 4, 10), torch.randn(2, 3, 4, 10)
     labels = torch.randint(0, 10, (2, 3, 4))
@@ -147,7 +147,7 @@ def test_any_leading_shape(name: str) -> None:
     assert one.shape == ()
 
 
-@pytest.mark.parametrize("name", ["kd", "dkd", "gdkd", "gdkd3"])
+@pytest.mark.parametrize("name", [*LOSSES])
 @pytest.mark.parametrize("scale", [1.0, 100.0])
 def test_finite_in_bfloat16_autocast(name: str, scale: float) -> None:
     features = torch.randn(8, 16)
@@ -203,6 +203,13 @@ _SPECS = {
     "dkd": "dkd:alpha=0.5,beta=2",
     "gdkd": "gdkd:k=3,w0=0.5,w1=2,w2=6,kl=both,temperature=1",
     "gdkd3": "gdkd3:k=3,standardize=true",
+    "dist": "dist:beta=2,gamma=0.5",
+    "pld": "pld:temperature=2",
+    "bdkd": "bdkd:favour=3,temperature=1",
+    "sinkd": "sinkd:blur=0.2,iterations=10",
+    "taid": "taid:share=0.4",
+    "ofa": "ofa:gamma=1.5",
+    "margin_mse": "margin_mse:standardize=1",
 }
 
 
@@ -232,7 +239,7 @@ def test_one_default(name: str) -> None:
 @pytest.mark.parametrize(
     ("spec", "said"),
     [
-        ("mse", "loss is 'mse'; it must be one of kd, dkd, gdkd, gdkd3, package.module:name"),
+        ("mse", f"loss is 'mse'; it must be one of {', '.join(LOSSES)}, package.module:name"),
         ("kd:temperature=0", "temperature is 0.0; it must be float in 0.001..1000000"),
         ("kd:temperature=inf", "temperature is inf; it must be float in 0.001..1000000 and finite"),
         ("kd:k=3", "loss kd: cannot read 'k=3'; allowed: temperature=4.0, standardize=False"),

@@ -166,6 +166,7 @@ _FORMULAS: dict[str, Callable[[float], float]] = {
     "linear": lambda done: 1 - done,
     "linear:least=0.005": lambda done: 1 - done / 2,
     "polynomial:power=0.9": lambda done: (1 - done) ** 0.9,
+    "polynomial:power=0.9,least=0.002": lambda done: 0.2 + 0.8 * (1 - done) ** 0.9,
     "step:every=2,gamma=0.5": lambda done: 0.5 ** (int(done * 6 + 1e-9) // 2),
     "multistep:at=1/4": lambda done: 0.1 ** sum(done * 6 + 1e-9 >= epoch for epoch in (1, 4)),
 }

@@ -33,6 +33,7 @@ def test_the_list_is_complete() -> None:
     pairs = {file.name: list(file.pairs) for file in preset_files()}
     imagenets = ["ResNet34-ResNet18", "ResNet50-MobileNetV1"]
     assert pairs == {
+        "camvid": ["deeplabv3-r101-deeplabv3-r18", "deeplabv3-r18-seg-s"],
         "cifar100": [
             "resnet56-resnet20",
             "resnet110-resnet32",
@@ -46,6 +47,7 @@ def test_the_list_is_complete() -> None:
             "wrn_40_2-wrn_40_1",
             "wrn_40_2-ShuffleV1",
         ],
+        "cityscapes": ["deeplabv3-r101-deeplabv3-r18", "deeplabv3-r101-pspnet-r18"],
         "cub200": imagenets,
         "imagenet": imagenets,
         "imagenet-transformers": ["resnet50-swin_t"],
@@ -86,6 +88,18 @@ def test_the_list_is_complete() -> None:
             {"schedule": "cosine:least=1e-5", "no_norm_decay": True, "label_smoothing": 0.1, "clip_grad_norm": 5.0},
         ),
         ("imagenet-transformers/resnet50-swin_t", {"loss": "gdkd3:k=5,w0=1,w1=1,w2=1,temperature=1"}),
+        (
+            "cityscapes/deeplabv3-r101-pspnet-r18",
+            {
+                "loss": "gdkd:k=3,w0=1,w1=1,w2=2,temperature=1",
+                "lr": 0.02,
+                "weight_decay": 5e-4,
+                "batch_size": 16,
+                "schedule": "polynomial:power=0.9,least=1e-4",
+                "schedule_by": "step",
+                "aux_weight": 0.4,
+            },
+        ),
     ],
 )
 def test_published_values(name: str, settings: dict[str, Any]) -> None:
@@ -173,7 +187,7 @@ def test_wrong_files(tmp_path: Path, text: str, said: str) -> None:
     ("name", "said"),
     [
         ("cifar10", "preset is 'cifar10'; did you mean cifar100?"),
-        ("", "preset is missing; it must be one of cifar100, cub200"),
+        ("", "preset is missing; it must be one of camvid, cifar100"),
         ("../presets/cifar100", "preset is '..'; it must be one of"),
         ("nowhere.toml", "preset nowhere.toml does not exist"),
         ("cifar100", "pair is missing; it must be one of resnet56-resnet20"),

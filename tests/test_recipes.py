@@ -33,6 +33,7 @@ from gdkd_cache.data.recipes.policies import AugMix, AutoAugment, RandAugment, T
 from gdkd_cache.data.recipes.presets import open_recipe
 from gdkd_cache.data.recipes.recipe import Recipe
 from gdkd_cache.data.recipes.registry import RECIPES
+from gdkd_cache.data.recipes.scaling import ResizeTo, ScaleCrop
 from gdkd_cache.data.recipes.step import Step
 from gdkd_cache.errors import CacheError, UsageError
 from gdkd_cache.seeding import Words, draws, streams
@@ -43,6 +44,8 @@ STEPS: tuple[Step, ...] = (
     RandomResizedCrop(40, interpolation="bicubic", antialias=False),
     ResizeCenterCrop(size=24, resize=28),
     Resize(17),
+    ResizeTo(height=17, width=40),
+    ScaleCrop(height=24, width=40),
     HorizontalFlip(),
     ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1),
     ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, probability=0.8),

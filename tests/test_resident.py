@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gdkd_cache import open_cache
 from gdkd_cache.building.options import CodecChoice
-from gdkd_cache.cache import dataset
+from gdkd_cache.cache import dataset, held
 from gdkd_cache.cache.cache import Cache
 from gdkd_cache.cache.dataset import TeacherBatch
 from gdkd_cache.cache.resident import SparseColumn
@@ -115,7 +115,7 @@ def test_views_that_fit_are_read_once(
 ) -> None:
     """Of three views in five epochs; else one is read again whenever it comes round, ahead of its epoch."""
     build_small(tmp_path / "c.zarr", few, teacher, codec="dense", num_views=3)
-    monkeypatch.setattr(dataset, "_RESIDENT_BYTES", room)
+    monkeypatch.setattr(held, "_RESIDENT_BYTES", room)
     loaded: list[int] = []
     columns = Cache.columns
 
@@ -128,7 +128,7 @@ def test_views_that_fit_are_read_once(
     for epoch in range(5):
         for *_, teacher_said in data.loader(epoch, batch_size=64):
             assert teacher_said.view == loads[epoch % len(set(loads))]
-    data._executor.shutdown()
+    data._held._executor.shutdown()
     assert loaded == loads
 
 

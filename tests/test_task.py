@@ -87,7 +87,16 @@ def test_temperatures_over_the_epochs() -> None:
     assert len(set(found)) == 3
 
 
-@pytest.mark.parametrize("fields", [{"skip_epochs": 1}, {"temperatures": "1:4"}, {"distillation_weights": "1:1"}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"skip_epochs": 1},
+        {"temperatures": "1:4"},
+        {"distillation_weights": "1:1"},
+        {"agreeing_weight": 0.0},
+        {"disagreeing_weight": 2.0},
+    ],
+)
 def test_settings_of_a_distillation_that_is_not_there(fields: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=f"{next(iter(fields))} is .*; it goes with a distillation loss"):
         _task(loss="ce", **fields)
@@ -105,3 +114,32 @@ def test_agreement_is_told_and_no_part_of_the_loss(num_top: int) -> None:
     same = _task(loss="kd").terms(said.logits, labels, said, 0)
     assert float(same["agreement"]) == 1.0
     assert "agreement" not in _task(loss="ce").terms(student, labels, None, 0)
+
+
+@pytest.mark.parametrize("num_top", [3, 0])
+def test_rows_weigh_by_agreement(num_top: int) -> None:
+    """Each row's own loss, times the weight of its kind; where both weigh 1, nothing changes to the bit."""
+    student, labels, said = _batch(num_top)
+    loss = gc.loss("kd:temperature=2")
+    task = _task(loss=loss, agreeing_weight=0.25, disagreeing_weight=3.0)
+    slow, kinds = [], set()
+    for i in range(32):
+        own = loss(student[i : i + 1], said.logits[i : i + 1], labels[i : i + 1], said.top[i : i + 1])
+        kinds.add(agrees := int(student[i].argmax()) == int(said.logits[i].argmax()))
+        slow.append((0.25 if agrees else 3.0) * own)
+    assert kinds == {True, False}
+    wanted = torch.stack(slow).mean()
+    found = task.terms(student, labels, said, 0)["distillation"]
+    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(*(torch.autograd.grad(one, student)[0] for one in (found, wanted)))
+    even = _task(loss=loss).terms(student, labels, said, 0)["distillation"]
+    assert torch.equal(even, loss(student, said.logits, labels, said.top))
+
+
+def test_rows_of_no_weight_give_no_gradient() -> None:
+    student, labels, said = _batch()
+    task = _task(agreeing_weight=0.0, ce_weight=0.0)
+    agree = student.argmax(-1) == said.top[:, 0]
+    gradient = torch.autograd.grad(task.terms(student, labels, said, 0)["loss"], student)[0]
+    assert (gradient.abs().sum(-1) > 0).tolist() == (~agree).tolist()
+    task.terms(said.logits.clone().requires_grad_(), labels, said, 0)["loss"].backward()  # where all agree

@@ -26,6 +26,7 @@ from gdkd_cache.data.probes import probed
 from gdkd_cache.data.recipes.recipe import Recipe
 from gdkd_cache.data.source import ArraySource
 from gdkd_cache.errors import GdkdCacheError, MismatchError, NotServedError, UsageError
+from gdkd_cache.losses.registry import LOSSES
 from gdkd_cache.models.build import build_model
 from gdkd_cache.models.network import Network
 from gdkd_cache.models.normalization import IMAGENET
@@ -42,10 +43,13 @@ def _options(out: Path, **fields: Any) -> TrainOptions:
     return TrainOptions(out=out, **(defaults | fields))
 
 
+# At its default weights a training of this learning rate comes to nothing.
+_TAME = {"dkd": "dkd:beta=2", "gdkd": "gdkd:w2=2", "gdkd3": "gdkd3:w2=2"}
+
+
 @pytest.mark.parametrize(
     ("loss", "codec", "tolerance"),
-    [("gdkd:w2=2", "dense", 1e-3)]
-    + [(loss, "dense:dtype=float32", 0.0) for loss in ("kd", "dkd:beta=2", "gdkd:w2=2", "gdkd3:w2=2")],
+    [("gdkd:w2=2", "dense", 1e-3)] + [(_TAME.get(loss, loss), "dense:dtype=float32", 0.0) for loss in LOSSES],
 )
 def test_the_cache_is_the_live_teacher(
     tmp_path: Path,
@@ -56,12 +60,12 @@ def test_the_cache_is_the_live_teacher(
     codec: str,
     tolerance: float,
 ) -> None:
-    """52 steps of the real trainer on either side, same initial weights and order: the same weights.
+    """20 steps of the real trainer on either side, with every loss, same initial weights and order: the same weights.
 
     Batches are as large as the build's, because a teacher's logits move by 1e-6 with the batch size.
     """
     build_small(tmp_path / "c.zarr", digits, teacher, codec=codec, num_views=3)
-    cached, live = _options(tmp_path / "a", loss=loss), _options(tmp_path / "b", loss=loss)
+    cached, live = (_options(tmp_path / name, loss=loss, epochs=5) for name in ("a", "b"))
     train(cached, digits, digits_test, cache=open_cache(tmp_path / "c.zarr"))
     train(live, digits, digits_test, views=Views(num_views=3), teacher=teacher.logits)
     ours, theirs = load_file(tmp_path / "a/last.safetensors"), load_file(tmp_path / "b/last.safetensors")

@@ -1,13 +1,11 @@
 """The zoo's networks are the public ones: the same tensors by the same names, and the same logits of the same weights.
 
 What is expected was recorded from the public definitions (RepDistiller's, as mdistiller has them), whose tensors were
-filled by `_filled`, so that neither they nor their weights are needed here.
+filled by `filled`, so that neither they nor their weights are needed here.
 """
 
 import hashlib
 import json
-import math
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
@@ -15,6 +13,7 @@ from typing import cast
 import pytest
 import safetensors.torch
 import torch
+from filled import filled
 from torch import Tensor
 
 from gdkd_cache.errors import ModelError
@@ -25,23 +24,8 @@ from gdkd_cache.models.weights import load_model
 from gdkd_cache.models.zoo.staged import Staged
 
 
-def _filled(key: str, shape: tuple[int, ...]) -> Tensor:
-    """Values of a tensor, of its key alone, from whole numbers that every machine computes alike."""
-    index, seed = torch.arange(math.prod(shape)), zlib.crc32(key.encode())
-    unit = ((index * index * 40503 + index * seed + seed) % 65521).double() / 65521
-    if key.endswith("num_batches_tracked"):
-        return torch.tensor(7)
-    if key.endswith("running_var"):
-        values = 0.5 + unit
-    elif key.endswith("weight") and len(shape) == 1:
-        values = 0.4 + 0.8 * unit
-    else:
-        values = (2 * unit - 1) * (math.sqrt(6 / math.prod(shape[1:])) if len(shape) > 1 else 0.2)
-    return values.float().reshape(shape)
-
-
 def _images(side: int) -> Tensor:
-    return 5 * _filled("images", (2, 3, side, side))
+    return 5 * filled("images", (2, 3, side, side))
 
 
 def _listed(shapes: Mapping[str, tuple[int, ...]]) -> str:
@@ -55,7 +39,7 @@ def _shapes(model: torch.nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def _load_filled(model: torch.nn.Module) -> Staged:
-    model.load_state_dict({key: _filled(key, shape) for key, shape in _shapes(model).items()})
+    model.load_state_dict({key: filled(key, shape) for key, shape in _shapes(model).items()})
     return cast(Staged, model.eval())
 
 
@@ -173,7 +157,7 @@ def test_any_network_of_the_zoo_is_named() -> None:
 def test_public_checkpoints(tmp_path: Path, save: dict[str, bool]) -> None:
     """As their writers leave them, and as torch wrote them when it did not count batches yet."""
     model = build_model("wrn_16_1", 100)
-    weights = {key: _filled(key, shape) for key, shape in _shapes(model).items()}
+    weights = {key: filled(key, shape) for key, shape in _shapes(model).items()}
     counted = {key: value for key, value in weights.items() if "num_batches" in key}
     for left_out in ({}, counted):
         kept = {key: value for key, value in weights.items() if key not in left_out}
@@ -200,7 +184,7 @@ def test_weights_of_0_1_0(tmp_path: Path, name: str, listed: str, logits: list[f
     assert isinstance(model, Staged)
     shapes = {older: _shapes(model)[today] for older, today in model.older_names.items()}
     assert _listed(shapes) == listed
-    weights = {key: _filled(key, shape) for key, shape in shapes.items()}
+    weights = {key: filled(key, shape) for key, shape in shapes.items()}
     card = {"name": name, "num_classes": 10, "size": [32, 32], "mean": [0.5] * 3, "std": [0.25] * 3}
     path.write_bytes(safetensors.torch.save(weights, {"gdkd_cache": json.dumps(card)}))
     network = open_network(None, path, 10, device="cpu")

@@ -1,17 +1,24 @@
 """`gdkd-cache build`."""
 
+from typing import TYPE_CHECKING
+
 import click
 from click.core import ParameterSource
 
-from gdkd_cache.building.options import BuildOptions, CodecChoice
+from gdkd_cache.building.options import BuildOptions, ClusterOptions, CodecChoice
 from gdkd_cache.fields import option_of
+from gdkd_cache.registry import use
 from gdkd_cache.terminal import say
 from gdkd_cache_cli.options import DataOptions, TeacherOptions, UseOptions
 from gdkd_cache_cli.taking import takes
 
+if TYPE_CHECKING:
+    from gdkd_cache.data.source import FullSource
+    from gdkd_cache.models.network import Network
+
 
 @click.command(short_help="Run a teacher over seeded views of a dataset and keep its logits.")
-@takes(data=DataOptions, teacher=TeacherOptions, options=BuildOptions, own=UseOptions)
+@takes(data=DataOptions, teacher=TeacherOptions, options=BuildOptions, own=UseOptions, cluster=ClusterOptions)
 @click.option(
     "--sidecars",
     default=None,
@@ -29,6 +36,7 @@ def build(
     teacher: TeacherOptions,
     options: BuildOptions,
     own: UseOptions,
+    cluster: ClusterOptions,
     sidecars: str | None,
     eval_data: str | None,
 ) -> None:
@@ -38,7 +46,8 @@ def build(
     same to the byte.
 
     Processes that build the same cache share its work: the ranks of torchrun, or the same command run again,
-    on this machine or on another one that sees the place. Any of them may be killed: the others take over.
+    on this machine or on another one that sees the place. Any of them may be killed: the others take over. With --ray,
+    a Ray cluster runs such processes: teachers where GPUs are, and what they see is rendered on all its cores.
 
     Before anything is built, the teacher is examined on some views: one that is right no more often than chance,
     or far more often with its classes in another order or its images shown otherwise, is refused by name of the fault.
@@ -58,6 +67,8 @@ def build(
       torchrun --nproc-per-node 4 --no-python gdkd-cache build --data imagefolder:imagenet \\
           --teacher torchvision:resnet152 --weights teacher.pth --normalize imagenet --views 300 --recipe imagenet \\
           --out imagenet.zarr
+      gdkd-cache build --data imagefolder:imagenet --teacher torchvision:resnet152 --weights teacher.pth \\
+          --normalize imagenet --views 300 --recipe imagenet --ray head:6379 --teachers 16 --out imagenet.zarr
     """
     from gdkd_cache.building.build import build as run_build
     from gdkd_cache.data.shards.source import ShardSource
@@ -75,9 +86,22 @@ def build(
         raise click.UsageError("--sidecars lie beside the shards of --data wds:PATTERN; leave it out")
     if sidecars is not None and data.subset is not None:
         raise click.UsageError("--sidecars are of whole shards, which --subset takes apart; leave one of them out")
-    source = data.open()
-    evaluated = None if eval_data is None else data.for_evaluation(eval_data).open("test")
-    result = run_build(options, source, teacher.open(source), evaluated)
+
+    def materials() -> "tuple[FullSource, Network, FullSource | None]":
+        for name in own.use:  # on a cluster, this is another process
+            use(name)
+        source = data.open()
+        evaluated = None if eval_data is None else data.for_evaluation(eval_data).open("test")
+        return source, teacher.open(source), evaluated
+
+    source = None
+    if cluster.ray is None:
+        source, network, evaluated = materials()
+        result = run_build(options, source, network, evaluated)
+    else:
+        from gdkd_cache.building.ray_build import build_on_ray
+
+        result = build_on_ray(options, cluster, materials, on_gpus=teacher.device != "cpu")
     if this_rank().rank:
         return
     if result.rows_computed:

@@ -25,11 +25,12 @@ _SHOWN = ("train.loss", "train.student")
 def compare(runs: tuple[Path, ...], as_json: bool) -> None:
     """Compare trainings, whose folders are RUNS: those that differ in their seed alone are one row.
 
-    Accuracies are top-1 on what was evaluated after each epoch: of the best epoch and of the last one, as means over
-    the runs of a row with their standard deviation (n - 1). The best epoch is chosen on what it is measured on: it
-    flatters. Agreement is how often the student's likeliest class is the teacher's on the training views of the last
-    epoch: beside the accuracy it tells a student that follows its teacher from one that has learnt. Memory is the
-    largest peak of a process. Other options that differ between rows stand below the table.
+    Best and last are the top-1 accuracy on what was evaluated after each epoch, or the mean IoU where that has masks:
+    of the best epoch and of the last one, as means over the runs of a row with their standard deviation (n - 1). The
+    best epoch is chosen on what it is measured on: it flatters. Agreement is how often the student's likeliest class
+    is the teacher's on the training views of the last epoch: beside the accuracy it tells a student that follows its
+    teacher from one that has learnt. Memory is the largest peak of a process. Other options that differ between rows
+    stand below the table.
 
     \b
     Example:
@@ -58,13 +59,19 @@ def _facts(group: "Sequence[Run]") -> dict[str, Any]:
     from gdkd_cache.training.records.runs import Spread
 
     first = group[0]
-    figures = ("best_accuracy", "last_accuracy", "last_agreement", "images_per_second")
-    spreads = {name: _spread(Spread.of(getattr(run, name) for run in group)) for name in figures}
+    figures = {
+        f"best_{first.score}": "best_score",
+        f"last_{first.score}": "last_score",
+        "last_agreement": "last_agreement",
+        "images_per_second": "images_per_second",
+    }
+    spreads = {name: _spread(Spread.of(getattr(run, figure) for run in group)) for name, figure in figures.items()}
     peaks = {
         name: max((value for run in group if (value := getattr(run, name)) is not None), default=None)
         for name in ("memory_bytes", "device_memory_bytes")
     }
     return {
+        "score": first.score,
         "runs": [str(run.path) for run in group],
         "loss": first.setting("loss"),
         "student": first.setting("student"),
@@ -88,8 +95,8 @@ def _cells(number: int, row: dict[str, Any]) -> list[str | list[str]]:
         row["loss"] or "?",
         row["student"] or "?",
         ", ".join(seed or "?" for seed in row["seeds"]),
-        _percent(row["best_accuracy"]),
-        _percent(row["last_accuracy"]),
+        _percent(row[f"best_{row['score']}"]),
+        _percent(row[f"last_{row['score']}"]),
         "-" if row["last_agreement"] is None else _percent(row["last_agreement"]),
         "-" if size is None else f"{size:.1f}",
         "-" if speed is None else f"{speed['mean']:,.0f}",

@@ -1,14 +1,17 @@
 """`gdkd-cache eval`."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import click
 
 from gdkd_cache.data.options import MemoryOptions, RenderOptions
+from gdkd_cache.errors import UsageError
 from gdkd_cache.fields import check_fields, option
 from gdkd_cache.models.registry import MODEL_HELP
 from gdkd_cache.terminal import say, say_json, say_table
+from gdkd_cache.training.amounts import parse_sides
 from gdkd_cache_cli.options import CachedDataOptions, CacheOptions, NetworkOptions
 from gdkd_cache_cli.taking import takes
 
@@ -16,7 +19,8 @@ if TYPE_CHECKING:
     from gdkd_cache.data.source import FullSource
     from gdkd_cache.models.network import Network
     from gdkd_cache.training.agreement import Agreement
-    from gdkd_cache.training.evaluate import Evaluation
+    from gdkd_cache.training.evaluation import Evaluation
+    from gdkd_cache.training.mask_evaluation import Windows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,16 +41,44 @@ class _EvalOptions(NetworkOptions, RenderOptions, MemoryOptions):
         metavar="SPEC",
     )
     per_class: bool = option(False, "Also print a table of the classes, the worst first.")
+    window: str | None = option(
+        None,
+        "Look at images with masks through windows of this height and width: where these overlap, a pixel has the mean "
+        "of their logits.",
+        metavar="HxW",
+        unset="whole images",
+    )
+    stride: str | None = option(
+        None, "Pixels from one window to the next, down and across.", metavar="HxW", unset="two thirds of --window"
+    )
 
     def __post_init__(self) -> None:
         check_fields(self)
         super().__post_init__()
+        for name in ("window", "stride"):
+            if (text := getattr(self, name)) is not None:
+                parse_sides(name, text)
+        if self.stride is not None and self.window is None:
+            raise UsageError("--stride is of windows; give --window, too")
+
+    @property
+    def _windows(self) -> "Windows | None":
+        from gdkd_cache.training.mask_evaluation import Windows
+
+        if self.window is None:
+            return None
+        height, width = parse_sides("window", self.window)
+        thirds = (max(height * 2 // 3, 1), max(width * 2 // 3, 1))
+        down, across = thirds if self.stride is None else parse_sides("stride", self.stride)
+        return Windows(height=height, width=width, down=down, across=across)
 
     def evaluate(self, source: "FullSource", network: "Network") -> "Evaluation":
         """The figures of a network on images as they are."""
         from gdkd_cache.data.recipes.stated import stated_recipe
         from gdkd_cache.training.evaluate import Evaluator
 
+        if self.window is not None and not source.has_masks:
+            raise UsageError(f"--window is for images with masks, and {source.name} has none")
         recipe = self.recipe
         if recipe is None:
             recipe = stated_recipe(network.eval_recipe, network.description.name)
@@ -59,8 +91,9 @@ class _EvalOptions(NetworkOptions, RenderOptions, MemoryOptions):
             images_in_memory=self.images_in_memory,
             decoded=self.decoded,
             recipe=recipe,
+            windows=self._windows,
         )
-        network.tried(len(source.classes), evaluator.size)
+        network.tried(len(source.classes), evaluator.size, dense=evaluator.dense)
         return evaluator(network.model)
 
 
@@ -110,7 +143,7 @@ class _TeacherOptions(CacheOptions):
             decoded=options.decoded,
             num_workers=options.num_workers,
         )
-        network.tried(len(source.classes), dataset.size)
+        network.tried(len(source.classes), dataset.size, dense=source.has_masks)
         num_workers = default_num_workers(dataset.source) if options.num_workers is None else options.num_workers
         return agree(
             network.model,
@@ -131,48 +164,44 @@ def evaluate(data: CachedDataOptions, options: _EvalOptions, teacher: _TeacherOp
     """Evaluate trained weights on a dataset, without augmentation; or, with --cache, against a teacher on its views.
 
     Top-1 and top-5 accuracy, the mean negative log-likelihood of the labels (NLL, in nats), and the expected
-    calibration error (ECE, of 15 bins of confidence).
+    calibration error (ECE, of 15 bins of confidence). Of images with masks, the mean over classes of intersection over
+    union (IoU), pixel accuracy, and the NLL of a pixel, at the size of the masks.
 
     \b
     Examples:
       gdkd-cache eval --data digits --weights student/best.safetensors
       gdkd-cache eval --data digits --weights student/best.safetensors --per-class
       gdkd-cache eval --data digits --weights student/best.safetensors --cache digits.zarr
+      gdkd-cache eval --data camvid:CamVid --weights student/best.safetensors --per-class
     """
     teacher.check(data, options.per_class)
     source = data.open(options.split or ("test" if teacher.cache is None else "train"))
     network = options.load(options.model, source, "float32")
     if teacher.cache is None:
         result = options.evaluate(source, network)
-        _tell(result, source, options.per_class, as_json)
+        _tell(result, source.shown_names, options.per_class, as_json)
     else:
         agreement = teacher.agree(data, options, source, network)
         _tell_agreement(agreement, as_json)
 
 
-def _tell(result: "Evaluation", source: "FullSource", per_class: bool, as_json: bool) -> None:
-    import numpy as np
-
-    counts = np.bincount(source.labels, minlength=len(source.classes)).tolist()
+def _tell(result: "Evaluation", names: Sequence[str], per_class: bool, as_json: bool) -> None:
+    figures = result.by_class()
     rows = [
-        {"class": number, "name": name, "rows": count, "accuracy": accuracy}
-        for number, (name, count, accuracy) in enumerate(
-            zip(source.shown_names, counts, result.class_accuracies, strict=True)
-        )
+        {"class": number, "name": name, **dict(zip(figures, values, strict=True))}
+        for number, (name, *values) in enumerate(zip(names, *figures.values(), strict=True))
     ]
     if as_json:
-        facts = asdict(result)
-        facts.pop("class_accuracies")
-        say_json(facts | {"classes": rows})
+        say_json(
+            {name: value for name, value in asdict(result).items() if not isinstance(value, tuple)} | {"classes": rows}
+        )
         return
     if per_class:
-        known = sorted((row for row in rows if row["accuracy"] is not None), key=lambda row: row["accuracy"])
-        table = [(str(row["class"]), row["name"], str(row["rows"]), f"{row['accuracy']:.2%}") for row in known]
-        say_table(("class", "name", "images", "accuracy"), table)
-    say(
-        f"accuracy {result.accuracy:.2%}, top-5 {result.top5_accuracy:.2%}, NLL {result.loss:.4f}, "
-        f"ECE {result.calibration_error:.4f} on {result.num_rows} images"
-    )
+        seen, right = figures
+        known = sorted((row for row in rows if row[right] is not None), key=lambda row: row[right])
+        table = [(str(row["class"]), row["name"], str(row[seen]), f"{row[right]:.2%}") for row in known]
+        say_table(("class", "name", *result.class_titles.values()), table)
+    say(str(result))
 
 
 def _tell_agreement(result: "Agreement", as_json: bool) -> None:

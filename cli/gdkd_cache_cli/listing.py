@@ -1,4 +1,4 @@
-"""`gdkd-cache models`, `losses`, `schedules`, `codecs`, `recipes` and `steps`: what can be named, with all settings."""
+"""`gdkd-cache models`, `losses`, `methods`, `schedules`, `codecs`, `recipes`, `steps`: what can be named."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +12,7 @@ from gdkd_cache.losses.registry import LOSSES
 from gdkd_cache.models.registry import MODELS
 from gdkd_cache.registry import Registry
 from gdkd_cache.terminal import say, say_table
+from gdkd_cache.training.methods.registry import METHODS
 from gdkd_cache.training.optimization.registry import SCHEDULES
 
 _COLUMNS = ("setting", "type", "default", "allowed", "what it is")
@@ -59,6 +60,13 @@ losses = _listing(
     "Wherever a loss is asked for (train --loss, build --for), it is written as its name, a colon and settings, as in "
     "gdkd:k=5,w2=8,temperature=4; what is left out has its default. One of your own is package.module:name.",
     "  gdkd-cache losses\n  gdkd-cache losses gdkd my_package.losses:Huber",
+)
+methods = _listing(
+    "methods",
+    METHODS,
+    "A method (train --method) is written as its name, a colon and settings, as in dho:alpha=0.5,beta=0.5. One of your "
+    "own is package.module:name.",
+    "  gdkd-cache methods\n  gdkd-cache methods dho",
 )
 schedules = _listing(
     "schedules",

@@ -54,7 +54,8 @@ def plan(
         for row in planned.rows
     ]
     say_table(("codec", "bytes a view", f"{views} views", "gradient error", "encode rows/s", "objects", ""), rows)
-    say(f"The teacher: {examination_text(planned.examination, 'augmented views')}.")
+    if planned.examination is not None:
+        say(f"The teacher: {examination_text(planned.examination, 'augmented views')}.")
     for row in planned.rows:
         if row.chosen and row.references:
             say(

@@ -29,8 +29,9 @@ def show(
     """Draw a contact sheet, to see that views and logits belong together.
 
     Each row is an image, left as it was decoded, then as some of its views; under each view are the teacher's five
-    likeliest classes, from the cache's logits. The images are checked as for training. A page holds its pictures, and
-    needs no network.
+    likeliest classes, from the cache's logits. Of images with masks, each view has a line: the image, its mask, and the
+    teacher's likeliest class of each cell and its confidence, in a picture. The images are checked as for training. A
+    page holds its pictures, and needs no network.
 
     \b
     Examples:

@@ -98,6 +98,8 @@ def _click_option(field: "dataclasses.Field[Any]", stated: Option) -> Callable[.
         facts |= {"multiple": True, "type": _TYPES.get(kind.items, click.STRING)}
     else:
         facts["type"] = _TYPES.get(kind.plain, click.STRING)
+    if stated.alone:
+        facts |= {"is_flag": False, "flag_value": stated.alone}
     if stated.unset is not None:
         said += f"  [default: {stated.unset}]"
     elif default not in (None, ()):

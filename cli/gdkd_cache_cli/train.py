@@ -164,6 +164,7 @@ def train(
     from gdkd_cache.data.views import image_size
     from gdkd_cache.device import choose_device
     from gdkd_cache.ranks import this_rank
+    from gdkd_cache.training.records.scores import SCORES
     from gdkd_cache.training.train import train as run_train
 
     options.check()
@@ -188,6 +189,6 @@ def train(
     if this_rank().rank:
         return
     say(
-        f"{options.student}: best accuracy {result.best_accuracy:.2%} (epoch {result.best_epoch}), last "
-        f"{result.last_accuracy:.2%}, {result.images_per_second:,.0f} images/s; {options.out / 'best.safetensors'}"
+        f"{options.student}: best {SCORES[result.score]} {result.best_score:.2%} (epoch {result.best_epoch}), last "
+        f"{result.last_score:.2%}, {result.images_per_second:,.0f} images/s; {options.out / 'best.safetensors'}"
     )

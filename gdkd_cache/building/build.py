@@ -3,11 +3,11 @@
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from gdkd_cache.building.builder import Builder
+from gdkd_cache.building.builder import Builder, Render
 from gdkd_cache.building.compute import grouped
 from gdkd_cache.building.cooperate import Share, begin_together
 from gdkd_cache.building.options import BuildOptions
@@ -19,8 +19,10 @@ from gdkd_cache.store.differences import FITTED, differences_between
 from gdkd_cache.store.manifest import Manifest
 from gdkd_cache.store.place import Complete, Place
 from gdkd_cache.store.writer import CacheWriter
+from gdkd_cache.threads import mapped
 
 _LOG = logging.getLogger(__name__)
+_READS_AT_ONCE = 8  # as an object store answers each only after a while
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +40,14 @@ class BuildResult:
     seconds: float
 
 
-def build(options: BuildOptions, source: Source, teacher: Network, eval_source: Source | None = None) -> BuildResult:
+def build(
+    options: BuildOptions,
+    source: Source,
+    teacher: Network,
+    eval_source: Source | None = None,
+    *,
+    render: Render | None = None,
+) -> BuildResult:
     """Build a cache, or go on with one that was interrupted; the same options give the same bytes.
 
     Args:
@@ -46,6 +55,7 @@ def build(options: BuildOptions, source: Source, teacher: Network, eval_source: 
         source: the images.
         teacher: the teacher.
         eval_source: images to evaluate it on, besides the views; the cache says how right it is on both.
+        render: who renders; worker processes, or this one, where nobody is named.
 
     Raises:
         SourceError: the data cannot be read.
@@ -56,7 +66,7 @@ def build(options: BuildOptions, source: Source, teacher: Network, eval_source: 
         CacheError: the folder holds something else, if only beside what `force` would replace.
         OSError: it cannot be written; what is committed stays, and the same build resumes.
     """
-    builder, place = _begin(options, source, teacher, eval_source)
+    builder, place = _begin(options, source, teacher, eval_source, render)
     start, computed = time.monotonic(), 0
     found = place.look(force=options.force)
     if isinstance(found, Complete):
@@ -65,6 +75,9 @@ def build(options: BuildOptions, source: Source, teacher: Network, eval_source: 
         return BuildResult(manifest=found.manifest, rows_computed=0, seconds=0.0)
     builder.hold_images()
     with Claims(place.objects, place.build) as claims:
+        if builder.noise is not None:
+            # What was committed before, and what others build, has the noise of this very secret.
+            builder.noise = replace(builder.noise, secret=claims.agreed("noise", builder.noise.secret))
         writer = begin_together(place, found, claims, builder.fit)
         if isinstance(writer, CacheWriter):
             computed = _share_shards(builder, writer, claims)
@@ -75,16 +88,17 @@ def build(options: BuildOptions, source: Source, teacher: Network, eval_source: 
 
 
 def _begin(
-    options: BuildOptions, source: Source, teacher: Network, eval_source: Source | None
+    options: BuildOptions, source: Source, teacher: Network, eval_source: Source | None, render: Render | None
 ) -> tuple[Builder, Place]:
     """The builder and its place; a build that stands there goes on with the memory format that it began with."""
-    builder = Builder(options, source, teacher, eval_source=eval_source)
+    builder = Builder(options, source, teacher, eval_source=eval_source, render=render)
     place = Place(options.out, builder.identity())
     there = place.stated()
     if there is not None:
         differing = differences_between(there, builder.identity(), but=FITTED)
         if differing and all(text.startswith("build.memory_format") for text in differing):
-            builder = Builder(options, source, teacher.as_in(there.build), eval_source=eval_source)
+            as_begun = teacher.as_in(there.build)
+            builder = Builder(options, source, as_begun, eval_source=eval_source, render=render)
             place = Place(options.out, builder.identity())
     return builder, place
 
@@ -118,7 +132,8 @@ def _share_shards(builder: Builder, writer: CacheWriter, claims: Claims) -> int:
                 share.wait()
             elif not writer.published():
                 # All that others, or earlier runs, have committed is read again, once.
-                damaged = [unit for unit in units if not writer.committed(*unit[:2])]
+                whole = mapped(lambda unit: writer.committed(*unit[:2]), units, _READS_AT_ONCE)
+                damaged = [unit for unit, stands in zip(units, whole, strict=True) if not stands]
                 if damaged:
                     _LOG.info("%d shards are damaged since they were committed: computing them again", len(damaged))
                 again = grouped(damaged, in_memory=in_memory, references=references)

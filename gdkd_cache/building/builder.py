@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from importlib.metadata import version
@@ -12,6 +13,8 @@ from torch import Tensor
 from gdkd_cache.building.compute import Commit, Encoder, Load, Said, Work, gathered
 from gdkd_cache.building.decoded import probe_sources
 from gdkd_cache.building.examine import Sample, check_teacher, examine
+from gdkd_cache.building.examine_masks import CellTally
+from gdkd_cache.building.noise import SECRET_BYTES, Noise
 from gdkd_cache.building.options import BuildOptions
 from gdkd_cache.building.sampling import Sampling
 from gdkd_cache.cache.cache import open_cache
@@ -26,9 +29,11 @@ from gdkd_cache.data.recipes.presets import open_recipe
 from gdkd_cache.data.recipes.recipe import Recipe
 from gdkd_cache.data.recipes.registry import STEPS
 from gdkd_cache.data.source import Source, settle
+from gdkd_cache.data.targets import MaskTargets
 from gdkd_cache.data.views import ViewBatch, ViewRenderer, ViewRequest, image_size, requests_for
 from gdkd_cache.device import describe, usual_memory_format
-from gdkd_cache.errors import ModelError
+from gdkd_cache.errors import ModelError, UsageError
+from gdkd_cache.limits import NO_LABEL, usual_shard_rows
 from gdkd_cache.models.network import Network
 from gdkd_cache.progress import progress
 from gdkd_cache.schema import from_json
@@ -39,6 +44,9 @@ from gdkd_cache.store.facts import UNFITTED, UNMEASURED, Build, Data, Examinatio
 from gdkd_cache.store.layout import encode_keys, reference_layouts
 from gdkd_cache.store.manifest import Identity
 from gdkd_cache.store.place import Begun
+
+Render = Callable[[ViewRenderer, Iterable[ViewRequest]], Iterator[ViewBatch]]
+"""Gives one batch for each request and each of its views, in order; requests are drawn as they are rendered."""
 
 _LOG = logging.getLogger(__name__)
 _ROWS_AT_ONCE = 64  # a request of images that are decoded: 8 views of 224x224 are 77 MB
@@ -54,6 +62,7 @@ class Builder:
         labels: int64 [row], its class ids.
         recipe: what the views are made with.
         renderer: makes them, with the probes of some rows.
+        noise: what is added to what the teacher says of them; of a secret of its own until it is given another.
     """
 
     def __init__(
@@ -64,6 +73,7 @@ class Builder:
         *,
         eval_source: Source | None = None,
         source_checks: bool = True,
+        render: Render | None = None,
     ) -> None:
         """Check that the three belong together: the teacher is run once, on blank images.
 
@@ -71,11 +81,13 @@ class Builder:
             options, source, teacher: what is built.
             eval_source: what the teacher is evaluated on, besides.
             source_checks: whether the cache gets the checks of the decoded images; `codec_from` decides where given.
+            render: who renders; worker processes, or this one, where nobody is named.
 
         Raises:
             SourceError: the data cannot be read.
             ModelError: the teacher cannot take such views, or knows other classes.
-            UsageError: an unknown recipe, or a codec that cannot hold so many classes.
+            UsageError: an unknown recipe, a codec that cannot hold so many classes, or a declared loss that needs
+                labels which some rows lack.
             CacheError: `codec_from` is no cache, or is damaged.
         """
         source = settle(source)
@@ -89,13 +101,19 @@ class Builder:
             source_checks = theirs is not None and theirs.source_checks  # which all parts of one cache have, or none
         self._source_checks = source_checks
         self._eval_source = None if eval_source is None else settle(eval_source)
+        self._render = render or self._load
         self._said: dict[tuple[int, bytes], Tensor] = {}  # by view and rows of a batch
         self._probed = probed(hash_keys(self.keys))
         self.renderer = self._renderer()
         self._view_size = self.renderer[ViewRequest((0,), np.arange(1))][0].pixels.shape[2:]
-        self._teacher = teacher.tried(len(source.classes), (self._view_size[0], self._view_size[1]))
+        size = self._view_size[0], self._view_size[1]
+        self._teacher = teacher.tried(len(source.classes), size, dense=source.has_masks)
+        if options.noise is not None and source.has_masks:
+            raise UsageError("noise is for one distribution an image; leave --noise out for images with masks")
+        self.noise = None if options.noise is None else Noise(epsilon=options.noise, secret=os.urandom(SECRET_BYTES))
+        self._seen_cells = CellTally()
         if self._given is None:  # else that cache's codec and losses count, not those of the options
-            options.request.check(len(source.classes))
+            options.request.check(len(source.classes), source.unlabelled)
 
     def _renderer(self) -> ViewRenderer:
         return ViewRenderer(
@@ -137,7 +155,12 @@ class Builder:
             num_rows=len(self.keys),
             num_views=options.num_views,
             classes=tuple(source.classes),
-            data=Data(name=source.name, digest=source.digest, keys_bytes=len(encode_keys(self.keys))),
+            data=Data(
+                name=source.name,
+                digest=source.digest,
+                keys_bytes=len(encode_keys(self.keys)),
+                unlabelled=source.unlabelled,
+            ),
             views=Views(
                 recipe=from_json(RecipeFacts, self.recipe.to_json()),
                 seed=options.seed,
@@ -156,8 +179,10 @@ class Builder:
                 memory_format=None if is_usual else teacher.memory_format,
                 software={name: version(name) for name in _SOFTWARE},
             ),
-            shard_rows=options.shard_rows,
+            shard_rows=teacher.cells.shard_rows(options.shard_rows or usual_shard_rows(len(self.keys))),
+            cells=teacher.cells,
             card=make_card(options.license, options.contact),
+            noise=None if self.noise is None else self.noise.facts,
         )
 
         if self._given is None:
@@ -192,19 +217,28 @@ class Builder:
             )
         return Begun(choice.codec, choice.fidelity, examination)
 
-    def examine(self, calibration: Calibration) -> Examination:
-        """How right the teacher is, of calibration rows.
+    def examine(self, calibration: Calibration) -> Examination | None:
+        """How right the teacher is, of calibration rows with labels; None where none has one, or with noise.
 
         Raises:
             ModelError: it is wrong, and nobody has accepted that.
             MismatchError: what it is evaluated on has other classes.
         """
+        if self.noise is not None:
+            _LOG.info("the teacher is not examined, as the noise would be: build a view without --noise for that")
+            return None
+        if self._source.has_masks:
+            return self._seen_cells.examination(accept=self._options.accept_teacher)
         logits, labels = calibration.labelled
+        known = labels != NO_LABEL
+        if not known.any():
+            return None
+        rows = np.argsort(hash_keys(self.keys), kind="stable")[: len(labels)]
         sample = Sample(
-            logits=logits,
-            labels=labels,
-            unseen=np.arange(len(labels)) >= calibration.num_fitted,
-            rows=np.argsort(hash_keys(self.keys), kind="stable")[: len(labels)],
+            logits=logits[known],
+            labels=labels[known],
+            unseen=np.flatnonzero(known) >= calibration.num_fitted,
+            rows=rows[self.labels[rows] != NO_LABEL],
             views=lambda rows: self._stream(requests_for(0, np.sort(rows), self._options.batch_size)),
             is_mixed=self.recipe.mix is not None,
         )
@@ -225,7 +259,8 @@ class Builder:
             UsageError: references are asked for that the views cannot have.
         """
         options, hashes, num_classes = self._options, hash_keys(self.keys), len(self._source.classes)
-        sampling = Sampling.of(options.request, hashes, num_classes, options.num_views, self._unpredictable())
+        cells, unpredictable = self._teacher.cells, self._unpredictable()
+        sampling = Sampling.of(options.request, hashes, num_classes, options.num_views, unpredictable, cells)
         requests = sampling.requests(options.batch_size)
 
         def said(advance: Callable[[int], None]) -> Iterator[tuple[ViewBatch, Tensor]]:
@@ -233,6 +268,8 @@ class Builder:
                 logits = self._logits(batch).cpu()
                 if batch.view >= options.first_view and sampling.is_whole(batch.view):
                     self._said[batch.view, batch.rows.tobytes()] = logits
+                if batch.view == 0 and isinstance(batch.targets, MaskTargets):
+                    self._seen_cells.add(logits, batch.targets.masks)
                 advance(len(batch.rows))
                 yield batch, logits
 
@@ -304,7 +341,7 @@ class Builder:
 
         rendered = self._stream(part for _, batch in ahead for part in requests_for(batch.views, batch.rows, part_size))
         size_view = first_view if codec.num_references else None
-        with Encoder(codec, commit, references, size_view=size_view) as encoder:
+        with Encoder(codec, commit, references, cells=self._teacher.cells, size_view=size_view) as encoder:
             for shards, batch in cuts:
                 for view, views in gathered(rendered, batch).items():
                     logits = self._logits(views)
@@ -317,11 +354,14 @@ class Builder:
                         encoder.finish(view, shards)
 
     def _stream(self, requests: Iterable[ViewRequest]) -> Iterator[ViewBatch]:
+        return self._render(self.renderer, requests)
+
+    def _load(self, renderer: ViewRenderer, requests: Iterable[ViewRequest]) -> Iterator[ViewBatch]:
         on_gpu = self._teacher.device.type == "cuda"
-        return ViewLoader(self.renderer, num_workers=self._num_workers, pin_memory=on_gpu).stream(requests)
+        return ViewLoader(renderer, num_workers=self._num_workers, pin_memory=on_gpu).stream(requests)
 
     def _logits(self, batch: ViewBatch) -> Tensor:
-        """The teacher's logits, float32 [n, class] on its device; of a batch that calibration had, those that it kept.
+        """The teacher's logits, float32 [n, *grid, class] on its device: with noise if any, and calibration's if kept.
 
         Raises:
             ModelError: NaN or infinity; it names the key.
@@ -330,10 +370,12 @@ class Builder:
         if said is not None:
             return said.to(self._teacher.device)
         logits = self._teacher.logits(batch.pixels)
-        finite = logits.isfinite().all(-1)
+        finite = logits.isfinite().flatten(1).all(1)
         if not finite.all():
             key = self.keys[int(batch.rows[int(finite.logical_not().nonzero()[0])])]
             raise ModelError(f"the teacher gives NaN or infinity for {key!r}; check its weights and precision")
+        if self.noise is not None:  # before anything is made of them: codec, figures and shards
+            logits = self.noise.added(logits, batch.view, [self.keys[row] for row in batch.rows.tolist()])
         return logits
 
     def source_probes(self) -> np.ndarray:

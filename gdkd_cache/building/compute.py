@@ -14,9 +14,9 @@ from torch import Tensor
 from gdkd_cache.cache.references import ReferenceRows
 from gdkd_cache.codec.base import Codec, References
 from gdkd_cache.codec.fidelity import ENCODE_ROWS
-from gdkd_cache.data.targets import ClassTargets
+from gdkd_cache.data.targets import Targets
 from gdkd_cache.data.views import VIEWS_AT_ONCE, ViewBatch, ViewRequest
-from gdkd_cache.store.cells import Cells
+from gdkd_cache.store.cells import ONE_CELL, Cells
 from gdkd_cache.store.layout import IMAGE_SIZE, PROBE, SOURCE_CHECK
 from gdkd_cache.threads import one_worker
 
@@ -73,7 +73,7 @@ def _joined(parts: list[ViewBatch]) -> ViewBatch:
         parts[0],
         rows=np.concatenate([part.rows for part in parts]),
         pixels=torch.cat([part.pixels for part in parts]),
-        targets=ClassTargets.joined([part.targets for part in parts]),
+        targets=Targets.joined([part.targets for part in parts]),
         probes=_concatenated([part.probes for part in parts]),
         source_checks=_concatenated([part.source_checks for part in parts]),
         sizes=_concatenated([part.sizes for part in parts]),
@@ -112,6 +112,7 @@ class Encoder:
         commit: Commit,
         references: Callable[[Work], ReferenceRows] | None = None,
         *,
+        cells: Cells = ONE_CELL,
         size_view: int | None = None,
     ) -> None:
         """Begin.
@@ -120,9 +121,11 @@ class Encoder:
             codec: what shards are encoded with.
             commit: takes them.
             references: makes what predicts views of a shard, for a codec that has references.
+            cells: of a row.
             size_view: the view whose shards bring the sizes of the images; None for none.
         """
         self._codec, self._commit, self._make, self._size_view = codec, commit, references, size_view
+        self._cells, self._rows_at_once = cells, max(ENCODE_ROWS // cells.number, 1)
         self._predicted: tuple[int, ReferenceRows] | None = None  # of one shard at a time
         self._executor = one_worker("encode-and-write")
         self._waiting: deque[Future[Any]] = deque()
@@ -143,7 +146,7 @@ class Encoder:
     def add(self, view: int, work: Work, said: Said) -> None:
         """Take the next batch of a view's current shard."""
         self._said[view].append(said)
-        if sum(len(one.labels) for one in self._said[view]) >= ENCODE_ROWS:
+        if sum(len(one.labels) for one in self._said[view]) >= self._rows_at_once:
             self._encode(view, work)
 
     def finish(self, view: int, work: Work) -> None:
@@ -185,7 +188,7 @@ class Encoder:
             references.see(part, sizes)
             known = references.before(view, part)
             known = known and References(*(tensor.to(logits.device) for tensor in known))
-        encoded = Cells.of(logits).encode(self._codec, logits, labels, known)
+        encoded = self._cells.encode(self._codec, logits, labels, known)
         if references is not None:
             references.put(view, part, encoded, known)
         columns = {name: column.cpu().numpy() for name, column in encoded.items()}

@@ -58,6 +58,7 @@ def examine(
 
     Raises:
         MismatchError: those have other classes.
+        SourceError: some of their rows have no label.
         ModelError: a stated recipe that only the user may name.
     """
     tally = Tally()
@@ -67,6 +68,7 @@ def examine(
         return found
     if list(eval_source.classes) != list(data.classes):
         raise MismatchError(f"{eval_source.name} has other classes than {data.name}, or in another order")
+    eval_source.require_labels()
     recipe, tally = stated_recipe(teacher.eval_recipe, teacher.description.name), Tally()
     renderer = ViewRenderer(eval_source, open_recipe(recipe, *image_size(eval_source)), seed=0, device=teacher.device)
     workers = default_num_workers(eval_source) if num_workers is None else num_workers

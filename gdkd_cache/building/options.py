@@ -9,7 +9,7 @@ from gdkd_cache.data.options import MemoryOptions, RenderOptions
 from gdkd_cache.data.recipes.registry import RECIPES
 from gdkd_cache.errors import UsageError
 from gdkd_cache.fields import check_fields, option
-from gdkd_cache.limits import LARGEST_BATCH, LARGEST_SEED, MOST_VIEWS, SHARD_ROWS
+from gdkd_cache.limits import LARGEST_BATCH, LARGEST_FACTOR, LARGEST_SEED, MOST_VIEWS
 from gdkd_cache.losses.registry import LOSSES
 
 if TYPE_CHECKING:
@@ -100,12 +100,62 @@ class PlanOptions(CodecChoice, RenderOptions):
     )
     seed: int = option(0, "Seed of the views.", least=-LARGEST_SEED, most=LARGEST_SEED)
     batch_size: int = option(256, "Images the teacher sees at once; part of the digest.", least=1, most=LARGEST_BATCH)
+    noise: float | None = option(
+        None,
+        "Add Laplace noise to the teacher's probabilities: what is kept of a view is then EPS-differentially private, "
+        "of N views of an image N times EPS. Images, keys and labels are not protected, nor, beyond that, what the "
+        "teacher was trained on. The noise's seed is secret and is deleted at the end, so no two builds are alike; the "
+        "teacher is not examined.",
+        least=1e-6,
+        most=LARGEST_FACTOR,
+        metavar="EPS",
+        unset="none",
+        rare=True,
+    )
     accept_teacher: bool = option(
         False, "Take a teacher that is right no more often than chance, or would be far more often in another way."
     )
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterOptions:
+    """Where a build is computed that is given to Ray.
+
+    Raises:
+        UsageError: a number out of range, or one without Ray.
+    """
+
+    ray: str | None = option(
+        None,
+        "Build on a Ray cluster: the one of RAY_ADDRESS or of this machine, or else a new one of this machine alone; "
+        "local is always that, and HOST:PORT one that runs elsewhere.",
+        metavar="[ADDRESS]",
+        alone="auto",
+        outcome=False,
+    )
+    teachers: int | None = option(
+        None,
+        "Teachers on the cluster, each with a GPU where it has any.",
+        least=1,
+        unset="one a GPU, or for each two cores without any",
+        outcome=False,
+    )
+    renderers: int | None = option(
+        None,
+        "Cores of the cluster that render at once; 0 leaves it to the teachers' processes.",
+        least=0,
+        unset="0 for images in memory, else all cores but the teachers'",
+        outcome=False,
+    )
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        given = [name for name in ("teachers", "renderers") if getattr(self, name) is not None]
+        if given and self.ray is None:
+            raise UsageError(f"--{given[0]} goes with --ray")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,11 +176,26 @@ class BuildOptions(PlanOptions, MemoryOptions, CardOptions):
         metavar="CACHE",
     )
     force: bool = option(False, "Replace another cache or build there; refused beside other files.")
-    shard_rows: int = SHARD_ROWS  # the unit of commit and resume
+    shard_rows: int | None = None  # the unit of commit and resume; None is what so many rows usually have
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.shard_rows < 1:
+        if self.shard_rows is not None and self.shard_rows < 1:
             raise UsageError(f"shard_rows is {self.shard_rows}; it must be at least 1")
         if self.first_view + self.num_views > MOST_VIEWS:
             raise UsageError(f"first_view + num_views is {self.first_view + self.num_views}; at most {MOST_VIEWS}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignalOptions(RenderOptions):
+    """Which features of a network are kept beside a cache, and where."""
+
+    recipe: str | None = option(
+        None,
+        "What makes the network's inputs of the images, without augmentation.",
+        unset="what its card or library says, else none",
+        metavar="SPEC",
+    )
+    batch_size: int = option(256, "Images the network sees at once.", least=1, most=LARGEST_BATCH)
+    out: Path = option(help="The file to write.", outcome=False)
+    force: bool = option(False, "Replace a file of that name.", outcome=False)

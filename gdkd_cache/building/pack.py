@@ -14,6 +14,7 @@ from torch import Tensor
 from gdkd_cache.building.figures import Tally
 from gdkd_cache.building.sampling import Sampling
 from gdkd_cache.cache.references import ReferenceRows
+from gdkd_cache.codec.calibration import Calibration
 from gdkd_cache.codec.fidelity import ENCODE_ROWS
 from gdkd_cache.codec.registry import AUTO
 from gdkd_cache.codec.request import CodecRequest
@@ -21,7 +22,7 @@ from gdkd_cache.data.nearness import Nearness
 from gdkd_cache.data.recipes.step import NEAREST
 from gdkd_cache.data.source import class_ids, is_text, source_digest
 from gdkd_cache.errors import UsageError
-from gdkd_cache.limits import MOST_CELLS, MOST_CLASSES, SHARD_ROWS
+from gdkd_cache.limits import MOST_CELLS, MOST_CLASSES, NO_LABEL, usual_shard_rows
 from gdkd_cache.losses.base import Loss, parse_loss
 from gdkd_cache.progress import progress
 from gdkd_cache.schema import from_json
@@ -62,7 +63,7 @@ def pack(
         logits: [view, row, class], or one [row, class] array a view; any float type, all finite. Of a dense network,
             a view is [row, height, width, class], or [row, output, height, width, class] of several outputs.
         keys: one stable, unique string a row.
-        labels: class ids [row]; of a dense network None, or [row, height, width].
+        labels: class ids [row], -1 for rows without; of a dense network None, or [row, height, width].
         codec: `auto`, `transform[:...]`, `topk[:...]` or `dense[:...]`; of a dense network also `grid[:...]`.
         fidelity: the largest gradient error allowed for each declared loss.
         losses: the declared losses, such as `gdkd:k=5,w2=8,temperature=4`.
@@ -92,7 +93,7 @@ def pack(
         cells = replace(cells, labelled=bool(cells.grid))
         labels = _labels(labels, (num_rows, *cells.places), num_classes)
     request = CodecRequest(spec=codec, fidelity=fidelity, losses=tuple(map(parse_loss, losses)), num_top=num_top)
-    request.check(num_classes)
+    request.check(num_classes, int((labels == NO_LABEL).sum()))
     names = [str(i) for i in range(num_classes)] if classes is None else list(classes)
     if len(names) != num_classes:
         raise UsageError(f"{len(names)} class names for logits of {num_classes} classes; both must be equal")
@@ -109,14 +110,19 @@ def pack(
         num_rows=num_rows,
         num_views=len(views),
         classes=tuple(names),
-        data=Data(name="packed", digest=digest, keys_bytes=len(encode_keys(keys))),
+        data=Data(
+            name="packed",
+            digest=digest,
+            keys_bytes=len(encode_keys(keys)),
+            unlabelled=int((labels == NO_LABEL).sum()),
+        ),
         views=None,
         teacher=TeacherFacts(name="logits computed elsewhere", logits=f"sha256:{content.hexdigest()}"),
         request=from_json(RequestFacts, request.to_json()),
         codec=UNFITTED,
         fidelity=UNMEASURED,
         build=Build(software={name: version(name) for name in ("gdkd-cache", "numpy", "torch", "zarr")}),
-        shard_rows=cells.shard_rows(SHARD_ROWS),
+        shard_rows=cells.shard_rows(usual_shard_rows(num_rows)),
         cells=cells,
         card=make_card(license, contact),
     )
@@ -127,15 +133,11 @@ def pack(
         return found.manifest
     if isinstance(found, Empty):
         sampling = Sampling.of(request, hash_keys(keys), num_classes, len(views), cells=cells)
-        rows, number = sampling.rows, sampling.num_sampled
-        sampled = [_loaded(view, rows[sampling.some]) for view in views[:number]]
-        # Nobody knows how near views are.
-        weights = torch.full((number, number, len(sampling.some)), NEAREST, dtype=torch.int16) if number else None
-        whole = torch.stack([_loaded(view, rows) for view in views[: sampling.num_whole]])
-        calibration = sampling.calibrated(whole, labels[torch.from_numpy(rows)], sampled, weights)
+        calibration = _calibration(sampling, views, labels)
         choice = calibration.choose()
         examination = _examined(*calibration.labelled) if true_labels else None
         found = Begun(choice.codec, choice.fidelity, examination)
+        del calibration  # and its logits
     writer, fitted = place.begin(found), found.codec
     references: dict[int, ReferenceRows] = {}
 
@@ -165,9 +167,22 @@ def pack(
     return manifest
 
 
-def _examined(logits: Tensor, labels: Tensor) -> Examination:
+def _calibration(sampling: Sampling, views: list[Logits], labels: Tensor) -> Calibration:
+    rows, number = sampling.rows, sampling.num_sampled
+    sampled = [_loaded(view, rows[sampling.some]) for view in views[:number]]
+    # Nobody knows how near views are.
+    weights = torch.full((number, number, len(sampling.some)), NEAREST, dtype=torch.int16) if number else None
+    whole = torch.stack([_loaded(view, rows) for view in views[: sampling.num_whole]])
+    return sampling.calibrated(whole, labels[torch.from_numpy(rows)], sampled, weights)
+
+
+def _examined(logits: Tensor, labels: Tensor) -> Examination | None:
+    """How often the rows' labels agree; None where no row has one."""
+    known = labels != NO_LABEL
+    if not known.any():
+        return None
     tally = Tally()
-    tally.add(logits, labels)
+    tally.add(logits[known], labels[known])
     return Examination(views=tally.examined())
 
 
@@ -242,9 +257,10 @@ def _labels(labels: Any, shape: tuple[int, ...], num_classes: int) -> Tensor:
     if tuple(ids.shape) != shape:
         wanted = f"{shape[0]} class ids" if len(shape) == 1 else f"class ids {list(shape)}, or none at all"
         raise UsageError(f"labels are {list(ids.shape)}; give {wanted}")
-    if int(ids.min()) < 0 or int(ids.max()) >= num_classes:
+    least, none = (NO_LABEL, f", or {NO_LABEL} for none") if len(shape) == 1 else (0, "")
+    if int(ids.min()) < least or int(ids.max()) >= num_classes:
         raise UsageError(
-            f"labels are from {int(ids.min())} to {int(ids.max())}; give class ids of 0 to {num_classes - 1}"
+            f"labels are from {int(ids.min())} to {int(ids.max())}; give class ids of 0 to {num_classes - 1}{none}"
         )
     return ids
 

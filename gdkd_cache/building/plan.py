@@ -11,11 +11,11 @@ from gdkd_cache.codec.registry import CODECS
 from gdkd_cache.data.source import FullSource, Source, settle
 from gdkd_cache.data.views import image_size
 from gdkd_cache.errors import UsageError
-from gdkd_cache.limits import SHARD_ROWS
+from gdkd_cache.limits import usual_shard_rows
 from gdkd_cache.models.network import Network
 from gdkd_cache.schema import to_json
 from gdkd_cache.store.facts import Examination
-from gdkd_cache.store.layout import encode_keys
+from gdkd_cache.store.layout import encode_keys, shared_shard_rows
 
 _COARSER = (0.5, 1.7, 2.7)  # times the asked fidelity: what more or fewer bytes would buy
 
@@ -57,7 +57,7 @@ class Plan:
         teacher_rate: images a second of rendering and teacher on this machine.
         build_seconds: estimated for all views, encoding included.
         rows: one a codec setting.
-        examination: how right the teacher is.
+        examination: how right the teacher is; None where nothing has a label.
     """
 
     num_rows: int
@@ -66,10 +66,11 @@ class Plan:
     teacher_rate: float
     build_seconds: float
     rows: tuple[PlanRow, ...]
-    examination: Examination
+    examination: Examination | None
 
     def to_json(self) -> dict[str, Any]:
-        return vars(self) | {"rows": [vars(row) for row in self.rows], "examination": to_json(self.examination)}
+        examination = None if self.examination is None else to_json(self.examination)
+        return vars(self) | {"rows": [vars(row) for row in self.rows], "examination": examination}
 
 
 def plan(options: PlanOptions, source: Source, teacher: Network, eval_source: Source | None = None) -> Plan:
@@ -140,9 +141,9 @@ def _num_objects(choice: Choice, source: FullSource, num_views: int, is_examined
     # Labels, probes and checks of the images, then keys and tables.
     lengths = [rows, rows, rows, encode_keys(list(source.keys)).size, choice.codec.tables_bytes().size]
     lengths += [rows] if choice.codec.num_references else []  # the sizes of the images
-    shared = sum(1 + -(-length // SHARD_ROWS) for length in lengths if length)
+    shared = sum(1 + -(-length // shared_shard_rows(length)) for length in lengths if length)
     pictures = 1 + bool(choice.fidelity.gradient_error) if is_examined else 0
-    return columns * (1 + num_views * -(-rows // SHARD_ROWS)) + shared + 3 + pictures
+    return columns * (1 + num_views * -(-rows // usual_shard_rows(rows))) + shared + 3 + pictures
 
 
 def _encode_rate(choice: Choice, calibration: Calibration) -> float:

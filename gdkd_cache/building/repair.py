@@ -197,6 +197,11 @@ class _Rebuilder:
             own = self._identity.of_views(part.view_numbers)
             if own.views is None:
                 raise CacheError(f"{self._path} was packed from logits computed elsewhere: pack it again with --force")
+            if own.noise is not None:
+                raise CacheError(
+                    f"{self._path} has noise whose secret is deleted, so that no view can be built again; leave the "
+                    "teacher out, and keep the views before the damaged ones with --drop"
+                )
             request = CodecRequest.from_json(to_json(own.request))
             options = BuildOptions(
                 out=self._path,

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gdkd_cache.codec.base import coded
 from gdkd_cache.codec.calibration import Calibration, calibration_rows, calibration_views, sampled_rows, sampled_views
 from gdkd_cache.codec.request import CodecRequest
 from gdkd_cache.codec.views import SampledViews
@@ -116,7 +117,7 @@ class Sampling:
 
         Args:
             whole: float [whole view, row, *grid, class], of all the rows.
-            labels: int64 [row], or [row, height, width], of them.
+            labels: int64 [row], or [row, height, width], of them, class ids or `NO_LABEL`.
             sampled: float [n, class] of each sampled view, of some of the rows.
             weights: int16 [view, other, n], how near these are; None where there are none.
         """
@@ -124,7 +125,7 @@ class Sampling:
         if weights is not None:
             views = SampledViews(
                 logits=torch.stack(sampled).float(),
-                labels=labels[torch.from_numpy(self.some)],
+                labels=coded(labels[torch.from_numpy(self.some)]),
                 weights=weights,
                 num_views=self.num_views,
             )

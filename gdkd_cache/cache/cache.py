@@ -126,6 +126,8 @@ class Cache(CacheReader):
         Raises:
             NotServedError: it says why, and what the cache serves.
         """
+        if loss.needs_labels and (unlabelled := self.manifest.identity.data.unlabelled):
+            raise NotServedError(f"{self.path} has no label of {unlabelled} rows; {loss} needs one of each")
         if reason := self.codec.refusal(loss):
             name = self.manifest.identity.codec.name
             raise NotServedError(f"{self.path} (codec {name}) cannot serve {loss}: {reason}")

@@ -1,11 +1,12 @@
 """A cache joined with the source it was built from: what a training loop iterates over."""
 
+import itertools
 import logging
 import math
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gdkd_cache.cache.batch import TeacherBatch
+from gdkd_cache.cache.held import HeldViews
 from gdkd_cache.cache.loader import CachedLoader, LoadedBatch
 from gdkd_cache.cache.replay import check_replay, compare_images, comparison_with, recipe_of, rounding_line
 from gdkd_cache.cache.rows import match_rows
+from gdkd_cache.cache.several import batches_of, by_view, put_back, requests_by_view
 from gdkd_cache.cache.view import View
 from gdkd_cache.data.images.memory import decoded_once
 from gdkd_cache.data.loader import ViewLoader
@@ -29,15 +32,13 @@ from gdkd_cache.data.views import ViewRenderer, ViewRequest
 from gdkd_cache.errors import MismatchError, UsageError
 from gdkd_cache.losses.partition import top_classes
 from gdkd_cache.models.normalization import normalize_pixels
+from gdkd_cache.schema import short
 from gdkd_cache.store.reader import CacheReader
-from gdkd_cache.threads import one_worker
 
 _LOG = logging.getLogger(__name__)
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]
 
 _PROBES_AT_START = 512
-_RESIDENT_BYTES = 2**28
-"""Views stay in memory, so as to be read once, where all together need no more than this."""
 _BLOCK_ROWS = 4096
 _BLOCK_LOGITS = 2**22
 """Batches are decoded several at once, up to so many rows and logits: a few large operations, not many small ones."""
@@ -53,6 +54,7 @@ class CachedDataset:
         source: its images, in memory where they were taken there.
         recipe: what its views are made with.
         size: height and width of its views.
+        cells: of which a teacher says something, of each image.
     """
 
     def __init__(
@@ -107,58 +109,46 @@ class CachedDataset:
         self._rounding_told = False
         self._caches, self._weights = caches, weights
         self._temperature = temperature
-        self._num_classes = len(first.manifest.identity.classes)
+        self._num_classes, self.cells = len(first.manifest.identity.classes), first.manifest.identity.cells
         height, width = made.size
         self.recipe = recipe if size is None else recipe.at_size((height, width), size)
         self.size = (height, width) if size is None else (size, size)
         self._seed = made.seed
         self._loaders: dict[tuple[int, str], ViewLoader] = {}
-        self._executor = one_worker("prefetch-view")
-        self._resident: dict[int, Future[list[View]]] = {}
-        self._all_fit: bool | None = None  # not known before a view has been loaded
+        self._held = HeldViews(caches, self.view_numbers)
 
     def __len__(self) -> int:
         return len(self.cache_rows)
 
-    def _load(self, number: int) -> Future[list[View]]:
-        def load() -> list[View]:
-            return [View(cache, number) for cache in self._caches]
-
-        if number not in self._resident:
-            self._resident[number] = self._executor.submit(load)
-        return self._resident[number]
-
     def first_views(self) -> list[View]:
         """The view of epoch 0 of each cache, which stays until that epoch."""
-        return self._load(self._number(0)).result()
+        return self._held.first()
 
-    def _number(self, epoch: int) -> int:
-        return self.view_numbers[epoch % len(self.view_numbers)]
-
-    def _views(self, epoch: int) -> list[View]:
-        """An epoch's view of each cache, with the next one on its way; others are dropped, unless all have room."""
-        number, upcoming = self._number(epoch), self._number(epoch + 1)
-        if self._all_fit is not True:
-            self._resident = {view: future for view, future in self._resident.items() if view in (number, upcoming)}
-        views = self._load(number).result()
-        if self._all_fit is None:
-            size = sum(view.nbytes for view in views)
-            self._all_fit = size * len(set(self.view_numbers)) <= _RESIDENT_BYTES
-            kept = "all are kept" if self._all_fit else "they are read again whenever they come round"
-            _LOG.info("a view takes %.3g MB of memory; %s", size / 1e6, kept)
-        self._load(upcoming)
-        return views
+    def hold_views(self) -> None:
+        """Keep all views in memory from now on; see `HeldViews.hold_all`."""
+        self._held.hold_all()
 
     def _said(
-        self, views: list[View], requests: Sequence[ViewRequest], device: str | torch.device
+        self,
+        views: Mapping[int, list[View]],
+        requests: Sequence[ViewRequest],
+        row_views: np.ndarray,
+        device: str | torch.device,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Logits [batch, class] and top classes [batch, k] of each request, of one cache or of the mean of several."""
-        most = max(min(_BLOCK_ROWS, _BLOCK_LOGITS // self._num_classes), 1)
-        for block in _blocks([self.cache_rows[request.rows] for request in requests], most):
+        """Of each request logits [batch, *grid, class] and top classes [batch, *grid, k]: of a cache, or the mean."""
+        most = max(min(_BLOCK_ROWS, _BLOCK_LOGITS // (self._num_classes * self.cells.number)), 1)
+        for block in _blocks([request.rows for request in requests], most):
             rows, sizes = np.concatenate(block), [len(rows) for rows in block]
-            decoded = [view.decode(rows, device, temperature=self._temperature) for view in views]
-            batches = [zip(logits.split(sizes), top.classes.split(sizes), strict=True) for logits, top in decoded]
-            if len(views) == 1:
+            numbers, batches = row_views[rows], []
+            for cache in range(len(self._caches)):
+                parts = [
+                    views[number][cache].decode(self.cache_rows[rows[at]], device, temperature=self._temperature)
+                    for number, at in by_view(numbers).items()
+                ]
+                logits = put_back([logits for logits, _ in parts], numbers)
+                top = put_back([top.classes for _, top in parts], numbers)
+                batches.append(zip(logits.split(sizes), top.split(sizes), strict=True))
+            if len(batches) == 1:
                 yield from batches[0]
                 continue
             assert self._temperature is not None
@@ -192,6 +182,7 @@ class CachedDataset:
         part: tuple[int, int] | None = None,
         first_batch: int = 0,
         done: Sequence[Stretch] = (),
+        row_views: np.ndarray | None = None,
     ) -> CachedLoader:
         """Epochs, a pass each: every row of the source (or of a rank's part) once, as one of the views, in turn.
 
@@ -217,19 +208,28 @@ class CachedDataset:
                 `batch_size` is at least 2; None takes torch.distributed's where it is initialised, else everything.
             first_batch: leave out the first pass's batches before this one, to go on with an interrupted epoch.
             done: what was done of that epoch before with other numbers of ranks, as for `epoch_requests`.
+            row_views: the view of each row of the source, int64 [row], in all passes, in place of the epoch's; all
+                views are then held in memory.
 
         Raises:
-            UsageError: `normalize` is another text. Other numbers out of range are refused when a pass begins.
+            UsageError: `normalize` is another text, or `row_views` has views that epochs do not show, or those take too
+                much memory. Other numbers out of range are refused when a pass begins.
         """
         if isinstance(normalize, str):
             if normalize != "source":
                 raise UsageError(f"normalize is {normalize!r}; give (mean, std), 'source' or None")
             normalize = self.source.mean, self.source.std
+        facts = {"seed": seed, "shuffle": shuffle}
+        if row_views is not None:
+            if row_views.shape != (len(self),) or not np.isin(row_views, self.view_numbers).all():
+                raise UsageError(f"row_views must have one of the views {short(list(self.view_numbers))} for each row")
+            facts["row_views"] = sha256(row_views.astype("<i8").tobytes()).hexdigest()
+            self.hold_views()
 
         def requests(epoch: int, done: Sequence[Stretch], first_batch: int) -> list[ViewRequest]:
             return epoch_requests(
                 self.source,
-                self._number(epoch),
+                self._held.number(epoch),
                 epoch=epoch,
                 batch_size=batch_size,
                 seed=seed,
@@ -241,13 +241,19 @@ class CachedDataset:
 
         return CachedLoader(
             requests,
-            partial(self._batches, normalize=normalize, num_workers=num_workers, device=torch.device(device)),
+            partial(
+                self._batches,
+                row_views=row_views,
+                normalize=normalize,
+                num_workers=num_workers,
+                device=torch.device(device),
+            ),
             part=part,
             batch_size=batch_size,
             epoch=epoch,
             first_batch=first_batch,
             done=done,
-            facts=lambda: {"seed": seed, "shuffle": shuffle, **self._facts},
+            facts=lambda: {**facts, **self._facts},
         )
 
     @cached_property
@@ -261,20 +267,29 @@ class CachedDataset:
         epoch: int,
         requests: Sequence[ViewRequest],
         *,
+        row_views: np.ndarray | None,
         normalize: Normalization | None,
         num_workers: int,
         device: torch.device,
     ) -> Iterator[LoadedBatch]:
         """The batches that were requested, all of one epoch."""
-        number, views = self._number(epoch), self._views(epoch)
+        if row_views is None:
+            number = self._held.number(epoch)
+            views, row_views = {number: self._held.of_epoch(epoch)}, np.full(len(self), number)
+        else:
+            views = self._held.all()
         rounded: list[np.ndarray] = []
-        batches = self._loader(num_workers, device).stream(requests)
+        numbers = [row_views[request.rows] for request in requests]
+        asked = itertools.chain.from_iterable(map(requests_by_view, requests, numbers))
+        batches = batches_of(self._loader(num_workers, device).stream(asked), numbers)
+        said = self._said(views, requests, row_views, device)
         try:
-            for batch, (logits, top) in zip(batches, self._said(views, requests, device), strict=True):
+            for batch, own, (logits, top) in zip(batches, numbers, said, strict=True):
                 rows = self.cache_rows[batch.rows]
                 pixels = batch.pixels.to(device, non_blocking=True)
                 images = pixels if normalize is None else normalize_pixels(pixels, *normalize)
-                teacher = TeacherBatch(logits, top, torch.from_numpy(rows), number)
+                view = int(own[0]) if (own == own[0]).all() else torch.from_numpy(own)
+                teacher = TeacherBatch(logits, top, torch.from_numpy(rows), view)
                 targets = batch.targets.for_cross_entropy(self._num_classes)
                 if batch.rounded is not None:
                     rounded.append(batch.rounded)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gdkd_cache.codec.base import Codec, References
+from gdkd_cache.codec.base import Codec, References, coded
 from gdkd_cache.data.nearness import Nearness
 from gdkd_cache.data.recipes.recipe import Recipe
 from gdkd_cache.schema import to_json
@@ -73,7 +73,7 @@ class ReferenceRows:
     def put(self, view: int, part: slice, columns: Mapping[str, Tensor], references: References | None) -> None:
         """Take what a reference says that has just been encoded, rows after rows."""
         if view < len(self._known) and self._known[view] == part.start:
-            labels = torch.from_numpy(self._labels[part]).to(next(iter(columns.values())).device)
+            labels = torch.from_numpy(coded(self._labels[part])).to(next(iter(columns.values())).device)
             self._deviations[view, part] = self._codec.deviations(columns, labels, references).cpu().numpy()
             self._known[view] = part.stop
 

@@ -131,7 +131,7 @@ def check_replay(
     renderer = ViewRenderer(source, recipe, seed, probe_rows=np.ones(len(source), bool), probe_sources=True)
     many = len(rows) * len(views) > _WORTH_WORKERS
     loader = ViewLoader(renderer, num_workers=default_num_workers(source) if many else 0)
-    sources = cache.source_probes()
+    sources, decoded = cache.source_probes(), "decoded image or mask" if source.has_masks else "decoded image"
     height, width = made.size
     if len(rows) and (found := renderer[ViewRequest((0,), rows[:1])][0].pixels.shape[2:]) != (height, width):
         raise MismatchError(
@@ -151,10 +151,10 @@ def check_replay(
                 key = source.keys[row]
                 from_image = difference(sources[cache_rows[row]], image)
                 rms = difference(stored[batch.view][cache_rows[row]], rendered)
-                what, why = f"the decoded image of {key!r}", "its file or its decoder is another"
+                what, why = f"the {decoded} of {key!r}", "its file or its decoder is another"
                 refuse_difference(what, from_image, ROUNDING_RMS, why, strict=strict)
                 why = f"recipe {recipe.name} or seed {seed} is another, or a library renders it otherwise"
-                why = f"{why}; the decoded image is the same"
+                why = f"{why}; the {decoded} is the same"
                 refuse_difference(f"view {batch.view} of {key!r}", rms, ROUNDING_RMS, why, strict=strict)
                 exact, rounding, worst = exact + (rms == 0), rounding + (rms > 0), max(worst, rms)
                 rounding_sources += from_image > 0

@@ -4,6 +4,7 @@ import numpy as np
 
 from gdkd_cache.data.source import FullSource
 from gdkd_cache.errors import MismatchError
+from gdkd_cache.limits import NO_LABEL
 from gdkd_cache.schema import short
 from gdkd_cache.store.reader import CacheReader
 
@@ -40,7 +41,8 @@ def match_rows(cache: CacheReader, source: FullSource) -> np.ndarray:
             f"{cache.path} has labels {list(labels.shape[1:])} a row, source {source.name} has "
             f"{list(source.labels.shape[1:])}; use the data that the cache was built from"
         )
-    wrong = np.flatnonzero(labels != source.labels)
+    # What one of the two does not say, it does not contradict.
+    wrong = np.flatnonzero((labels != source.labels) & (labels != NO_LABEL) & (source.labels != NO_LABEL))
     if len(wrong):
         row = int(wrong[0])
         raise MismatchError(

@@ -9,13 +9,13 @@ from torch import Tensor
 from gdkd_cache.cache.cache import Cache
 from gdkd_cache.cache.replay import recipe_of
 from gdkd_cache.codec.base import exact_top
-from gdkd_cache.codec.fidelity import gradient
+from gdkd_cache.codec.fidelity import error_name, gradient
 from gdkd_cache.data.loader import ViewLoader
 from gdkd_cache.data.recipes.recipe import Recipe
 from gdkd_cache.data.source import FullSource
 from gdkd_cache.data.views import ViewRenderer, requests_for
 from gdkd_cache.errors import UsageError
-from gdkd_cache.losses.base import loss_from_json
+from gdkd_cache.losses.base import Loss, loss_from_json
 from gdkd_cache.models.network import Network
 from gdkd_cache.seeding import permutation
 
@@ -99,7 +99,8 @@ def rerun(
     loader = ViewLoader(ViewRenderer(source, recipe_of(cache, recipe), identity.views.seed))
     first = cache.view_numbers.start
     views = (first + np.sort(permutation(0, "verify", 0, cache.num_views)[:_MOST_VIEWS])).tolist()
-    squares: dict[str, list[Tensor]] = {str(settings): [] for settings in served}
+    squares: dict[str, list[Tensor]] = {}
+    outputs = identity.cells.outputs
     agreeing, odd, seen = [], [], 0
     for view, share in zip(views, _shares(num_rows, len(views)), strict=True):
         rows = np.sort(permutation(0, "verify", 1 + view, len(source))[:share])
@@ -110,17 +111,19 @@ def rerun(
             seen += len(logits)
             top = stored.topk(cache_rows[batch.rows]).classes
             exact = exact_top(logits, top.shape[-1])
-            agreeing.append((top == exact.classes).double().mean(-1))
+            agreeing.append(_of_rows(top == exact.classes).double().mean(-1))
             distance = (logits.gather(-1, top) - exact.values).abs().amax(-1)
             far = distance > _TIE.get(network.precision, _FLOAT32_TIE) * logits.std(-1)
-            odd += [(view, source.keys[row]) for row in batch.rows[far.numpy()].tolist()]
+            odd += [(view, source.keys[row]) for row in batch.rows[_of_rows(far).any(-1).numpy()].tolist()]
+            # Of rows of several cells each is given its first class, as when the error was measured.
+            labels = exact.classes[..., 0] if identity.cells.grid else batch.targets.labels
             for settings in served:
                 cached = stored.logits(cache_rows[batch.rows], temperature=settings.temperature)
-                full, ours = (
-                    gradient(settings, z, batch.targets.labels, exact.classes).double() for z in (logits, cached)
-                )
-                part = torch.stack([(ours - full).square().sum(-1), full.square().sum(-1)])
-                squares[str(settings)].append(part)
+                full, ours = (_gradient(settings, z, labels, exact.classes) for z in (logits, cached))
+                parts = [(ours - full).square().sum(-1), full.square().sum(-1)]
+                for number, output in enumerate(outputs or ("",)):
+                    own = [_of_rows(part[:, number] if outputs else part).sum(-1) for part in parts]
+                    squares.setdefault(error_name(settings, output if number else ""), []).append(torch.stack(own))
     if odd:
         view, key = odd[0]
         problems.append(
@@ -142,6 +145,17 @@ def rerun(
     return Rerun(
         rows=seen, gradient_error=errors, top_agreement=float(torch.cat(agreeing).mean()), problems=tuple(problems)
     )
+
+
+def _gradient(loss: Loss, logits: Tensor, labels: Tensor, top: Tensor) -> Tensor:
+    """`gradient` of rows or of their cells, float64 [row, *grid, class]."""
+    teacher, classes = (part.flatten(0, -2) for part in (logits, top))
+    return gradient(loss, teacher, labels.flatten(), classes).double().view(logits.shape)
+
+
+def _of_rows(values: Tensor) -> Tensor:
+    """What is said of each row, or of each of its cells: [row, n]."""
+    return values.reshape(len(values), -1)
 
 
 def _shares(total: int, parts: int) -> list[int]:

@@ -67,11 +67,17 @@ def verify(
     Raises:
         CacheError: there is no cache, or its manifest is damaged.
         MismatchError: another digest.
-        UsageError: a teacher without a source, or too few rows.
+        UsageError: a teacher without a source, or of a cache with noise, or too few rows.
     """
     if teacher is not None and source is None:
         raise UsageError("a teacher can only be run again on the images; give the data too")
     cache = open_cache(path, digest=digest, local_copy=local_copy)
+    noise = cache.manifest.identity.noise
+    if teacher is not None and noise is not None:
+        raise UsageError(
+            f"{path} has noise (epsilon {noise.epsilon:g}) whose secret is deleted, so that no teacher says what it "
+            "holds; leave the teacher out"
+        )
     problems: list[str] = []
     views_decoded, replay, said = 0, None, None
     with progress("verify", len(cache.manifest.objects), "objects") as advance:

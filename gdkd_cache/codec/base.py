@@ -255,6 +255,14 @@ def class_dtype(num_classes: int) -> str:
     return "uint8" if num_classes <= 255 else "uint16" if num_classes <= 65535 else "uint32"
 
 
+Ids = TypeVar("Ids", np.ndarray, Tensor)
+
+
+def coded(labels: Ids) -> Ids:
+    """Labels as codecs are given them: class ids, where class 0 stands for `NO_LABEL`."""
+    return labels.clip(0)
+
+
 def class_column(num_classes: int, shape: tuple[int, ...]) -> Column:
     """A column of class ids, with the type's largest value as sentinel."""
     dtype = class_dtype(num_classes)

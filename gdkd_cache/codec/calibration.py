@@ -11,20 +11,21 @@ import torch
 from numcodecs import Zstd
 from torch import Tensor
 
-from gdkd_cache.codec.base import Codec, CodecOptions, labels_of_cells
+from gdkd_cache.codec.base import Codec, CodecOptions, coded, labels_of_cells
 from gdkd_cache.codec.fidelity import ENCODE_ROWS, Fidelity, measure
 from gdkd_cache.codec.registry import CODECS
 from gdkd_cache.codec.request import CodecRequest
 from gdkd_cache.codec.views import SampledViews
 from gdkd_cache.errors import UsageError
 
-_CALIBRATION_VALUES = 2**28
+_CALIBRATION_VALUES = 2**27
 _GRID_VALUES = 2**26
 _GRIDS = 256
 _FITTED_CELLS = 2**15
 _MEASURED_CELLS = 2**18
 _MEASURED_VALUES = 2**21
 _MEASURED_ROWS = (1024, 4096)
+_MOST_MEASURED = 2**23  # values: what is measured takes tens of copies of them
 _ROWS_A_CLASS = 16
 _SAMPLED_ROWS = 2048
 _FEWEST_SAMPLED = 512
@@ -54,7 +55,7 @@ class Choice:
 
 
 def calibration_rows(num_rows: int, num_classes: int, num_cells: int = 1) -> int:
-    """How many rows to calibrate on: the larger of 4096 and 40 a class, at most all, and at most 1 GiB of logits.
+    """How many rows to calibrate on: the larger of 4096 and 40 a class, at most all, and at most 512 MiB of logits.
 
     Of rows of several cells 256 are enough, and at most 1/4 GiB.
     """
@@ -140,15 +141,15 @@ class Calibration:
         logits: float [row, *grid, class] or [view, row, *grid, class], finite; `calibration_rows` of view 0, or of the
             first `calibration_views`. The grid is none, (height, width) or, where outputs have names, (output, height,
             width).
-        labels: int64 [row], or [row, height, width] where each place has one.
+        labels: int64 [row], or [row, height, width] where each place has one, class ids or `NO_LABEL`.
         stored_rows: how many rows times views share the codec's tables, for comparing sizes.
         views: the first views of some of the rows, every fourth of which is one that is held out; None where no view
             shall be predicted from others.
         outputs: the names of a network's several outputs.
 
     Attributes:
-        fitted: logits float32 [row, class] and labels int64 [row] to fit to, of all views; of rows of several cells,
-            some of these.
+        fitted: logits float32 [row, class] and labels int64 [row], `coded`, to fit to, of all views; of rows of several
+            cells, some of these.
         fitted_rows, held_out_rows: of rows of several cells, logits float32 [row, *grid, class] and labels of whole
             rows to fit to, and of others.
         num_fitted: how many rows of a view these are.
@@ -185,8 +186,9 @@ class Calibration:
             held_out[:] = True  # too few rows to spare any: measured on what it was fitted to
         fitted = ~held_out if len(labels) >= 4 else held_out
         least, most = _MEASURED_ROWS
-        measured = min(max(_MEASURED_VALUES // self.num_classes, least), most)
-        self.fitted_rows, others = (_of_rows(logits, labels, rows) for rows in (fitted, held_out))
+        measured = min(max(_MEASURED_VALUES // self.num_classes, least), most, _MOST_MEASURED // self.num_classes)
+        self._labels = labels[fitted], labels[held_out]
+        self.fitted_rows, others = (_of_rows(logits, coded(labels), rows) for rows in (fitted, held_out))
         if self.grid:
             self.held_out_rows = _first(others, max(_MEASURED_CELLS // prod(self.grid), 1))
             self._cells = _some_cells(*self.fitted_rows, _FITTED_CELLS)
@@ -215,7 +217,10 @@ class Calibration:
             ]
         else:
             numbers = (self.num_fitted, self._num_held_out)
-            parts = [_first(part, number) for part, number in zip(parts, numbers, strict=True)]
+            parts = [
+                (logits[:number], labels[: len(logits[:number])])
+                for (logits, _), labels, number in zip(parts, self._labels, numbers, strict=True)
+            ]
         logits, labels = zip(*parts, strict=True)
         return torch.cat(logits), torch.cat(labels)
 
@@ -345,7 +350,7 @@ def _of_rows(logits: Tensor, labels: Tensor, rows: Tensor) -> tuple[Tensor, Tens
 
 
 def _first(part: tuple[Tensor, Tensor], number: int) -> tuple[Tensor, Tensor]:
-    return part[0][:number], part[1][:number]
+    return part[0][:number].clone(), part[1][:number]  # the others need not stay in memory
 
 
 def _some_cells(logits: Tensor, labels: Tensor, number: int) -> tuple[Tensor, Tensor]:

@@ -53,18 +53,23 @@ class CodecRequest:
         wanted = max(self.num_top, *(loss.num_top for loss in self.losses))
         return options.k or max(1, min(wanted, num_classes - 1))
 
-    def check(self, num_classes: int) -> None:
-        """Refuse what a number of classes cannot serve.
+    def check(self, num_classes: int, unlabelled: int = 0) -> None:
+        """Refuse what a number of classes, or so many rows without a label, cannot serve.
 
         Raises:
-            UsageError: a declared loss, or a number of exact classes, that needs more classes than there are; or an
-                unknown codec or option.
+            UsageError: a declared loss, or a number of exact classes, that needs more classes than there are; a
+                declared loss that needs labels; or an unknown codec or option.
         """
         for loss in self.losses:
             if loss.num_top >= num_classes:
                 raise UsageError(
                     f"the declared loss {loss} needs more than {loss.num_top} classes, and there are "
                     f"{num_classes}; declare a smaller k, or kd"
+                )
+            if unlabelled and loss.needs_labels:
+                raise UsageError(
+                    f"the declared loss {loss} needs a label of each row, and {unlabelled} rows have none; declare "
+                    "another"
                 )
         if (codec := self.codec()) is not None:
             check_num_top(self.top_classes(codec[1], num_classes), num_classes)

@@ -6,6 +6,9 @@ images. Where they differ, the sketches tell rounding by another decoder from an
 so their bound is thrice that of probes, which stay the sharp instrument for 1 row in 64: rounding of an RMS of 2 is
 taken for another image once in 3 million, and another image for rounding once in 5,000 to 30,000 (RMS of 60 to 100);
 that is told, and refused where the replay must be strict.
+
+Masks have no rounding: hash and sketch are moved by a hash of the image's mask, and another mask is taken for rounding
+once in 40,000.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,12 +18,14 @@ from math import gcd
 import numpy as np
 from xxhash import xxh3_64_intdigest
 
-from gdkd_cache.data.probes import difference, refuse_difference
+from gdkd_cache.data.probes import difference, hash_mask, refuse_difference
 from gdkd_cache.seeding import draw, streams
 from gdkd_cache.store.layout import CHECK_BYTES
 
 _PROJECTIONS = CHECK_BYTES - 4
 _MOST_VALUES = 256
+Sample = tuple[np.ndarray, np.ndarray | None]
+"""An image, uint8 [height, width, 3], and its mask, int16 [height, width], if it has one; both C-contiguous."""
 CHECK_RMS = 6.0
 """Below this estimated RMS (of 255) a difference is taken for rounding."""
 
@@ -42,42 +47,48 @@ def _stride(size: int) -> int:
     return stride
 
 
-def _hash(image: np.ndarray) -> int:
+def _hash(image: np.ndarray, mask: np.ndarray | None) -> int:
     height, width, _ = image.shape
-    return xxh3_64_intdigest(image.data, height << 32 | width) & 0xFFFFFFFF
+    own = xxh3_64_intdigest(image.data, height << 32 | width)
+    if mask is not None:
+        own ^= int.from_bytes(hash_mask(mask, 4).tobytes(), "little")
+    return own & 0xFFFFFFFF
 
 
 class Checks:
     """The checks of some images, which are seen one at a time.
 
-    Images are uint8 [height, width, 3], C-contiguous.
+    Images are uint8 [height, width, 3], C-contiguous; their masks int16 [height, width].
     """
 
     def __init__(self, count: int) -> None:
         self._hashes = np.zeros(count, "<u4")
         self._values = np.zeros((count, _MOST_VALUES), np.uint8)
         self._sizes = np.ones(count)
+        self._moved = np.zeros((count, _PROJECTIONS), np.uint8)
 
-    def see(self, position: int, image: np.ndarray) -> None:
-        """Take the image at a position."""
+    def see(self, position: int, image: np.ndarray, mask: np.ndarray | None) -> None:
+        """Take the image at a position, and its mask if it has one."""
         values = image.ravel()[:: _stride(image.size)]
-        self._hashes[position] = _hash(image)
+        self._hashes[position] = _hash(image, mask)
         self._values[position, : len(values)] = values
         self._sizes[position] = len(values)
+        if mask is not None:
+            self._moved[position] = hash_mask(mask, 4 + _PROJECTIONS)[4:]
 
     def finish(self) -> np.ndarray:
         """The checks: uint8 [image, 8]."""
         # Sums of integers below 2**24 are exact in float32, so the sketch is the same on every machine.
         sums = (self._values.astype(np.float32) @ _signs()).astype(np.float64)
         levels = np.rint(sums / np.sqrt(self._sizes)[:, None]).astype(np.int64).astype(np.uint8)  # modulo 256
-        return np.concatenate([self._hashes.view(np.uint8).reshape(-1, 4), levels], axis=1)
+        return np.concatenate([self._hashes.view(np.uint8).reshape(-1, 4), levels + self._moved], axis=1)
 
 
-def check_images(images: Iterable[np.ndarray], count: int) -> np.ndarray:
-    """The checks of `count` images, each uint8 [height, width, 3] and C-contiguous: uint8 [image, 8]."""
+def check_images(samples: Iterable[Sample], count: int) -> np.ndarray:
+    """The checks of `count` images and their masks: uint8 [image, 8]."""
     checks = Checks(count)
-    for position, image in enumerate(images):
-        checks.see(position, image)
+    for position, (image, mask) in enumerate(samples):
+        checks.see(position, image, mask)
     return checks.finish()
 
 
@@ -96,21 +107,22 @@ class Comparison:
         self._checks = [np.ascontiguousarray(one) for one in checks]
         self._hashes = [one[:, :4].copy().view("<u4")[:, 0] for one in self._checks]
 
-    def is_exact(self, row: int, image: np.ndarray) -> bool:
-        """Whether an image, uint8 [height, width, 3] and C-contiguous, is the row's to the bit, or else by rounding.
+    def is_exact(self, row: int, sample: Sample) -> bool:
+        """Whether an image and its mask are the row's to the bit, or else by rounding.
 
         Raises:
             MismatchError: it is another, or differs by rounding where that is refused; it names the key.
         """
-        found = _hash(image)
+        found = _hash(*sample)
         for hashes in self._hashes:
             if hashes.item(row) != found:
-                return self._is_rounding(row, image)
+                return self._is_rounding(row, sample)
         return True
 
-    def _is_rounding(self, row: int, image: np.ndarray) -> bool:
-        (check,) = check_images([image], 1)
+    def _is_rounding(self, row: int, sample: Sample) -> bool:
+        (check,) = check_images([sample], 1)
         rms = max(difference(checks[row], check) for checks in self._checks)
-        what, why = f"the decoded image of {self._keys[row]!r}", "its file or its decoder is another"
+        what = f"the decoded image{'' if sample[1] is None else ' or mask'} of {self._keys[row]!r}"
+        why = "its file or its decoder is another"
         refuse_difference(what, rms, CHECK_RMS, why, strict=self._strict)
         return False

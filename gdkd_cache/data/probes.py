@@ -4,12 +4,15 @@ For 1 row in 64, chosen by its key, and for at least 32 rows: 20 bytes of the de
 view, the crc32 of the uint8 bytes and a sketch, 16 fixed +-1 projections, each rounded and kept modulo 256. The
 sketches of two renderings estimate the RMS of their difference, which tells rounding (another resize kernel) from
 another crop, flip or file; the probe of the decoded image tells another file or decoder from another recipe.
+
+Masks have no rounding: a sketch is moved by a hash of the image's mask, so that another mask gives another sketch.
 """
 
 import zlib
 from functools import lru_cache
 
 import numpy as np
+from xxhash import xxh3_128_digest
 
 from gdkd_cache.errors import MismatchError
 from gdkd_cache.seeding import Words, draw, streams
@@ -37,8 +40,8 @@ def _signs(block: int) -> np.ndarray:
     return bits.reshape(_BLOCK, _PROJECTIONS).T.astype(np.int8) * 2 - 1
 
 
-def probe_pixels(pixels: np.ndarray) -> np.ndarray:
-    """Probe an image: uint8 [channel, height, width] -> uint8 [20]."""
+def probe_pixels(pixels: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+    """Probe an image, uint8 [channel, height, width], and its mask if it has one, int16 [height, width]: uint8 [20]."""
     values = np.ascontiguousarray(pixels).ravel()
     # Sums of integers below 2**53 are exact in float64, so the sketch is the same on every machine.
     sketch = np.zeros(_PROJECTIONS)
@@ -46,7 +49,17 @@ def probe_pixels(pixels: np.ndarray) -> np.ndarray:
         part = values[block * _BLOCK : (block + 1) * _BLOCK].astype(np.float64)
         sketch += _signs(block)[:, : part.size].astype(np.float64) @ part
     levels = (np.rint(sketch / np.sqrt(values.size)).astype(np.int64) % 256).astype(np.uint8)
-    return np.frombuffer(zlib.crc32(values.tobytes()).to_bytes(4, "little") + levels.tobytes(), np.uint8)
+    checksum = zlib.crc32(values.tobytes())
+    if mask is not None:
+        own = np.ascontiguousarray(mask, "<i2").tobytes()
+        checksum, levels = zlib.crc32(own, checksum), levels + hash_mask(mask, _PROJECTIONS)
+    return np.frombuffer(checksum.to_bytes(4, "little") + levels.tobytes(), np.uint8)
+
+
+def hash_mask(mask: np.ndarray, size: int) -> np.ndarray:
+    """A hash of a mask, int16 [height, width], and of its size: uint8 [size]."""
+    digest = xxh3_128_digest(np.ascontiguousarray(mask, "<i2").data, mask.shape[0] << 32 | mask.shape[1])
+    return np.frombuffer(digest[:size], np.uint8)
 
 
 def difference(stored: np.ndarray, rendered: np.ndarray) -> float:

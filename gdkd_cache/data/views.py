@@ -1,5 +1,6 @@
 """Views: `(seed, view, key)` -> stream -> parameters -> uint8 pixels, alike for any batch, order and worker."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -9,12 +10,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from gdkd_cache.data.checks import Checks, Comparison, check_images
+from gdkd_cache.data.checks import Checks, Comparison, Sample, check_images
+from gdkd_cache.data.masks import check_mask_size
 from gdkd_cache.data.probes import probe_pixels
 from gdkd_cache.data.recipes.mixing import Mix, partners
 from gdkd_cache.data.recipes.recipe import Recipe, as_batch
 from gdkd_cache.data.source import FullSource
-from gdkd_cache.data.targets import ClassTargets
+from gdkd_cache.data.targets import ClassTargets, MaskTargets, Targets
 from gdkd_cache.errors import SourceError, UsageError
 from gdkd_cache.seeding import Words, draws, hash_keys, streams
 from gdkd_cache.store.layout import PROBE_BYTES
@@ -42,7 +44,7 @@ class ViewBatch:
     Attributes:
         view, rows: as requested; rows int64 [n] are rows of the source.
         pixels: uint8 [n, channel, height, width].
-        targets: of the n images; mixed when the recipe mixes.
+        targets: of the n images; mixed when the recipe mixes, moved with the pixels where they are masks.
         probes: uint8 [n, 20], zeros where a row is not probed; None unless asked for.
         source_probes: the same, of the decoded images.
         source_checks: uint8 [n, 8], the checks of the decoded images; None unless asked for.
@@ -54,7 +56,7 @@ class ViewBatch:
     view: int
     rows: np.ndarray
     pixels: Tensor
-    targets: ClassTargets
+    targets: Targets
     probes: np.ndarray | None = None
     source_probes: np.ndarray | None = None
     source_checks: np.ndarray | None = None
@@ -103,8 +105,9 @@ class ViewRenderer(Dataset[list[ViewBatch]]):
         device: where images that lie in memory are rendered, if the recipe gives the same pixels on every device.
 
     Raises:
-        UsageError: the recipe wants scaled decoding, and the source does not decode files; or it mixes images, and
-            those of the source come and go.
+        UsageError: the recipe wants scaled decoding, and the source does not decode files; it mixes images, and
+            those of the source come and go; or it is not for images with masks, or only for them, as the source's
+            are not.
     """
 
     def __init__(
@@ -137,6 +140,7 @@ class ViewRenderer(Dataset[list[ViewBatch]]):
             raise UsageError(
                 f"recipe {recipe.name} mixes images of all shards, which do not stay on disk; give --local-copy DIR"
             )
+        recipe.check_targets(source.has_masks)
         self._partners: dict[int, np.ndarray] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -179,17 +183,21 @@ class ViewRenderer(Dataset[list[ViewBatch]]):
         pixels, shares = mix.apply(
             both.pixels[own.to(device)], both.pixels[other.to(device)], draws(state, range(mix.num_draws))
         )
+        assert isinstance(both.targets, ClassTargets)
         targets = both.targets[own].mixed(both.targets[other], torch.from_numpy(shares))
         decoded = (both.source_probes, both.source_checks, both.sizes, both.rounded)
         told = _Decoded(*(_cut(value, back[: len(rows)]) for value in decoded))
         return ViewBatch(view, rows, pixels, targets, self._probes(rows, pixels), *told)
 
-    def _probes(self, rows: np.ndarray, images: Sequence[np.ndarray | Tensor] | Tensor) -> np.ndarray | None:
+    def _probes(
+        self, rows: np.ndarray, images: Sequence[np.ndarray | Tensor] | Tensor, masks: Tensor | None = None
+    ) -> np.ndarray | None:
         if self._probe_rows is None:
             return None
         probes = np.zeros((len(rows), PROBE_BYTES), np.uint8)
         for position in np.flatnonzero(self._probe_rows[rows]).tolist():
-            probes[position] = probe_pixels(torch.as_tensor(images[position]).cpu().numpy())
+            mask = None if masks is None else masks[position].numpy()
+            probes[position] = probe_pixels(torch.as_tensor(images[position]).cpu().numpy(), mask)
         return probes
 
     def _render(self, rows: np.ndarray, views: tuple[int, ...], *, probe: bool = True) -> list[ViewBatch]:
@@ -197,76 +205,102 @@ class ViewRenderer(Dataset[list[ViewBatch]]):
         words = [self._recipe.words(streams(self._seed, "view", view, hashes)) for view in views]
         if self._images is not None:
             images = self._images.index_select(0, torch.from_numpy(rows).to(self._images.device))
-            pixels = [self._recipe.apply(images, own) for own in words]
-            probes = self._probes(rows, images) if self._probe_sources else None
+            masks = self._whole_masks(rows)
+            rendered = [self._apply(images, masks, own) for own in words]
+            probes = self._probes(rows, images, masks) if self._probe_sources else None
             check = self._check_with in views
             sizes = np.tile(np.array([images.shape[2:]], np.uint16), (len(rows), 1))
             told = _Decoded(probes, check_images(self.decode(rows), len(rows)) if check else None, sizes)
         else:
-            pixels, told = self._render_each(rows, words, check=self._check_with in views)
-        targets = ClassTargets(torch.from_numpy(self._source.labels[rows]))
+            rendered, told = self._render_each(rows, words, check=self._check_with in views)
+        labels = torch.from_numpy(self._source.labels[rows])
         return [
             ViewBatch(
                 view,
                 rows,
-                view_pixels.contiguous(),
-                targets,
-                self._probes(rows, view_pixels) if probe else None,
+                pixels.contiguous(),
+                ClassTargets(labels) if masks is None else MaskTargets(labels, masks.contiguous()),
+                self._probes(rows, pixels, masks) if probe else None,
                 *told,
             )
-            for view, view_pixels in zip(views, pixels, strict=True)
+            for view, (pixels, masks) in zip(views, rendered, strict=True)
         ]
 
-    def _render_each(self, rows: np.ndarray, words: list[list[Words]], *, check: bool) -> tuple[list[Tensor], _Decoded]:
+    def _whole_masks(self, rows: np.ndarray) -> Tensor | None:
+        """The masks of images that lie in memory: int16 [n, height, width]."""
+        source = self._source
+        if source.images is None or not source.has_masks:
+            return None
+        masks = np.empty((len(rows), *source.images.shape[2:]), np.int16)
+        for position, row in enumerate(map(int, rows)):
+            mask = source.mask(row)
+            check_mask_size(source.keys[row], mask, masks.shape[1:])
+            masks[position] = mask
+        return torch.from_numpy(masks)
+
+    def _apply(
+        self, images: Tensor, masks: Tensor | None, words: list[Words], steps: slice = slice(None)
+    ) -> tuple[Tensor, Tensor | None]:
+        if masks is None:
+            return self._recipe.apply(images, words, steps), None
+        return self._recipe.apply_both(images, masks, words, steps)
+
+    def _render_each(
+        self, rows: np.ndarray, words: list[list[Words]], *, check: bool
+    ) -> tuple[list[tuple[Tensor, Tensor | None]], _Decoded]:
         """Decode one image at a time, for all views; steps after the last that changes sizes see whole batches."""
         leading = self._recipe.num_leading
-        views: list[list[Tensor]] = [[] for _ in words]
+        views: list[list[tuple[Tensor, Tensor | None]]] = [[] for _ in words]
         source_probes = []
         checks = Checks(len(rows)) if check else None
         rounded = None if self._comparison is None else np.zeros(len(rows), bool)
         sizes = np.zeros((len(rows), 2), np.uint16)
-        for position, (row, decoded) in enumerate(zip(rows.tolist(), self.decode(rows), strict=True)):
+        for position, (row, sample) in enumerate(zip(rows.tolist(), self.decode(rows), strict=True)):
             if checks is not None:
-                checks.see(position, decoded)
+                checks.see(position, *sample)
             if self._comparison is not None and rounded is not None:
-                rounded[position] = not self._comparison.is_exact(row, decoded)
-            sizes[position] = side_lengths(decoded)
-            image = as_batch(decoded)
+                rounded[position] = not self._comparison.is_exact(row, sample)
+            sizes[position] = side_lengths(sample[0])
+            image, mask = as_batch(sample[0]), None if sample[1] is None else torch.from_numpy(sample[1])[None]
             if self._probe_sources:
-                source_probes.append(self._probes(rows[position : position + 1], image))
+                source_probes.append(self._probes(rows[position : position + 1], image, mask))
             for rendered, own in zip(views, words, strict=True):
                 own_words = [step_words[position : position + 1] for step_words in own]
-                rendered.append(self._recipe.apply(image, own_words, slice(leading)))
-                if rendered[-1].shape != rendered[0].shape:
-                    raise self._size_error(rows, rendered)
-        pixels = [
-            self._recipe.apply(torch.cat(rendered), own, slice(leading, None))
-            for rendered, own in zip(views, words, strict=True)
-        ]
+                rendered.append(self._apply(image, mask, own_words, slice(leading)))
+                if rendered[-1][0].shape != rendered[0][0].shape:
+                    raise self._size_error(rows, [pixels for pixels, _ in rendered])
+        finished = []
+        for rendered, own in zip(views, words, strict=True):
+            masks = [mask for _, mask in rendered if mask is not None]
+            pixels = torch.cat([pixels for pixels, _ in rendered])
+            finished.append(self._apply(pixels, torch.cat(masks) if masks else None, own, slice(leading, None)))
         probes = np.concatenate(source_probes) if source_probes else None
-        return pixels, _Decoded(probes, None if checks is None else checks.finish(), sizes, rounded)
+        return finished, _Decoded(probes, None if checks is None else checks.finish(), sizes, rounded)
 
-    def decode(self, rows: np.ndarray) -> Iterator[np.ndarray]:
-        """Some rows' images, one after the other: uint8 [height, width, 3], C-contiguous.
+    def decode(self, rows: np.ndarray) -> Iterator[Sample]:
+        """Some rows' images, one after the other: uint8 [height, width, 3], and their masks, if they have any.
 
         Raises:
-            SourceError: an image cannot be read, or is something else.
+            SourceError: an image or mask cannot be read, or is something else.
         """
-        if self._source.images is not None and self.in_memory:
+        source, side = self._source, self._recipe.decode_side
+        if source.images is not None and self.in_memory:
             # Channel by channel: several times faster than a transposed copy.
-            yield from np.stack([*self._source.images[rows].swapaxes(0, 1)], axis=-1)
+            images = np.stack([*source.images[rows].swapaxes(0, 1)], axis=-1)
+            masks = self._whole_masks(rows)
+            yield from zip(images, itertools.repeat(None) if masks is None else masks.numpy(), strict=masks is not None)
             return
-        side = self._recipe.decode_side
         for row in rows.tolist():
-            image = self._source[row][0] if side is None else self._source.decode(row, side)
-            yield np.require(check_image(self._source, row, image), requirements=["C", "W"])
+            image, target = source[row] if side is None else (source.decode(row, side), None)
+            image = np.require(check_image(source, row, image), requirements=["C", "W"])
+            yield image, target if source.has_masks else None
 
     def _size_error(self, rows: np.ndarray, rendered: list[Tensor]) -> SourceError:
         key, first = self._source.keys[int(rows[len(rendered) - 1])], self._source.keys[int(rows[0])]
         sizes = [f"{image.shape[2]}x{image.shape[3]}" for image in (rendered[-1], rendered[0])]
         return SourceError(
             f"view of {key!r} is {sizes[0]}, of {first!r} {sizes[1]}; recipe {self._recipe.name} must give one size: "
-            "try imagenet:size=N (random resized crops) or imagenet-eval:size=N"
+            "try imagenet:size=N (random resized crops), imagenet-eval:size=N or scale-crop:height=N,width=N"
         )
 
 

@@ -23,6 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gdkd_cache.errors import UsageError
+from gdkd_cache.losses.logits import check_logits
 
 _SHARES = {"forward": (1.0, 0.0), "reverse": (0.0, 1.0), "both": (0.5, 0.5)}
 KL_KINDS = tuple(_SHARES)
@@ -41,23 +42,6 @@ class Partition(NamedTuple):
 
     members: Tensor
     sizes: tuple[int, ...]
-
-
-def check_logits(student: Tensor, teacher: Tensor, temperature: float) -> None:
-    """Validate a student/teacher pair.
-
-    Raises:
-        UsageError: shapes differ, there are fewer than 2 classes, or temperature <= 0.
-    """
-    if student.shape != teacher.shape or student.ndim < 1:
-        raise UsageError(
-            f"student logits are {list(student.shape)}, teacher logits {list(teacher.shape)}; "
-            "both must be [..., class] of one shape"
-        )
-    if student.shape[-1] < 2:
-        raise UsageError(f"logits have {student.shape[-1]} classes; distillation needs at least 2")
-    if not 0 < temperature < float("inf"):
-        raise UsageError(f"temperature is {temperature}; it must be above 0 and finite")
 
 
 def partition_loss(

@@ -16,6 +16,13 @@ LOSSES: "Registry[type[Loss]]" = Registry(
         "gdkd3": Entry(
             "gdkd_cache.losses.methods.gdkd3:GDKD3", "gdkd of three groups: the top one, ranks 2 to k, the rest"
         ),
+        "dist": Entry("gdkd_cache.losses.methods.dist:DIST", "correlations over the classes and over the batch"),
+        "pld": Entry("gdkd_cache.losses.methods.pld:PLD", "list-wise: the teacher's ranking, the label first"),
+        "bdkd": Entry("gdkd_cache.losses.methods.bdkd:BDKD", "forward and reverse divergence, balanced by entropies"),
+        "sinkd": Entry("gdkd_cache.losses.methods.sinkd:SinKD", "the Sinkhorn distance between batches"),
+        "taid": Entry("gdkd_cache.losses.methods.taid:TAID", "a target between student and teacher"),
+        "ofa": Entry("gdkd_cache.losses.methods.ofa:OFA", "one for all: the label's part of the target raised"),
+        "margin_mse": Entry("gdkd_cache.losses.methods.margin_mse:MarginMSE", "margins of the label's logit"),
     },
     base="gdkd_cache.losses.base:Loss",
 )

@@ -49,7 +49,7 @@ def average(paths: Sequence[Path]) -> tuple[dict[str, Tensor], ModelCard]:
                 wide = value.to(torch.complex128 if value.is_complex() else torch.float64)
                 sums[name] = sums[name] + wide if name in sums else wide
     means = {name: (total / len(paths)).to(last[name].dtype) for name, total in sums.items()}
-    return {**last, **means}, replace(card, accuracy=None)
+    return {**last, **means}, replace(card, accuracy=None, mean_iou=None)
 
 
 def _card(path: Path) -> ModelCard:
@@ -62,7 +62,7 @@ def _card(path: Path) -> ModelCard:
 
 
 def _require_same_card(first: Path, expected: ModelCard, path: Path, found: ModelCard) -> None:
-    names = (field.name for field in fields(ModelCard) if field.name != "accuracy")
+    names = (field.name for field in fields(ModelCard) if field.name not in ("accuracy", "mean_iou"))
     pairs = {name: (getattr(expected, name), getattr(found, name)) for name in names}
     if differing := {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}:
         said = ", ".join(f"{name} is {short(there)}, not {short(here)}" for name, (here, there) in differing.items())

@@ -10,7 +10,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from gdkd_cache.errors import GdkdCacheError, ModelError, UsageError, is_out_of_memory, raised
 from gdkd_cache.models.outputs import give_logits
-from gdkd_cache.models.registry import MODELS
+from gdkd_cache.models.registry import MODELS, bare
 
 
 def build_model(spec: str, num_classes: int, output: str | None = None) -> nn.Module:
@@ -65,7 +65,7 @@ def _takes_classes(make: Callable[..., object], arguments: tuple[str, ...], spec
 
 def outline_model(spec: str, num_classes: int, output: str | None = None) -> nn.Module:
     """As `build_model`, but the parameters of a network of ours take no memory: they are on the device `meta`."""
-    if MODELS.split(spec)[0] not in MODELS:
+    if MODELS.split(bare(spec))[0] not in MODELS:
         return build_model(spec, num_classes, output)
     with _parameters_on_meta():
         return build_model(spec, num_classes, output)

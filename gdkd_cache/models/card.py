@@ -24,6 +24,7 @@ class ModelCard:
         size: height and width of the images that it was trained on.
         mean, std: channel statistics that its inputs were normalised with, for pixels in [0, 1].
         accuracy: top-1 on the split it was evaluated on, in [0, 1]; None when it was not.
+        mean_iou: the same of a dense network's pixels.
         eval_recipe: what makes its inputs of images to be evaluated, without augmentation.
 
     Raises:
@@ -36,6 +37,7 @@ class ModelCard:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     accuracy: float | None = None
+    mean_iou: float | None = None
     eval_recipe: str = "none"
 
     def __post_init__(self) -> None:
@@ -46,8 +48,9 @@ class ModelCard:
             raise ModelError(f"num_classes is {short(self.num_classes)}; it must be 1 to {MOST_CLASSES}")
         if len(self.size) != 2 or not all(1 <= side <= 2**16 for side in self.size):
             raise ModelError(f"size is {short(self.size)}; it must be a height and a width, 1 to {2**16}")
-        if self.accuracy is not None and not 0 <= self.accuracy <= 1:
-            raise ModelError(f"accuracy is {short(self.accuracy)}; it must be 0 to 1")
+        for what, value in (("accuracy", self.accuracy), ("mean_iou", self.mean_iou)):
+            if value is not None and not 0 <= value <= 1:
+                raise ModelError(f"{what} is {short(value)}; it must be 0 to 1")
         try:
             Normalization(self.mean, self.std)
         except UsageError as error:

@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -189,7 +189,7 @@ class ClassLogits(nn.Module):
     probability is the sum of theirs; outputs that are no class are dropped, and the others share what they had.
 
     Args:
-        model: gives float outputs [batch, output].
+        model: gives float outputs [batch, output], or is dense: [batch, output, height, width], or several by name.
         classes: for each output its class id, -1 for none; each of the data's classes is one at least.
 
     Attributes:
@@ -211,14 +211,22 @@ class ClassLogits(nn.Module):
             for group in (list(group) for _, group in groupby(by_size, key=lambda one: len(one[1])))
         ]
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor | dict[str, Tensor]:
         outputs = self.model(images)
+        return (
+            {name: self._of(one) for name, one in outputs.items()}
+            if isinstance(outputs, Mapping)
+            else self._of(outputs)
+        )
+
+    def _of(self, outputs: Tensor) -> Tensor:
         check_logits("the teacher", outputs)
+        outputs = outputs.movedim(1, -1)
         if outputs.shape[-1] != self._num_outputs:
             raise ModelError(
                 f"the teacher has {outputs.shape[-1]} outputs; --classes says of {self._num_outputs} what they are"
             )
-        return self.joined(outputs)
+        return self.joined(outputs).movedim(-1, 1)
 
     def joined(self, outputs: Tensor) -> Tensor:
         """Float32 logits [batch, class] of outputs [batch, output]."""

@@ -16,7 +16,7 @@ from gdkd_cache.models.libraries import Stated
 from gdkd_cache.models.network import Network
 from gdkd_cache.models.normalization import NAMED, Normalization
 from gdkd_cache.models.outputs import give_logits
-from gdkd_cache.models.registry import MODELS
+from gdkd_cache.models.registry import MODELS, bare
 from gdkd_cache.models.statements import first_said, library_of, locate, located, public_name, said_by
 from gdkd_cache.models.weights import load_card, load_model, own_checksum
 from gdkd_cache.schema import short
@@ -232,7 +232,8 @@ def _named(card: ModelCard | None, weights: Path) -> str:
     if card is None:
         raise ModelError(f"weights {weights} do not exist, or have no card: name the model with --model")
     try:
-        name, _ = MODELS.split(card.name)
+        own = bare(card.name)
+        name, _ = MODELS.split(own)
     except UsageError as error:
         raise ModelError(f"weights {weights}: {error}") from None
     if not MODELS.is_known(name):
@@ -240,10 +241,10 @@ def _named(card: ModelCard | None, weights: Path) -> str:
             f"weights {weights} are of model {short(name)}, code that no file may load: if you have it and trust it, "
             f"name it yourself, with --model {short(card.name)}"
         )
-    if (library := library_of(card.name)[0]) and library.names_places:
+    if (library := library_of(own)[0]) and library.names_places:
         raise ModelError(
             f"weights {weights} are of model {short(card.name)}, a place that no file may name: name it yourself, with "
-            f"--model {name}:PLACE"
+            f"--model {card.name.removesuffix(own)}{name}:PLACE"
         )
     return card.name
 

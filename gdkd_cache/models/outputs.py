@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from gdkd_cache.errors import ModelError
+from gdkd_cache.models.cells import outputs_of
 from gdkd_cache.schema import short
 
 _LOGITS = "logits"
@@ -16,12 +17,16 @@ _SHOWN = 8
 def give_logits(model: nn.Module, what: str, num_classes: int, output: str | None = None) -> None:
     """Have a network give one output alone, as `pick_logits` finds it; a tensor stays what it is.
 
+    A dense network gives all that it says it has, unless `output` names one.
+
     Args:
         model: what is called; its weights keep their names.
         what: the network, for messages.
         num_classes, output: as for `pick_logits`.
     """
 
+    if output is None and outputs_of(model):
+        return
     # No function in a function: networks are pickled.
     model.register_forward_hook(partial(_pick, what=what, num_classes=num_classes, output=output))
 

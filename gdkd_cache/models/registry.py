@@ -13,11 +13,17 @@ if TYPE_CHECKING:
     from torch import nn
 
 _ZOO = "gdkd_cache.models.zoo"
+TWO_HEADS = "two-heads"
 
 
 def _family(module: str, names: str, summary: str) -> dict[str, Entry]:
     """Networks that one file of the zoo makes, by the names that it has for them."""
     return {name: Entry(f"{_ZOO}.{module}:{name}", summary) for name in names.split()}
+
+
+def _dense(module: str, names: str, summary: str) -> dict[str, Entry]:
+    """Networks that one file of the zoo makes, whose names have hyphens here."""
+    return {name: Entry(f"{_ZOO}.{module}:{name.replace('-', '_')}", summary) for name in names.split()}
 
 
 MODELS: "Registry[Callable[..., nn.Module]]" = Registry(
@@ -34,11 +40,32 @@ MODELS: "Registry[Callable[..., nn.Module]]" = Registry(
         **_family("mobilenet", "MobileNetV1", "a MobileNetV1 for ImageNet"),
         **_family("mobilenet", "MobileNetV2", "a MobileNetV2 of half width for 32x32"),
         **_family("shufflenet", "ShuffleV1 ShuffleV2", "a ShuffleNet for 32x32"),
-        "torchvision": Entry(f"{_ZOO}.torchvision_models:TORCHVISION", "torchvision's classifiers", "torchvision:NAME"),
+        **_dense("deeplabv3", "deeplabv3-resnet18 deeplabv3-resnet101", "a dense DeepLabV3 at stride 8"),
+        **_dense("pspnet", "pspnet-resnet18 pspnet-resnet101", "a dense PSPNet at stride 8"),
+        "seg-s": Entry(f"{_ZOO}.tiny_dense:seg_s", "a dense network for small scenes, 49 thousand parameters"),
+        TWO_HEADS: Entry(
+            f"{_ZOO}.two_heads:two_heads", "another network as train --method dho leaves it", "two-heads:MODEL"
+        ),
+        "torchvision": Entry(
+            f"{_ZOO}.torchvision_models:TORCHVISION",
+            "torchvision's classifiers, and dense networks",
+            "torchvision:NAME",
+        ),
         "timm": Entry(f"{_ZOO}.timm_models:TIMM", "timm's classifiers", "timm:NAME"),
         "hf": Entry(f"{_ZOO}.hf_models:HF", "a classifier that transformers saved in a folder", "hf:FOLDER"),
     },
 )
+
+
+def bare(spec: str) -> str:
+    """The spec of the network itself, of one that has got a second head.
+
+    Raises:
+        UsageError: it begins with no name of a network.
+    """
+    name, argument = MODELS.split(spec)
+    return bare(argument) if name == TWO_HEADS and argument else spec
+
 
 _TOLD = [entry.form for entry in MODELS.entries.values() if entry.form]
 MODEL_HELP = (

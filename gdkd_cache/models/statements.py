@@ -8,7 +8,7 @@ from typing import Any
 from gdkd_cache.models.card import ModelCard
 from gdkd_cache.models.libraries import Library, Stated
 from gdkd_cache.models.normalization import Normalization
-from gdkd_cache.models.registry import MODELS
+from gdkd_cache.models.registry import MODELS, bare
 from gdkd_cache.models.weights import load_card
 
 CARD = "its card"
@@ -23,8 +23,10 @@ def library_of(name: str) -> tuple[Library | None, str]:
 
 def public_name(name: str) -> str:
     """A network's name for manifests and cards, without places on this machine."""
-    library, argument = library_of(name)
-    return name if library is None else f"{MODELS.split(name)[0]}:{library.public_name(argument)}"
+    own = bare(name)
+    library, argument = library_of(own)
+    public = own if library is None else f"{MODELS.split(own)[0]}:{library.public_name(argument)}"
+    return name.removesuffix(own) + public
 
 
 def locate(name: str, weights: Path | str) -> Path | None:

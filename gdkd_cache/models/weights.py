@@ -16,6 +16,7 @@ from gdkd_cache.models.build import build_model, outline_model
 from gdkd_cache.models.card import CARD_LIMIT, ModelCard, parse_card
 from gdkd_cache.models.checkpoint import find_weights
 from gdkd_cache.models.described import Described, WeightsFile
+from gdkd_cache.models.heads import kept_tensors
 from gdkd_cache.models.safetensors_file import CARD_KEY, SafetensorsFile
 from gdkd_cache.models.shards import INDEX_SUFFIX, WeightsShards
 from gdkd_cache.models.torch_file import TorchFile
@@ -30,7 +31,7 @@ def save_weights(model: nn.Module, card: ModelCard, path: Path) -> None:
     Raises:
         OSError: it cannot be written; what was there stays.
     """
-    replace_file(path, encode_weights(model.state_dict(), card))
+    replace_file(path, encode_weights(kept_tensors(model), card))
 
 
 def encode_weights(tensors: Mapping[str, Tensor], card: ModelCard | None = None) -> bytes:

@@ -33,7 +33,7 @@ def page_of_views(rows: Sequence[ShownRow], classes: Sequence[str], title: Seque
 def _row(row: ShownRow, classes: Sequence[str]) -> dict[str, Any]:
     return {
         "key": shown(row.key, _LONGEST),
-        "label": shown(classes[row.label], _LONGEST),
+        "label": shown(row.named(classes), _LONGEST),
         "image": _data_uri(row.image),
         "views": [_view(view, row.label, classes) for view in row.views],
     }

@@ -3,6 +3,7 @@
 import numpy as np
 
 from gdkd_cache.cache.cache import Cache
+from gdkd_cache.errors import UsageError
 from gdkd_cache.progress import progress
 from gdkd_cache.report.inputs import Sample
 
@@ -23,7 +24,10 @@ def read_sample(cache: Cache, *, most_values: int = _MOST_VALUES) -> Sample:
 
     Raises:
         CacheError: the cache is damaged.
+        UsageError: some of the rows have no label.
     """
+    if unlabelled := cache.manifest.identity.data.unlabelled:
+        raise UsageError(f"{unlabelled} rows of {cache.path} have no label, and a report tells how right a teacher is")
     rows, views = _chosen(cache, most_values)
     logits = np.empty((len(views), len(rows), cache.num_classes), np.float32)
     step = max(1, _DECODED // cache.num_classes)

@@ -20,17 +20,16 @@ from zarr.storage import MemoryStore
 
 from gdkd_cache.codec.base import Column
 from gdkd_cache.errors import CacheError, UsageError
-from gdkd_cache.limits import SHARD_ROWS
+from gdkd_cache.limits import MOST_SHARD_ROWS, SHARD_ROWS
 from gdkd_cache.schema import short
 
 CHUNK_ROWS = 16384
-_MOST_SHARD_ROWS = 2**20
 _ZSTD_LEVEL = 19
 
 
 def shards_fit(shard_rows: int) -> bool:
     """Whether shards may have so many rows."""
-    return 1 <= shard_rows <= CHUNK_ROWS or (shard_rows % CHUNK_ROWS == 0 and 0 < shard_rows <= _MOST_SHARD_ROWS)
+    return 1 <= shard_rows <= CHUNK_ROWS or (shard_rows % CHUNK_ROWS == 0 and 0 < shard_rows <= MOST_SHARD_ROWS)
 
 
 class _BoundedZstd(ZstdCodec):
@@ -69,7 +68,7 @@ class ArrayLayout:
     def __post_init__(self) -> None:
         if not shards_fit(self.shard_rows):
             raise UsageError(
-                f"shard_rows is {self.shard_rows}; at most {CHUNK_ROWS}, or a multiple of it up to {_MOST_SHARD_ROWS}"
+                f"shard_rows is {self.shard_rows}; at most {CHUNK_ROWS}, or a multiple of it up to {MOST_SHARD_ROWS}"
             )
 
     def _create(self, objects: dict[str, Any]) -> zarr.Array[Any]:

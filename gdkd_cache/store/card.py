@@ -90,6 +90,7 @@ def card_facts(identity: Identity) -> dict[str, str]:
         **_inputs(teacher),
         **({} if identity.examination is None else {"examined": examination_text(identity.examination, of)}),
         **_views(identity),
+        **_noise(identity),
         "codec": f"{identity.codec.name} ({_fields(shown)})",
         "serves": _served(identity.fidelity),
         "license": "not stated" if card.license is None else card.license,
@@ -206,6 +207,19 @@ def examination_text(examination: Examination, of: str) -> str:
     if examination.dropped is not None:
         said.append(f"{examination.dropped:.2%} of its probability dropped with outputs that are no class")
     return "; ".join(said)
+
+
+def _noise(identity: Identity) -> dict[str, str]:
+    """What was added to what the teacher said, and what that hides."""
+    noise = identity.noise
+    if noise is None:
+        return {}
+    together = noise.epsilon * identity.num_views
+    return {
+        "noise": f"{noise.mechanism} on probabilities, scale {noise.sensitivity / noise.epsilon:.4g}: what is kept of "
+        f"a view is {noise.epsilon:.4g}-differentially private, of the {identity.num_views} views of an image "
+        f"{together:.4g}; images, keys, labels and the teacher's training data are not protected"
+    }
 
 
 def _views(identity: Identity) -> dict[str, str]:

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gdkd_cache.codec.base import Codec, Column, Decoded, References, TopK, given, labels_of_cells
+from gdkd_cache.codec.base import Codec, Column, Decoded, References, TopK, coded, given, labels_of_cells
 from gdkd_cache.errors import CacheError
 
 Array = TypeVar("Array", np.ndarray, Tensor)
@@ -117,6 +117,7 @@ class Cells:
         Labels are [row] or, where each place has one, [row, height, width]. Rows of several cells have no references: a
         view's cells lie elsewhere in the image than another's.
         """
+        labels = coded(labels)
         if codec.whole_rows:
             return codec.encode(logits, labels)
         labels = labels_of_cells(labels, self.grid)
@@ -129,7 +130,7 @@ class Cells:
         Raises:
             CacheError: values that no encoder writes.
         """
-        counts = (num_references,) if num_references else ()
+        counts, labels = (num_references,) if num_references else (), coded(labels)
         if codec.whole_rows:
             codec.check(columns, labels)
         else:
@@ -145,6 +146,7 @@ class Cells:
         references: References | None = None,
     ) -> Decoded:
         """Decode some rows' stored columns: logits [row, *grid, class], and the top classes [row, *grid, k]."""
+        labels = coded(labels)
         if codec.whole_rows:
             return codec.decode(columns, labels, temperature)
         cells = {name: self.split(column) for name, column in columns.items()}

@@ -82,6 +82,16 @@ class Claims:
                 return False  # claims just went, as the cache is complete
         raise AssertionError
 
+    def agreed(self, what: str, word: bytes) -> bytes:
+        """What all processes of this build take for something: the word of the first to ask. It goes with the claims.
+
+        Raises:
+            OSError, StoreError, CacheError: the place cannot be read or written.
+        """
+        name = f"{self._folder}/{what}/0.json"
+        self._objects.create(name, word)
+        return self._objects.read(name, _LIMIT)
+
     def check(self) -> None:
         """Make sure that nobody has taken this process for dead.
 

@@ -17,11 +17,13 @@ class Data:
     Attributes:
         name, digest: of the source.
         keys_bytes: length of its key table.
+        unlabelled: rows without a label; stored are then the ids of one class more, the last, which is none.
     """
 
     name: str
     digest: str
     keys_bytes: int
+    unlabelled: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,6 +195,24 @@ class Build(BuildFacts):
     """
 
     parts: tuple[PartFacts, ...] = ()
+
+
+LAPLACE = "laplace"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseFacts:
+    """Noise that was added to a teacher's probabilities before anything was made of them.
+
+    Attributes:
+        mechanism: `laplace`: noise of scale sensitivity / epsilon on each class's probability.
+        epsilon: of one view of one image; all views of an image together have so many times that.
+        sensitivity: what two distributions differ by at most, in the sum over classes.
+    """
+
+    mechanism: str
+    epsilon: Number
+    sensitivity: Number
 
 
 @dataclass(frozen=True, kw_only=True)

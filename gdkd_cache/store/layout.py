@@ -6,6 +6,7 @@ import numpy as np
 
 from gdkd_cache.codec.base import Codec, Column, class_column
 from gdkd_cache.errors import CacheError
+from gdkd_cache.limits import MOST_SHARD_ROWS, NO_LABEL, SHARD_ROWS
 from gdkd_cache.schema import short
 from gdkd_cache.store.arrays import ArrayLayout, group_metadata
 from gdkd_cache.store.card import CARD_NAMES, card_objects
@@ -32,6 +33,7 @@ _SIZES = Column(dtype="uint16", shape=(2,), fill=0)
 # at least a byte a row and at most some hundred, so only a cache made to exhaust memory goes beyond.
 _MOST_EXPANSION = 1024
 _FREE_BYTES = 64 * 2**20
+_LONG = 2**33
 
 
 def row_layouts(identity: Identity) -> dict[str, ArrayLayout]:
@@ -42,7 +44,7 @@ def row_layouts(identity: Identity) -> dict[str, ArrayLayout]:
     where views predict others, `image_size` [row] in such shards.
     """
     extents = {
-        LABELS: (class_column(len(identity.classes), identity.cells.label_axis), identity.num_rows),
+        LABELS: (class_column(_num_labels(identity), identity.cells.label_axis), identity.num_rows),
         KEYS: (Column(dtype="uint8", shape=(), fill=255), identity.data.keys_bytes),  # 255 is not in UTF-8
     }
     if identity.codec.tables_bytes is not None:
@@ -51,10 +53,22 @@ def row_layouts(identity: Identity) -> dict[str, ArrayLayout]:
     if identity.views is not None:
         extents[SOURCE_PROBE] = (_PROBES, identity.num_rows)
     layouts = {
-        name: ArrayLayout(name=name, column=column, num_rows=length, num_views=None)
+        name: ArrayLayout(
+            name=name, column=column, num_rows=length, num_views=None, shard_rows=shared_shard_rows(length)
+        )
         for name, (column, length) in extents.items()
     }
     return layouts | check_layouts(identity)
+
+
+def _num_labels(identity: Identity) -> int:
+    """How many ids labels have: the classes, and one for rows without a label, if there are any."""
+    return len(identity.classes) + bool(identity.data.unlabelled)
+
+
+def shared_shard_rows(length: int) -> int:
+    """Of arrays that all views share: the keys of a billion rows would be more objects than a manifest lists."""
+    return SHARD_ROWS if length <= _LONG else MOST_SHARD_ROWS
 
 
 def check_layouts(identity: Identity) -> dict[str, ArrayLayout]:
@@ -113,6 +127,12 @@ def all_layouts(identity: Identity, codec: Codec) -> dict[str, ArrayLayout]:
     return row_layouts(identity) | view_layouts(identity, codec) | references
 
 
+def num_objects(identity: Identity, codec: Codec) -> int:
+    """How many objects a manifest lists of the arrays."""
+    layouts = all_layouts(identity, codec).values()
+    return sum(1 + layout.num_shards * (1 if layout.num_views is None else layout.num_views) for layout in layouts)
+
+
 def shards_of(identity: Identity) -> Iterator[tuple[int, int, range]]:
     """All units of work in order: (view, shard, range of rows)."""
     for view in identity.view_numbers:
@@ -143,12 +163,18 @@ def encode_metadata(identity: Identity, codec: Codec) -> dict[str, bytes]:
     return objects
 
 
+def stored_labels(identity: Identity, labels: np.ndarray) -> np.ndarray:
+    """Labels as they are stored, in their column's type: `NO_LABEL` is the id after the classes'."""
+    dtype = row_layouts(identity)[LABELS].column.dtype
+    return np.where(labels == NO_LABEL, len(identity.classes), labels).astype(dtype)
+
+
 def encode_rows(
     identity: Identity, keys: list[str], labels: np.ndarray, source_probes: np.ndarray | None
 ) -> dict[str, bytes]:
     """The objects of `labels`, `keys` and, where there are some, `source_probe`, by name."""
     layouts = row_layouts(identity)
-    encoded = layouts[LABELS].encode(labels.astype(layouts[LABELS].column.dtype))
+    encoded = layouts[LABELS].encode(stored_labels(identity, labels))
     encoded |= layouts[KEYS].encode(encode_keys(keys))
     return encoded if source_probes is None else encoded | layouts[SOURCE_PROBE].encode(source_probes)
 

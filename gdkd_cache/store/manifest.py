@@ -15,6 +15,7 @@ from gdkd_cache.schema import check_json, from_json, kind_of, short, to_json
 from gdkd_cache.store.arrays import shards_fit
 from gdkd_cache.store.cells import ONE_CELL, Cells
 from gdkd_cache.store.facts import (
+    LAPLACE,
     NO_CARD,
     Build,
     BuildFacts,
@@ -22,6 +23,7 @@ from gdkd_cache.store.facts import (
     CodecFacts,
     Data,
     Examination,
+    NoiseFacts,
     PartFacts,
     RequestFacts,
     TeacherFacts,
@@ -35,7 +37,8 @@ LEDGER_NAME = "ledger"
 REPLACED_NAME = "replaced.json"
 _TABLES = "tables/c/"
 MANIFEST_LIMIT = 32 * 2**20
-"""Of any JSON in a cache: room for 300,000 objects; what is made of it stays below half a GB."""
+"""Of any JSON in a cache: room for `MOST_OBJECTS`; what is made of it stays below half a GB."""
+MOST_OBJECTS = 300_000
 _MOST_VALUES = 2**20
 _MOST_OUTPUTS = 16
 _MOST_DEPTH = 32
@@ -60,6 +63,7 @@ class Identity:
         cells: how many distributions a row holds.
         card: what its maker says of it.
         examination: how right the teacher is; None where nobody looked.
+        noise: what was added to what it said; None for none. Equal builds then give other bytes.
     """
 
     num_rows: int
@@ -76,6 +80,7 @@ class Identity:
     cells: Cells = ONE_CELL
     card: Card = NO_CARD
     examination: Examination | None = None
+    noise: NoiseFacts | None = None
 
     @property
     def view_numbers(self) -> range:
@@ -201,6 +206,7 @@ def _check(identity: Identity) -> None:
         "views.first": (identity.view_numbers.start, 0, MOST_VIEWS),
         "the number of classes": (len(identity.classes), 2, MOST_CLASSES),
         "data.keys_bytes": (identity.data.keys_bytes, 1, 2**48),
+        "data.unlabelled": (identity.data.unlabelled, 0, identity.num_rows),
         **{f"views.size[{i}]": (extent, 1, 2**16) for i, extent in enumerate(size)},
         **{
             f"build.batch_size of view {part.first}": (part.batch_size, 1, 2**20)
@@ -222,6 +228,9 @@ def _check(identity: Identity) -> None:
         raise CacheError(f"{MANIFEST_NAME}: cells.outputs must be several names, or none where there is one output")
     if identity.codec.references and identity.cells != ONE_CELL:
         raise CacheError(f"{MANIFEST_NAME}: rows of several cells, whose views predict no others, have references")
+    noise = identity.noise
+    if noise is not None and not (noise.mechanism == LAPLACE and noise.epsilon > 0 and noise.sensitivity > 0):
+        raise CacheError(f"{MANIFEST_NAME}: noise is {short(to_json(noise))}, which no cache has")
     if identity.codec.num_classes != len(identity.classes):
         raise CacheError(
             f"{MANIFEST_NAME}: the codec has {identity.codec.num_classes} classes, the manifest names "

@@ -25,11 +25,12 @@ from gdkd_cache.store.claims import CLAIMS_NAME
 from gdkd_cache.store.differences import differences_between
 from gdkd_cache.store.facts import NO_CARD, UNFITTED, UNMEASURED, CodecFacts, Examination
 from gdkd_cache.store.generation import Generation
-from gdkd_cache.store.layout import TABLES, row_layouts, tables_layout
+from gdkd_cache.store.layout import TABLES, num_objects, row_layouts, tables_layout
 from gdkd_cache.store.manifest import (
     BUILD_NAME,
     MANIFEST_LIMIT,
     MANIFEST_NAME,
+    MOST_OBJECTS,
     REPLACED_NAME,
     Identity,
     Manifest,
@@ -189,14 +190,19 @@ class Place:
 
         Raises:
             MismatchError: another build has begun here since the first look.
-            CacheError: what is to be replaced is not alone there any more, or the identity holds what no manifest may,
-                such as a number that is not finite.
+            CacheError: what is to be replaced is not alone there any more; or the identity holds what no manifest may,
+                such as a number that is not finite, or is of too many objects.
             OSError, StoreError: the place cannot be written.
         """
         codec, facts = begun.codec, from_json(CodecFacts, begun.codec.to_json())
         identity = dataclasses.replace(
             self._identity, codec=facts, fidelity=begun.fidelity, examination=begun.examination
         )
+        if (number := num_objects(identity, codec)) > MOST_OBJECTS:
+            raise CacheError(
+                f"{identity.num_rows:,} rows in {identity.num_views} views are {number:,} objects, and a manifest "
+                f"lists {MOST_OBJECTS:,}; build fewer views, or caches of parts of the rows"
+            )
         layout = row_layouts(identity).get(TABLES)
         tables = {} if layout is None else layout.encode(codec.tables_bytes())
         whole = Manifest(identity, {name: ObjectRecord.of(data) for name, data in tables.items()})

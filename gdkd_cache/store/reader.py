@@ -12,6 +12,7 @@ import numpy as np
 from gdkd_cache.codec.base import Codec
 from gdkd_cache.codec.stored import codec_from_json
 from gdkd_cache.errors import CacheError
+from gdkd_cache.limits import NO_LABEL
 from gdkd_cache.objects.folder import Folder
 from gdkd_cache.objects.objects import open_objects
 from gdkd_cache.objects.record import ObjectRecord
@@ -217,14 +218,19 @@ class CacheReader:
 
     @cached_property
     def labels(self) -> np.ndarray:
-        """Class ids as int64 [row], or [row, place] where each place of a row's grid has one.
+        """Class ids, or `NO_LABEL`, as int64 [row], or [row, place] where each place of a row's grid has one.
 
         Raises:
             CacheError: the object is missing or damaged, or holds an id that is no class.
         """
         labels = self._shared(LABELS).astype(np.int64)
-        if labels.max() >= len(self.manifest.identity.classes):
+        data, num_classes = self.manifest.identity.data, len(self.manifest.identity.classes)
+        if data.unlabelled:
+            labels[labels == num_classes] = NO_LABEL
+        if labels.max() >= num_classes:
             raise CacheError(f"{self.path}: the labels hold a class id of {labels.max()}, which is no class")
+        if (found := int((labels == NO_LABEL).sum())) != data.unlabelled:
+            raise CacheError(f"{self.path}: {found} rows have no label, and the manifest states {data.unlabelled}")
         return labels
 
     @cached_property

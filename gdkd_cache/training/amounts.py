@@ -1,4 +1,4 @@
-"""What options say in a text: so many steps or minutes, bytes, and values that change over the epochs."""
+"""What options say in a text: so many steps or minutes, bytes, sides, and values that change over the epochs."""
 
 import itertools
 import math
@@ -6,12 +6,13 @@ import re
 from dataclasses import dataclass
 
 from gdkd_cache.errors import UsageError
-from gdkd_cache.limits import LARGEST_FACTOR, MOST_EPOCHS
+from gdkd_cache.limits import LARGEST_FACTOR, LARGEST_SIDE, MOST_EPOCHS
 from gdkd_cache.schema import short
 
 _SECONDS = {"s": 1, "min": 60, "h": 3600}
 _BYTES = {"B": 1, **{f"{letter}iB": 1024**power for power, letter in enumerate("KMGT", 1)}}
 _AMOUNT = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)([A-Za-z]*)")
+_SIDES = re.compile(r"(\d{1,5})x(\d{1,5})")
 _POINT = re.compile(r"(\d{1,9}):([^:]+)")
 
 
@@ -49,6 +50,19 @@ def parse_bytes(what: str, text: str) -> int:
     if size < 1:
         raise UsageError(f"{what} is {short(text)}; it must be a number and one of {', '.join(_BYTES)}, as in 4GiB")
     return size
+
+
+def parse_sides(what: str, text: str) -> tuple[int, int]:
+    """Read `512x1024`: a height and a width in pixels, above 0.
+
+    Raises:
+        UsageError: anything else.
+    """
+    found = _SIDES.fullmatch(text)
+    height, width = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not (0 < height <= LARGEST_SIDE and 0 < width <= LARGEST_SIDE):
+        raise UsageError(f"{what} is {short(text)}; it must be a height and a width in pixels, as in 512x1024")
+    return height, width
 
 
 @dataclass(frozen=True, kw_only=True)

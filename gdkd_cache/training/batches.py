@@ -19,6 +19,7 @@ from gdkd_cache.data.source import FullSource
 from gdkd_cache.data.views import ViewRenderer
 from gdkd_cache.losses.partition import top_classes
 from gdkd_cache.models.normalization import normalize_pixels
+from gdkd_cache.training.disagreement import Disagreement
 
 
 class Batch(NamedTuple):
@@ -47,15 +48,28 @@ class Batches(Protocol):
 
 
 def cached_batches(
-    dataset: CachedDataset, *, batch_size: int, seed: int, num_workers: int, device: torch.device
+    dataset: CachedDataset,
+    disagreement: Disagreement | None = None,
+    *,
+    batch_size: int,
+    seed: int,
+    num_workers: int,
+    device: torch.device,
 ) -> Batches:
-    """Epochs from a cache, in the order that (seed, epoch) draws."""
+    """Epochs from a cache, in the order that (seed, epoch) draws, of the views in turn or of those that are chosen."""
     source_rows = np.empty(dataset.cache_rows.max() + 1, np.int64)
     source_rows[dataset.cache_rows] = np.arange(len(dataset))
 
     def epoch_batches(epoch: int, done: Sequence[Stretch] = (), /) -> Iterator[Batch]:
         loader = dataset.loader(
-            epoch, batch_size=batch_size, shuffle=True, seed=seed, num_workers=num_workers, device=device, done=done
+            epoch,
+            batch_size=batch_size,
+            shuffle=True,
+            seed=seed,
+            num_workers=num_workers,
+            device=device,
+            done=done,
+            row_views=None if disagreement is None else disagreement.row_views(epoch),
         )
         for images, labels, said in loader:
             yield Batch(images, labels, said, source_rows[said.rows.numpy()])

@@ -22,8 +22,12 @@ from gdkd_cache.data.views import ViewRenderer, ViewRequest, image_size
 from gdkd_cache.errors import UsageError
 from gdkd_cache.losses.base import Loss, loss_from_json
 from gdkd_cache.losses.registry import LOSSES
+from gdkd_cache.models.network import Network
+from gdkd_cache.store.cells import ONE_CELL, Cells
 from gdkd_cache.training.batches import Batches, cached_batches, rendered_batches
-from gdkd_cache.training.options import TrainOptions
+from gdkd_cache.training.disagreement import Disagreement
+from gdkd_cache.training.distributed import rank_and_size
+from gdkd_cache.training.options import DISAGREEMENT, TrainOptions
 
 _LOG = logging.getLogger(__name__)
 
@@ -60,6 +64,9 @@ class Feed:
         recipe, size: of the views, their height and width.
         keys: of the images, by row.
         views: the views of the epochs, in turn; None where each epoch has its own.
+        cells: of which the teacher says something, of each image; one cell without a teacher.
+        teacher: a live one.
+        disagreement: what chooses the views, where no turn does.
     """
 
     batches: Batches
@@ -67,6 +74,9 @@ class Feed:
     size: tuple[int, int]
     keys: Sequence[str]
     views: Sequence[int] | None
+    cells: Cells = ONE_CELL
+    teacher: Callable[[Tensor], Tensor] | None = None
+    disagreement: Disagreement | None = None
 
 
 def from_cache(
@@ -92,14 +102,38 @@ def from_cache(
         decoded=options.decoded,
         num_workers=options.num_workers,
     )
-    _refuse_mixed_labels(distillation, dataset.recipe)
+    _refuse_labels(distillation, dataset.recipe, source)
     for part, view in zip(cache.caches if isinstance(cache, Ensemble) else [cache], dataset.first_views(), strict=True):
         _tell_error(part, distillation, view)
     _LOG.info("%s", dataset.replay)
     if len(dataset) < cache.num_rows:
         _LOG.info("training on %d of the %d cached rows", len(dataset), cache.num_rows)
-    batches = cached_batches(dataset, num_workers=_num_workers(options, dataset.source), **loading)
-    return Feed(batches=batches, recipe=dataset.recipe, size=dataset.size, keys=source.keys, views=dataset.view_numbers)
+    disagreement = None
+    if options.views_by == DISAGREEMENT:
+        _refuse_disagreement(source)
+        dataset.hold_views()
+        disagreement = Disagreement(dataset.view_numbers, len(dataset))
+    workers = _num_workers(options, dataset.source)
+    batches = cached_batches(dataset, disagreement, num_workers=workers, **loading)
+    return Feed(
+        batches=batches,
+        recipe=dataset.recipe,
+        size=dataset.size,
+        keys=source.keys,
+        views=dataset.view_numbers,
+        cells=dataset.cells,
+        disagreement=disagreement,
+    )
+
+
+def _refuse_disagreement(source: FullSource) -> None:
+    if source.has_masks:
+        raise UsageError("views_by disagreement is for images of one class; leave --views-by out for images with masks")
+    if rank_and_size()[1] > 1:
+        raise UsageError(
+            f"views_by disagreement remembers what this rank was shown, and {rank_and_size()[1]} ranks see others each "
+            "epoch; train on one, or leave --views-by out"
+        )
 
 
 def _refuse_temperatures(options: TrainOptions, cache: Cache | Ensemble) -> None:
@@ -130,11 +164,11 @@ def from_views(
     distillation: Loss | None,
     source: FullSource,
     views: Views,
-    teacher: Callable[[Tensor], Tensor] | None,
+    teacher: Network | Callable[[Tensor], Tensor] | None,
     loading: Loading,
 ) -> Feed:
     recipe = views.recipe if isinstance(views.recipe, Recipe) else open_recipe(views.recipe, *image_size(source))
-    _refuse_mixed_labels(distillation, recipe)
+    _refuse_labels(distillation, recipe, source)
     budget, folder = options.images_in_memory, options.decoded
     source = decoded_once(source, recipe, budget, folder, num_workers=options.num_workers)
     rendered = ViewRenderer(source, recipe, views.seed)[ViewRequest((0,), np.arange(1))][0].pixels.shape
@@ -144,6 +178,12 @@ def from_views(
     chosen = None if views.num_views is None else tuple(range(views.num_views))
     if options.views is not None:
         chosen = parse_views(options.views)
+    cells = ONE_CELL
+    if isinstance(teacher, Network):
+        teacher = teacher.tried(len(source.classes), size, dense=source.has_masks)
+        cells, teacher = teacher.cells, teacher.logits
+    elif teacher is not None and source.has_masks:
+        cells = Cells.of(teacher(torch.zeros(1, 3, *size, dtype=torch.uint8)))
     batches = rendered_batches(
         source,
         recipe,
@@ -154,16 +194,26 @@ def from_views(
         num_workers=_num_workers(options, source),
         **loading,
     )
-    return Feed(batches=batches, recipe=recipe, size=size, keys=source.keys, views=chosen)
+    return Feed(batches=batches, recipe=recipe, size=size, keys=source.keys, views=chosen, cells=cells, teacher=teacher)
 
 
 def _num_workers(options: TrainOptions, source: FullSource) -> int:
     return default_num_workers(source) if options.num_workers is None else options.num_workers
 
 
-def _refuse_mixed_labels(distillation: Loss | None, recipe: Recipe) -> None:
-    if recipe.mix is not None and distillation is not None and distillation.needs_labels:
+def _refuse_labels(distillation: Loss | None, recipe: Recipe, source: FullSource) -> None:
+    """Refuse images that are mixed, or have no label, where one label of each is needed.
+
+    Raises:
+        UsageError: it says by what.
+    """
+    unlabelled = f"{source.unlabelled} of {len(source)} images of source {source.name} have no label"
+    if distillation is None:
+        if source.unlabelled:
+            raise UsageError(f"{unlabelled}, and cross-entropy learns nothing from them; leave them out with --subset")
+    elif distillation.needs_labels and (recipe.mix is not None or source.unlabelled):
         others = ", ".join(name for name in LOSSES if not LOSSES.load(name).needs_labels)
-        raise UsageError(
-            f"{distillation.name} needs one label an image; recipe {recipe.name} mixes images: use one of {others}"
-        )
+        why = unlabelled if source.unlabelled else f"recipe {recipe.name} mixes images"
+        raise UsageError(f"{distillation.name} needs one label an image; {why}: use one of {others}")
+    if recipe.mix is not None and source.unlabelled:
+        raise UsageError(f"recipe {recipe.name} mixes images with their labels, and {unlabelled}; use another recipe")

@@ -13,20 +13,21 @@ _EPOCHS = 3
 _DEVIATIONS = 2.0
 
 
-def hacking_since(lines: Sequence[Mapping[str, Any]], num_images: int) -> int | None:
+def hacking_since(lines: Sequence[Mapping[str, Any]], num_images: int, score: str = "accuracy") -> int | None:
     """The epoch, from 1, after which accuracy on held-out images fell while agreement with the teacher rose.
 
     Of the means over three epochs: the last one of agreement is the highest of all, and the last one of accuracy is
     below the highest by more than two standard errors of the difference of two shares of `num_images`.
 
     Args:
-        lines: of the metrics, one an epoch, with `accuracy` and, where there is a teacher, `agreement`.
-        num_images: that the accuracy was measured on.
+        lines: of the metrics, one an epoch, with a score and, where there is a teacher, `agreement`.
+        num_images: that the score was measured on.
+        score: its name, of a share in [0, 1].
 
     Returns:
         The last epoch of the three with the highest accuracy; None where nothing is wrong, or it cannot be said.
     """
-    agreement, accuracy = (_means(lines, name) for name in ("agreement", "accuracy"))
+    agreement, accuracy = (_means(lines, name) for name in ("agreement", score))
     if len(agreement) < 2 or len(agreement) != len(accuracy) or agreement[-1] <= max(agreement[:-1]):
         return None
     best = max(range(len(accuracy)), key=accuracy.__getitem__)

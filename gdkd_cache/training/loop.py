@@ -19,13 +19,15 @@ from gdkd_cache.schema import short
 from gdkd_cache.training.amounts import Interval
 from gdkd_cache.training.batches import Batches
 from gdkd_cache.training.distributed import average_buffers, broadcast_buffers, gathered, rank_and_size
-from gdkd_cache.training.evaluate import Evaluation, Evaluator
+from gdkd_cache.training.evaluate import Evaluator
+from gdkd_cache.training.evaluation import Evaluation
 from gdkd_cache.training.hacking import hacking_since
 from gdkd_cache.training.memory import peak_memory
 from gdkd_cache.training.options import TrainOptions
 from gdkd_cache.training.records.folder import RunFolder
 from gdkd_cache.training.records.layout import CONFIG
 from gdkd_cache.training.records.saved import generator, state_bytes
+from gdkd_cache.training.records.scores import SCORES, score_of
 from gdkd_cache.training.reporters.reports import Reports
 from gdkd_cache.training.state import State
 from gdkd_cache.training.step import NotFiniteError, Stepper
@@ -42,15 +44,27 @@ class TrainResult:
     """What a training gave.
 
     Attributes:
-        best_accuracy, last_accuracy: top-1 in [0, 1] on the evaluation source.
+        score: what epochs are compared by, a name of `SCORES`: top-1 of images with a class, mean IoU with a mask.
+        best_score, last_score: that, in [0, 1], on the evaluation source.
         best_epoch: from 1.
         images_per_second: of the training steps, rendering and teacher included, evaluation not.
     """
 
-    best_accuracy: float
+    score: str
+    best_score: float
     best_epoch: int
-    last_accuracy: float
+    last_score: float
     images_per_second: float
+
+    @property
+    def best_accuracy(self) -> float:
+        """The best score of images with a class."""
+        return self.best_score
+
+    @property
+    def last_accuracy(self) -> float:
+        """The last score of images with a class."""
+        return self.last_score
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,27 +209,32 @@ class Training:
         except ModelError as error:
             raise self._diverged(state, str(error)) from None
         speed = self.num_images / state.seconds
-        view = {} if self.views is None else {"view": self.views[state.epoch % len(self.views)]}
-        line: dict[str, Any] = {"epoch": state.epoch + 1, **view, **means, "lr": lr, **_told(evaluation)}
+        chosen = state.disagreement is not None and state.disagreement.chooses(state.epoch)
+        view = {} if self.views is None or chosen else {"view": self.views[state.epoch % len(self.views)]}
+        line: dict[str, Any] = {"epoch": state.epoch + 1, **view, **means, "lr": lr, **evaluation.told()}
         if averaged is not None:
-            line |= {f"ema_{name}": value for name, value in _told(averaged).items()}
+            line |= {f"ema_{name}": value for name, value in averaged.told().items()}
         line |= {"images_per_second": float(f"{speed:.5g}"), **peak_memory(self.device)}
         line |= self.step.task.told(totals, state.epoch, self.card.num_classes)
         state.epoch_done(line)
         data = self._state_bytes(state)
         if data is None:
             return
-        numbers = (state.epoch, self.options.epochs, means["loss"], evaluation.accuracy, speed)
-        _LOG.info("epoch %d/%d  loss %.4f  accuracy %.4f  %.0f images/s", *numbers)
-        self._tell_hacking(state, evaluation.num_rows)
+        told = (SCORES[evaluation.score_name], evaluation.score, speed)
+        _LOG.info(
+            "epoch %d/%d  loss %.4f  %s %.4f  %.0f images/s", state.epoch, self.options.epochs, means["loss"], *told
+        )
+        self._tell_hacking(state, evaluation)
         self._write_epoch(state, data)
         self.reports.report(line)
 
-    def _tell_hacking(self, state: State, num_images: int) -> None:
+    def _tell_hacking(self, state: State, evaluation: Evaluation) -> None:
         """Say once that the student begins to follow its teacher's errors."""
         lines = [json.loads(line) for line in state.lines]
-        since = hacking_since(lines, num_images)
-        if since is not None and hacking_since(lines[:-1], num_images) is None:
+        since, before = (
+            hacking_since(known, evaluation.num_rows, evaluation.score_name) for known in (lines, lines[:-1])
+        )
+        if since is not None and before is None:
             _LOG.warning(
                 "since epoch %d the student agrees more and more with the teacher, and is right less often on held-out "
                 "images (teacher hacking): stop earlier, use more views, or give the labels more weight (--ce-weight)",
@@ -230,11 +249,12 @@ class Training:
 
     def _write_epoch(self, state: State, data: bytes) -> None:
         line = json.loads(state.lines[-1])
-        own = (state.model, dataclasses.replace(self.card, accuracy=line["accuracy"]))
+        score = score_of(line)
+        own = (state.model, dataclasses.replace(self.card, **{score: line[score]}))
         kept = {"last": own} | ({"best": own} if state.is_best() else {})
         if state.ema is not None:
-            averaged = (state.ema.module, dataclasses.replace(self.card, accuracy=line["ema_accuracy"]))
-            kept |= {"last-ema": averaged} | ({"best-ema": averaged} if state.is_best("ema_accuracy") else {})
+            averaged = (state.ema.module, dataclasses.replace(self.card, **{score: line[f"ema_{score}"]}))
+            kept |= {"last-ema": averaged} | ({"best-ema": averaged} if state.is_best("ema_") else {})
         if self.options.keep_every and state.epoch % self.options.keep_every == 0:
             kept[f"epoch-{state.epoch:04}"] = own
         weights = {f"{name}.safetensors": one for name, one in kept.items()}
@@ -274,23 +294,15 @@ class Training:
 def result_of(lines: Sequence[str]) -> TrainResult:
     """What a training gave whose metrics these are, one line an epoch, and one at least."""
     epochs = [json.loads(line) for line in lines]
-    best = max(epochs, key=lambda epoch: epoch["accuracy"])
+    score = score_of(epochs[-1])
+    best = max(epochs, key=lambda epoch: epoch[score])
     return TrainResult(
-        best_accuracy=best["accuracy"],
+        score=score,
+        best_score=best[score],
         best_epoch=best["epoch"],
-        last_accuracy=epochs[-1]["accuracy"],
+        last_score=epochs[-1][score],
         images_per_second=len(epochs) / sum(1 / epoch["images_per_second"] for epoch in epochs),
     )
-
-
-def _told(evaluation: Evaluation) -> dict[str, float]:
-    """An evaluation's figures by their names in the metrics."""
-    return {
-        "accuracy": evaluation.accuracy,
-        "top5_accuracy": evaluation.top5_accuracy,
-        "eval_loss": evaluation.loss,
-        "calibration_error": evaluation.calibration_error,
-    }
 
 
 def _not_finite(model: nn.Module) -> set[str]:

@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, distributed, nn
+from torch import distributed, nn
 
 from gdkd_cache.cache.batch import TeacherBatch
 from gdkd_cache.device import laid_out
 from gdkd_cache.training.amounts import parse_bytes
 from gdkd_cache.training.batches import Batch
 from gdkd_cache.training.distributed import rank_and_size
+from gdkd_cache.training.feeds import Feed
+from gdkd_cache.training.mask_task import MaskTask
 from gdkd_cache.training.memory import find_accumulation, normalizes_batches
 from gdkd_cache.training.options import TrainOptions
 from gdkd_cache.training.records.facts import versions
@@ -31,10 +33,9 @@ def measured(
     task: Task,
     model: nn.Module,
     num_classes: int,
-    size: tuple[int, int],
+    feed: Feed,
     memory_format: str,
     device: torch.device,
-    teacher: Callable[[Tensor], Tensor] | None,
 ) -> dict[str, Any]:
     """What a training is run with beside its options, as plain JSON.
 
@@ -42,9 +43,8 @@ def measured(
         options, task: of the training.
         before: what this gave when the training began, which is kept; empty for one that begins.
         model, num_classes: the student; it is left as it is.
-        size: height and width of its images.
-        memory_format, device: of these.
-        teacher: a live one.
+        feed: what it is fed with: the size of its images, and a live teacher.
+        memory_format, device: of the images.
 
     Returns:
         `threads`, `parts` of a batch, `ranks` and the `versions` of the libraries.
@@ -56,30 +56,31 @@ def measured(
     if options.max_memory is not None:
         parts = before.get("parts") if before.get("ranks") == ranks else None
         if parts is None:
-            parts = _parts(options, task, model, num_classes, size, memory_format, device)
+            parts = _parts(options, task, model, num_classes, feed, memory_format, device)
     threads = options.threads or before.get("threads")
     if threads is None:
         threads = torch.get_num_threads()
         if device.type == "cpu":
             images = -(-options.batch_size // (ranks * int(parts)))
-            threads = choose_threads(_trial_step(model, images, size, memory_format, teacher))
+            threads = choose_threads(_trial_step(model, images, feed, memory_format))
     return {"threads": int(threads), "parts": int(parts), "ranks": ranks, "versions": now}
 
 
 def _trial_step(
     model: nn.Module,
     batch_size: int,
-    size: tuple[int, int],
+    feed: Feed,
     memory_format: str,
-    teacher: Callable[[Tensor], Tensor] | None,
 ) -> Callable[[], None]:
     trial = copy.deepcopy(model).train()
-    pixels = torch.zeros(batch_size, 3, *size, dtype=torch.uint8)
+    pixels = torch.zeros(batch_size, 3, *feed.size, dtype=torch.uint8)
 
     def step() -> None:
-        if teacher is not None:
-            teacher(pixels)
-        trial(laid_out(pixels.float(), memory_format)).square().mean().backward()
+        if feed.teacher is not None:
+            feed.teacher(pixels)
+        outputs = trial(laid_out(pixels.float(), memory_format))
+        parts = outputs.values() if isinstance(outputs, Mapping) else [outputs]
+        torch.stack([part.square().mean() for part in parts]).sum().backward()
 
     return step
 
@@ -89,7 +90,7 @@ def _parts(
     task: Task,
     model: nn.Module,
     num_classes: int,
-    size: tuple[int, int],
+    feed: Feed,
     memory_format: str,
     device: torch.device,
 ) -> int:
@@ -107,11 +108,12 @@ def _parts(
         # Two parts of so many: gradients of the first lie in memory while the network runs on the second.
         said = None
         if task.distillation is not None:
-            top = torch.arange(num_top, device=device).expand(2 * number, num_top)
-            logits = torch.zeros(2 * number, num_classes, device=device)
+            top = torch.arange(num_top, device=device).expand(2 * number, *feed.cells.grid, num_top)
+            logits = torch.zeros(2 * number, *feed.cells.grid, num_classes, device=device)
             said = TeacherBatch(logits, top, torch.arange(2 * number), 0)
-        images = torch.zeros(2 * number, 3, *size, device=device)
-        labels = torch.zeros(2 * number, dtype=torch.long, device=device)
+        images = torch.zeros(2 * number, 3, *feed.size, device=device)
+        label = feed.size if isinstance(task, MaskTask) else ()
+        labels = torch.zeros(2 * number, *label, dtype=torch.long, device=device)
         step(state, Batch(images, labels, said, np.arange(2 * number)))
 
     found = find_accumulation(

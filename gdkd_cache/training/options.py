@@ -27,6 +27,9 @@ _PARSERS: Mapping[str, Callable[[str, str], object]] = {
     "save_every": parse_interval,
 }
 
+TURN, DISAGREEMENT = "turn", "disagreement"
+"""By what views are shown."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions(RenderOptions, MemoryOptions, ComputeOptions, OptimisationOptions, TaskOptions):
@@ -56,6 +59,13 @@ class TrainOptions(RenderOptions, MemoryOptions, ComputeOptions, OptimisationOpt
         "Which views of the cache the epochs use, in turn, as in 0-19 or 0,3.",
         metavar="VIEWS",
         unset="all",
+        rare=True,
+    )
+    views_by: str = option(
+        TURN,
+        "After a first round, which view of the cache an image is shown: that of the epoch (turn), or the one on which "
+        "student and teacher disagreed most when it was last shown (disagreement). All views then lie in memory.",
+        choices=(TURN, DISAGREEMENT),
         rare=True,
     )
     size: int | None = option(
@@ -112,13 +122,13 @@ class TrainOptions(RenderOptions, MemoryOptions, ComputeOptions, OptimisationOpt
         """Refuse what only torch, or a library, can tell is wrong: call it before anything is opened.
 
         Raises:
-            UsageError: an unknown loss, optimizer or schedule, or a setting of theirs that is wrong.
+            UsageError: an unknown loss, method, optimizer or schedule, or a setting of theirs that is wrong.
         """
         from gdkd_cache.training.optimization.optimizers import parse_optimizer
         from gdkd_cache.training.optimization.schedules import parse_schedule
-        from gdkd_cache.training.task import Task
+        from gdkd_cache.training.tasks import task_of
 
-        Task.of(self)
+        task_of(self)
         parse_optimizer(self)
         parse_schedule(self.schedule)
 

@@ -1,11 +1,13 @@
 """Parts of a training's options: what its loss is, how it is optimised, and how it computes; loads no torch."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gdkd_cache.fields import option
 from gdkd_cache.limits import LARGEST_FACTOR, MOST_EPOCHS, MOST_WORKERS, TRAIN_PRECISIONS
 from gdkd_cache.losses.registry import LOSSES
+from gdkd_cache.training.methods.registry import METHODS
 from gdkd_cache.training.optimization.registry import SCHEDULES
 
 if TYPE_CHECKING:
@@ -24,6 +26,21 @@ class TaskOptions:
         f"beside it: {', '.join(LOSSES)}, with settings as in gdkd:k=5,w2=8,temperature=4 (`gdkd-cache losses` lists "
         "them), or package.module:name.",
         metavar="LOSS",
+    )
+    method: str | None = option(
+        None,
+        f"A method around the loss, with heads or parameters of its own: {', '.join(METHODS)}, with settings as in "
+        "dho:alpha=0.5 (`gdkd-cache methods` lists them), or package.module:name.",
+        metavar="METHOD",
+        unset="none",
+    )
+    signal: Path | None = option(
+        None,
+        "What else the teacher left, for a method that needs it: a file of `gdkd-cache signal`.",
+        unset="nothing",
+        metavar="FILE",
+        outcome=False,
+        rare=True,
     )
     ce_weight: float = option(1.0, "Weight of the cross-entropy.", least=0, most=LARGEST_FACTOR)
     distillation_weight: float = option(1.0, "Weight of the distillation loss.", least=0, most=LARGEST_FACTOR)
@@ -50,6 +67,35 @@ class TaskOptions:
         None,
         "The loss's temperature by epoch, from 1, in place of its own: linear between those that are named.",
         metavar="EPOCH:T,...",
+        rare=True,
+    )
+    agreeing_weight: float = option(
+        1.0,
+        "Weight, in the distillation loss, of images whose first class the student shares with the teacher.",
+        least=0,
+        most=LARGEST_FACTOR,
+        rare=True,
+    )
+    disagreeing_weight: float = option(
+        1.0,
+        "Weight of the other images there, as where many are of no class that the teacher knows.",
+        least=0,
+        most=LARGEST_FACTOR,
+        rare=True,
+    )
+    aux_weight: float = option(
+        0.4,
+        "Of masks: weight of the losses of a network's outputs beside its main one.",
+        least=0,
+        most=LARGEST_FACTOR,
+        rare=True,
+    )
+    labelled: str | None = option(
+        None,
+        "Hide the labels of all images but so many, always the same, or those of a file's keys, one a line: the others "
+        "learn from the teacher alone.",
+        metavar="N|KEYS.txt",
+        unset="all that have one",
         rare=True,
     )
     label_smoothing: float = option(

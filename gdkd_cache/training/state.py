@@ -14,10 +14,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from gdkd_cache.data.order import Stretch
 from gdkd_cache.training import gradients
+from gdkd_cache.training.disagreement import Disagreement
 from gdkd_cache.training.distributed import sum_over_ranks
 from gdkd_cache.training.optimization.optimizers import make_optimizer, make_scaler
 from gdkd_cache.training.optimization.schedules import make_schedule
 from gdkd_cache.training.options import TrainOptions
+from gdkd_cache.training.records.scores import score_of
 
 
 @dataclass(kw_only=True)
@@ -34,6 +36,7 @@ class State:
         gradients: the sum of what `gradients.look` gave, likewise; None without a teacher.
         seconds: that the epoch has taken, by steps.
         lines: of metrics, one an epoch, JSON.
+        disagreement: of student and teacher; None where no views are chosen by it.
         unproved: the file that all this was read from, until a step is taken with it.
     """
 
@@ -51,6 +54,7 @@ class State:
     gradients: Tensor | None = None
     seconds: float = 0.0
     lines: list[str] = field(default_factory=list)
+    disagreement: Disagreement | None = None
     unproved: Path | None = None
 
     @classmethod
@@ -140,7 +144,8 @@ class State:
         self.images, self.sums, self.norms, self.gradients = 0, None, None, None
         self.lines.append(json.dumps(line, allow_nan=False))
 
-    def is_best(self, name: str = "accuracy") -> bool:
-        """Whether the last epoch is the first of those with the highest figure of this name."""
-        *before, last = (json.loads(line)[name] for line in self.lines)
+    def is_best(self, prefix: str = "") -> bool:
+        """Whether the last epoch is the first of those with the highest score, of the name with this before it."""
+        lines = [json.loads(line) for line in self.lines]
+        *before, last = (line[prefix + score_of(line)] for line in lines)
         return all(value < last for value in before)

@@ -65,9 +65,11 @@ class Stepper:
                     stack.enter_context(self.trained.no_sync())  # pyright: ignore
                 with autocast(self.options.precision, self.device), running(f"model {self.options.student}"):
                     logits = self.trained(laid_out(part.images, self.memory_format))
-                terms = self.task.terms(logits.float(), part.labels, part.said, state.epoch)
+                terms = self.task.terms(logits, part.labels, part.said, state.epoch)
                 if self.check and not terms["loss"].isfinite():
                     raise NotFiniteError(", ".join(f"{name} {term.item():.4g}" for name, term in terms.items()))
+                if state.disagreement is not None and part.said is not None:
+                    state.disagreement.see(self.task.heads(logits)[1], part.said, part.rows)
                 if number == 1 and state.steps % gradients.EVERY == 0:
                     seen = self.task.look(logits, part.said, state.epoch)
                     if seen is not None:
@@ -110,6 +112,8 @@ def _split(batch: Batch, parts: int) -> Iterator[Batch]:
     said: list[TeacherBatch | None] = [None] * parts
     if batch.said is not None:
         logits, top, there = (one.tensor_split(parts) for one in batch.said[:3])
-        said = [TeacherBatch(*one, batch.said.view) for one in zip(logits, top, there, strict=True)]
+        view = batch.said.view
+        views = [view] * parts if isinstance(view, int) else view.tensor_split(parts)
+        said = [TeacherBatch(*one) for one in zip(logits, top, there, views, strict=True)]
     for one in zip(images, labels, said, np.array_split(batch.rows, parts), strict=True):
         yield Batch(*one)

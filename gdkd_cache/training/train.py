@@ -13,13 +13,16 @@ from torch import Tensor
 
 from gdkd_cache.cache.cache import Cache
 from gdkd_cache.cache.ensemble import Ensemble
+from gdkd_cache.cache.signal import Signal, open_signal
 from gdkd_cache.data.recipes.recipe import Recipe
 from gdkd_cache.data.source import FullSource, Source, settle
-from gdkd_cache.device import choose_device
+from gdkd_cache.data.subset import labelled
+from gdkd_cache.device import choose_device, laid_out
 from gdkd_cache.errors import MismatchError, UsageError
 from gdkd_cache.models.beginning import Beginning
 from gdkd_cache.models.build import build_model
 from gdkd_cache.models.card import ModelCard
+from gdkd_cache.models.network import Network
 from gdkd_cache.models.statements import public_name
 from gdkd_cache.models.trial import try_student
 from gdkd_cache.schema import short
@@ -29,8 +32,9 @@ from gdkd_cache.training.distributed import broadcast_bytes, parallel, process_g
 from gdkd_cache.training.evaluate import Evaluator
 from gdkd_cache.training.feeds import Loading, Views, from_cache, from_views
 from gdkd_cache.training.loop import Training, TrainResult, result_of
+from gdkd_cache.training.mask_task import MaskTask
 from gdkd_cache.training.measured import measured
-from gdkd_cache.training.options import TrainOptions
+from gdkd_cache.training.options import DISAGREEMENT, TrainOptions
 from gdkd_cache.training.preparing import compiled, prepared
 from gdkd_cache.training.records.config import config_text
 from gdkd_cache.training.records.facts import plain_options, require_same, training_facts
@@ -41,7 +45,7 @@ from gdkd_cache.training.records.saved import Stored, load_state, restore
 from gdkd_cache.training.reporters.reports import Reports, require_reporters
 from gdkd_cache.training.state import State
 from gdkd_cache.training.step import Stepper
-from gdkd_cache.training.task import Task
+from gdkd_cache.training.tasks import task_of
 
 _LOG = logging.getLogger(__name__)
 _EVALUATED = 512
@@ -57,7 +61,7 @@ def train(
     strict_replay: bool = False,
     recipe: Recipe | None = None,
     views: Views | None = None,
-    teacher: Callable[[Tensor], Tensor] | None = None,
+    teacher: Network | Callable[[Tensor], Tensor] | None = None,
     command: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> TrainResult:
     """Train a network, fresh or from `init`; writes checkpoints and one JSON line of metrics an epoch as it goes.
@@ -66,7 +70,8 @@ def train(
     process on a CPU to the bit as if it had not been.
 
     With a cache, views and teacher are the cache's. Without one, `views` are rendered, and a distillation loss
-    needs a live `teacher`: uint8 [batch, 3, height, width] -> logits [batch, class].
+    needs a live `teacher`: uint8 [batch, 3, height, width] -> logits [batch, class]. Images with masks are learnt
+    pixel by pixel, from a teacher that says something of each cell of a grid: logits [batch, *grid, class].
 
     Args:
         options: how to train.
@@ -76,7 +81,7 @@ def train(
         strict_replay: with a cache, also refuse views that differ from the teacher's by rounding.
         recipe: with a cache, what its views are made with, where the manifest's word is not enough (`compat:`).
         views: without a cache, what to render.
-        teacher: without a cache, the live teacher.
+        teacher: without a cache, the live teacher; a `Network` may have several outputs.
         command: what else `run.toml` tells of how to train so again: values by option, in tables.
 
     Raises:
@@ -88,13 +93,17 @@ def train(
         SourceError: an image cannot be read.
         OSError: `out` cannot be written.
     """
-    task = Task.of(options)
+    source, eval_source = settle(source), settle(eval_source)
+    if options.labelled is not None:
+        source = labelled(source, options.labelled)
+    task = task_of(options, masks=source.has_masks)
     if (task.distillation is None) != (cache is None and teacher is None):
         raise UsageError("a distillation loss needs a cache (or a live teacher), and cross-entropy takes none")
     if (cache is not None and (views is not None or teacher is not None)) or (cache is None and recipe is not None):
         raise UsageError("a cache brings its own views and its teacher; give either a cache or views")
+    if options.views_by == DISAGREEMENT and cache is None:
+        raise UsageError("views_by disagreement chooses among the views of a cache, and there is none; leave it out")
     require_reporters(options.report_to)
-    source, eval_source = settle(source), settle(eval_source)
     _require_same_classes(source, eval_source)
     folder = RunFolder(options.out, force=options.force)
     beginning = None if options.init is None else Beginning.of(options.student, options.init, options.init_key)
@@ -103,7 +112,10 @@ def train(
     device = choose_device(options.device)
     if cache is None:
         views = views or Views()
-    facts = training_facts(options, source, eval_source, cache, views, teacher)
+    signal = _signal(options, cache)
+    task = task.given(signal)
+    live = teacher.logits if isinstance(teacher, Network) else teacher
+    facts = training_facts(options, source, eval_source, cache, views, live, signal)
     with process_group(device), ExitStack() as stack:
         rank, world_size = rank_and_size()
         log = None if rank else stack.enter_context(kept_log())
@@ -123,8 +135,10 @@ def train(
         else:
             assert views is not None
             feed = from_views(options, task.distillation, source, views, teacher, loading)
+        if isinstance(task, MaskTask):
+            task = replace(task, outputs=feed.cells.outputs)
         card = ModelCard(
-            name=public_name(options.student),
+            name=public_name(task.named(options.student)),
             num_classes=len(source.classes),
             size=feed.size,
             mean=source.mean,
@@ -145,15 +159,18 @@ def train(
             num_images=min(batch_size, 2),
             device=device,
             memory_format=options.memory_format,
+            dense=source.has_masks,
         )
         if memory_format == "channels_last":
             # Weights too: gradients then have their order, which DistributedDataParallel wants.
             model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  (torch's stub lacks it)
+        blank = laid_out(torch.zeros(1, 3, *feed.size, device=device), memory_format)
+        task.fit(model, card.num_classes, blank, f"model {options.student}")
         model = prepared(options, model, device)
         if rank:
             torch.manual_seed(options.seed + rank)  # the same weights, but dropout of its own
         before = {} if stored is None else stored.progress
-        found = measured(options, before, task, model, card.num_classes, feed.size, memory_format, device, teacher)
+        found = measured(options, before, task, model, card.num_classes, feed, memory_format, device)
         evaluator = Evaluator(
             eval_source,
             mean=source.mean,
@@ -166,6 +183,7 @@ def train(
             recipe=card.eval_recipe,
         )
         state = State.begin(options, model, device, _num_steps(len(source), options.batch_size, world_size))
+        state.disagreement = feed.disagreement
         if stored is not None:
             restore(state, stored, folder.state, rank, device)
             _LOG.info("going on after step %d of epoch %d", state.steps, state.epoch + 1)
@@ -214,6 +232,20 @@ def train(
                 return training.run(state)
             finally:
                 reports.close()
+
+
+def _signal(options: TrainOptions, cache: Cache | Ensemble | None) -> Signal | None:
+    """The signal that the options name, of a cache's data.
+
+    Raises:
+        UsageError: there is no cache.
+        CacheError, MismatchError: as `open_signal`.
+    """
+    if options.signal is None:
+        return None
+    if cache is None:
+        raise UsageError(f"signal is {options.signal}; it goes with the cache of whose data it is")
+    return open_signal(options.signal, cache.caches[0] if isinstance(cache, Ensemble) else cache)
 
 
 def _stored(folder: RunFolder, facts: Mapping[str, Any]) -> Stored | None:

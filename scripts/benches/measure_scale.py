@@ -18,7 +18,7 @@ from benches.pictures import small_images
 from gdkd_cache import open_cache
 from gdkd_cache.building.build import build
 from gdkd_cache.building.options import BuildOptions
-from gdkd_cache.cache import dataset
+from gdkd_cache.cache import held
 from gdkd_cache.data.source import ArraySource
 from gdkd_cache.models.network import Network
 from gdkd_cache.store.facts import TeacherFacts
@@ -70,8 +70,8 @@ def build_and_train(folder: Path, num_views: int, source: ArraySource, codec: st
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    assert dataset._RESIDENT_BYTES
-    dataset._RESIDENT_BYTES = 0  # small views are all kept, up to that budget; it is large ones that must come and go
+    assert held._RESIDENT_BYTES
+    held._RESIDENT_BYTES = 0  # small views are all kept, up to that budget; it is large ones that must come and go
     *numbers, codec = sys.argv[1:]
     num_views, num_rows, num_classes = map(int, numbers)
     with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:

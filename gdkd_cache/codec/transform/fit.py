@@ -18,6 +18,7 @@ _PENALTY = 0.05
 _PASSES = 2
 _FITTED_VALUES = 2**21
 _FEWEST_FITTED = 2048
+_MOST_FITTED = 2**23  # values: of more, a row takes tens of milliseconds
 _ROUGH_ROWS = 1024
 _ENCODE_ROWS = 2048
 _FREE_VARIANCE = 0.25
@@ -52,12 +53,14 @@ def fit_transform(
     class_means = np.rint(statistics.class_means[:, :num_components] / step * QUARTERS)
     spread = statistics.spread[:num_components] / step**2
     pays = _pay(class_means, variances, spread, statistics.stored_rows)
-    means = np.zeros((num_classes, num_components))
-    means[statistics.seen] = class_means * pays
+    means = np.zeros((num_classes, num_components), np.int16)
+    means[statistics.seen] = np.clip(class_means * pays, -(2**15), 2**15 - 1)
+    rounded = basis * scale
+    np.rint(rounded, out=rounded)
     tables = {
-        "basis": np.rint(basis * scale).astype(np.int8 if scale == BASIS_SCALE else np.int16),
+        "basis": rounded.astype(np.int8 if scale == BASIS_SCALE else np.int16),
         "mean": np.clip(np.rint(statistics.mean / unit), -(2**31), 2**31 - 1).astype(np.int32),
-        "class_means": np.clip(means, -(2**15), 2**15 - 1).astype(np.int16),
+        "class_means": means,
         "variances": np.maximum(np.where(pays, variances, spread), TRUSTED_VARIANCE).astype(np.float32),
     }
     num_columns = num_components + 2 * num_top
@@ -81,7 +84,7 @@ def fit_transform(
         )
 
     # What a value costs depends on how often it is chosen, and the choice on what it costs: iterate.
-    rows = _ROUGH_ROWS if rough else _rows(num_classes)
+    rows = min(_ROUGH_ROWS, _rows(num_classes) // 2) if rough else _rows(num_classes)
     costs = column_costs(_symbols(codec(0.0), statistics, rows), signed)
     for _ in range(1 if rough else _PASSES):
         costs = column_costs(_symbols(codec(_PENALTY * step * step), statistics, rows), signed)
@@ -95,7 +98,7 @@ def grouped(codec: TransformCodec, statistics: Statistics) -> TransformCodec:
 
 
 def _rows(num_classes: int) -> int:
-    return max(_FITTED_VALUES // num_classes, _FEWEST_FITTED)
+    return max(_FITTED_VALUES // num_classes, min(_FEWEST_FITTED, _MOST_FITTED // num_classes))
 
 
 def _basis_scale(size: int, stored_rows: int) -> int:

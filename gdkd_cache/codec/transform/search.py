@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Callable
-from functools import cache, partial
+from dataclasses import replace
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 from gdkd_cache.codec.base import Codec
@@ -56,15 +57,16 @@ def fit_to(calibration: "Calibration", options: TransformOptions, fidelity: floa
     scales = (loss.temperature * (deviation if loss.standardize else 1.0) for loss in calibration.request.losses)
     value_step = _VALUE * target * min(scales)
 
-    @cache
+    @lru_cache(maxsize=2)
     def plain(step: float, most: int | None) -> TransformCodec:
         return fit_transform(statistics, step, value_step, most=most)
 
     def codec(step: float, references: int, most: int | None, *, group: bool = True) -> TransformCodec:
+        fitted = replace(plain(step, most))  # what it makes of its tables takes hundreds of MB, and goes with it
         if references:
             assert views is not None
-            return with_references(plain(step, most), views, references, group=group)
-        return grouped(plain(step, most), statistics) if group else plain(step, most)
+            return with_references(fitted, views, references, group=group)
+        return grouped(fitted, statistics) if group else fitted
 
     def coarsest(references: int, most: int | None, start: float, tries: int) -> float:
         def error(step: float, rough: bool = False) -> float:

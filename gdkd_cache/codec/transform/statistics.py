@@ -145,10 +145,14 @@ def _basis(logits: Tensor, top1: Tensor, labels: Tensor, mean: Tensor) -> Tensor
     num_rows, num_classes = logits.shape
     spans = num_classes > _FULL_EIGENPROBLEM
     some = torch.arange(0, num_rows, -(-num_rows // _SPANNING_ROWS)) if spans else torch.arange(num_rows)
-    residual = torch.cat([(_centred(rows) - mean).float() for rows, _ in _blocks(logits[some])])
-    *_, predicted = _class_means(residual, top1[some], labels[some])
+    residual = torch.empty(len(some), num_classes)
     for rows, own in _blocks(residual):
-        rows -= predicted(own)
+        rows.copy_(_centred(logits[some[own]]) - mean)
+    parts = residual.split(_FULL_EIGENPROBLEM, -1)  # of many classes, means of all at once would outgrow the rows
+    for part in parts:
+        *_, predicted = _class_means(part, top1[some], labels[some])
+        for rows, own in _blocks(part):
+            rows -= predicted(own)
     if not spans:
         covariance = torch.zeros(num_classes, num_classes, dtype=torch.float64)
         for rows, _ in _blocks(residual):
@@ -158,7 +162,7 @@ def _basis(logits: Tensor, top1: Tensor, labels: Tensor, mean: Tensor) -> Tensor
         energies, directions = torch.linalg.eigh((residual @ residual.T).double())
         energies, directions = energies.flip(0)[:MOST_COMPONENTS], directions.flip(1)[:, :MOST_COMPONENTS]
         directions = directions[:, energies > _NEGLIGIBLE * energies[0]]
-        basis = torch.linalg.qr(residual.double().T @ directions)[0]
+        basis = torch.linalg.qr(torch.cat([part.double().T @ directions for part in parts]))[0]
     # A basis vector's sign is arbitrary: fix it, for the same bytes from every run.
     signs = basis.gather(0, basis.abs().argmax(0, keepdim=True)).sign()
     return basis * torch.where(signs == 0, 1, signs)

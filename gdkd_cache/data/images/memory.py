@@ -14,7 +14,7 @@ from gdkd_cache.data.images.standing import StandingSource, standing_for
 from gdkd_cache.data.loader import ViewLoader, default_num_workers
 from gdkd_cache.data.recipes.recipe import Recipe
 from gdkd_cache.data.source import ArraySource, EncodedSource, FullSource
-from gdkd_cache.data.targets import ClassTargets
+from gdkd_cache.data.targets import ClassTargets, MaskTargets
 from gdkd_cache.data.views import ViewBatch, ViewRenderer, ViewRequest, check_image, requests_for
 from gdkd_cache.errors import SourceError
 from gdkd_cache.progress import progress
@@ -44,6 +44,19 @@ class _Held(StandingSource, ArraySource):
 
     def __reduce__(self) -> tuple[Callable[[FullSource], FullSource], tuple[FullSource]]:
         return _itself, (self.source,)
+
+
+@dataclass(frozen=True, eq=False)
+class _HeldMasks:
+    """Attributes: masks: int16 [row, height, width]."""
+
+    masks: np.ndarray
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        return self.masks[row]
+
+    def take(self, rows: np.ndarray) -> "_HeldMasks":
+        return _HeldMasks(self.masks[rows])
 
 
 def decoded_once(
@@ -77,7 +90,7 @@ def _itself(source: FullSource) -> FullSource:
 def in_memory(
     source: FullSource, recipe: Recipe, budget: int | None = None, *, num_workers: int | None = None
 ) -> FullSource:
-    """The source with all its images decoded, for the batched path; labels, keys, digest and pixels are its own.
+    """The source with all its images decoded, and their masks, for the batched path; all that it says is its own.
 
     A source stays as it is where its images lie in memory already, are read shard by shard, differ in size or do not
     fit; and where the recipe wants scaled decoding.
@@ -98,24 +111,27 @@ def in_memory(
     sample = np.unique(np.linspace(0, len(source) - 1, _SAMPLE).astype(np.int64)).tolist()
     shapes = {check_image(source, row, source.decode(row, None)).shape for row in sample}
     height, width, _ = shapes.pop()
-    size = len(source) * 3 * height * width
+    size = len(source) * height * width * (3 + 2 * source.has_masks)
     if budget is None:
         worth = recipe.integral or height * width <= _SMALL
         budget = free_memory() // _FREE_SHARE if worth else 0
     if shapes or size > budget:
         return source
     images = np.empty((len(source), 3, height, width), np.uint8)
+    masks = np.empty((len(source), height, width), np.int16) if source.has_masks else None
     try:
         with progress("decode", len(source), "images") as advance:
             for batch in _decoded(_Pixels(source, recipe, (height, width)), num_workers):
                 images[batch.rows] = batch.pixels.numpy()
+                if masks is not None and isinstance(batch.targets, MaskTargets):
+                    masks[batch.rows] = batch.targets.masks.numpy()
                 advance(len(batch.rows))
     except _OtherSizeError as error:
         _LOG.info("%s: they are decoded whenever they are read", error)
         return source
     _LOG.info("images: %s of %dx%d decoded into memory, %.3g MB", f"{len(source):,}", height, width, size / 1e6)
     given = standing_for(source)
-    given["images"] = images
+    given["images"], given["masks"] = images, None if masks is None else _HeldMasks(masks)
     return _Held(**given)
 
 
@@ -148,10 +164,14 @@ class _Pixels(ViewRenderer):
     def __getitem__(self, request: ViewRequest) -> list[ViewBatch]:
         rows, (height, width) = request.rows, self._size
         images = np.empty((len(rows), 3, height, width), np.uint8)
-        for position, image in enumerate(self.decode(rows)):
+        masks = np.empty((len(rows), height, width), np.int16) if self.source.has_masks else None
+        for position, (image, mask) in enumerate(self.decode(rows)):
             if image.shape[:2] != self._size:
                 key, (found_height, found_width, _) = self.source.keys[rows[position]], image.shape
                 raise _OtherSizeError(f"image {key!r} is {found_height}x{found_width}, others {height}x{width}")
             images[position] = image.transpose(2, 0, 1)
-        targets = ClassTargets(torch.from_numpy(self.source.labels[rows]))
+            if masks is not None and mask is not None:
+                masks[position] = mask
+        labels = torch.from_numpy(self.source.labels[rows])
+        targets = ClassTargets(labels) if masks is None else MaskTargets(labels, torch.from_numpy(masks))
         return [ViewBatch(request.views[0], rows, torch.from_numpy(images), targets)]

@@ -22,6 +22,7 @@ _ORDERS = tuple(itertools.permutations(range(4)))
 class ColorJitter(Step):
     """Change brightness, contrast, saturation and hue, each by its own random factor, in random order."""
 
+    leaves_masks: ClassVar[bool] = True
     brightness: float = option(0.0, "Factors are uniform in [max(0, 1 - x), 1 + x].", least=0, most=10)
     contrast: float = option(0.0, "Likewise.", least=0, most=10)
     saturation: float = option(0.0, "Likewise.", least=0, most=10)
@@ -59,8 +60,9 @@ class ColorJitter(Step):
 
 @dataclass(frozen=True)
 class _Sometimes(Step):
-    """A change that is made with a probability, alike for every image."""
+    """A change of colours that is made with a probability, alike for every image."""
 
+    leaves_masks: ClassVar[bool] = True
     probability: float = option(0.5, "Of the change.", least=0, most=1)
 
     @abstractmethod
@@ -134,6 +136,7 @@ class AutoContrast(_Sometimes):
 class GaussianBlur(Step):
     """Blur with a Gaussian whose deviation is uniform in `sigma`, in pixels."""
 
+    leaves_masks: ClassVar[bool] = True
     kernel: int = option(23, "Side of the kernel in pixels; odd.", least=1, most=255)
     sigma: tuple[float, float] = option((0.1, 2.0), "Range of the deviation, in pixels.", least=1e-3, most=100)
     probability: float = option(1.0, "Of blurring at all.", least=0, most=1)

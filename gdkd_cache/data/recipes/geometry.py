@@ -11,6 +11,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode, functional
 
+from gdkd_cache.data.masks import IGNORE, centres
 from gdkd_cache.data.recipes.step import NEAREST, Step, chance, uniform
 from gdkd_cache.errors import SourceError, UsageError
 from gdkd_cache.fields import option
@@ -70,10 +71,16 @@ class RandomCrop(Step):
         return below(words[:, 0], self._offsets(height)), below(words[:, 1], self._offsets(width))
 
     def apply(self, images: Tensor, words: Words) -> Tensor:
+        return self._crops(images, words, 0)
+
+    def apply_masks(self, masks: Tensor, words: Words) -> Tensor:
+        return self._crops(masks[:, None], words, IGNORE)[:, 0]
+
+    def _crops(self, images: Tensor, words: Words, padding: int) -> Tensor:
         n, channels, height, width = images.shape
         top, left = self.offsets(words, height, width)
         p, size = self.padding, self.size
-        padded = images.new_zeros(n, channels, height + 2 * p, width + 2 * p)
+        padded = images.new_full((n, channels, height + 2 * p, width + 2 * p), padding)
         padded[:, :, p : p + height, p : p + width] = images
         if images.device.type == "cpu":  # numpy gathers windows twice as fast as torch does
             windows = sliding_window_view(padded.numpy(), (size, size), axis=(2, 3))
@@ -108,6 +115,9 @@ class HorizontalFlip(Step):
             flipped[index] = images[index].flip(-1)
         return flipped
 
+    def apply_masks(self, masks: Tensor, words: Words) -> Tensor:
+        return self.apply(masks, words)
+
     def place(self, words: Words, sizes: np.ndarray) -> np.ndarray:
         return chance(words[:, 0], self.probability).astype(np.int64)
 
@@ -123,6 +133,7 @@ class Resampling(Step):
 
     sizing: ClassVar[bool] = True
     size: int
+    interpolation: str
 
     def at_size(self, size: int) -> "Resampling":
         """The same geometry, rendered with another number of pixels."""
@@ -193,6 +204,16 @@ class RandomResizedCrop(Resampling):
         ]
         return torch.stack(crops)
 
+    def apply_masks(self, masks: Tensor, words: Words) -> Tensor:
+        boxes = self.boxes(words, masks.shape[1], masks.shape[2]).tolist()
+        size = (self.size, self.size)
+        return torch.stack(
+            [
+                resize_mask(mask[top : top + height, left : left + width], size, self.interpolation)
+                for mask, (top, left, height, width) in zip(masks, boxes, strict=True)
+            ]
+        )
+
 
 @dataclass(frozen=True)
 class ResizeCenterCrop(Resampling):
@@ -220,6 +241,12 @@ class ResizeCenterCrop(Resampling):
         images = functional.resize(images, [self.resize], mode, antialias=self.antialias)
         return functional.center_crop(images, [self.size, self.size])
 
+    def apply_masks(self, masks: Tensor, words: Words) -> Tensor:
+        short, long = sorted(masks.shape[1:])
+        other = int(self.resize * long / short)  # as torchvision has it
+        size = (self.resize, other) if masks.shape[1] == short else (other, self.resize)
+        return functional.center_crop(resize_mask(masks, size, self.interpolation), [self.size, self.size])
+
     def num_outcomes(self, height: int, width: int) -> int:
         return 1
 
@@ -240,8 +267,35 @@ class Resize(Resampling):
         mode = InterpolationMode(self.interpolation)
         return functional.resize(images, [self.size, self.size], mode, antialias=self.antialias)
 
+    def apply_masks(self, masks: Tensor, words: Words) -> Tensor:
+        return resize_mask(masks, (self.size, self.size), self.interpolation)
+
     def num_outcomes(self, height: int, width: int) -> int:
         return 1
+
+
+def resize_mask(masks: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
+    """Masks of another size, of the image's nearest pixels: int16 [..., height, width] -> [..., *size].
+
+    Args:
+        masks: the masks.
+        size: height and width.
+        interpolation: of their images; where that is nearest, pixels are those that the images show.
+    """
+    rows, columns = (
+        _nearest_pixels(old, new, interpolation).to(masks.device)
+        for old, new in zip(masks.shape[-2:], size, strict=True)
+    )
+    return masks.index_select(-2, rows).index_select(-1, columns)
+
+
+@lru_cache(maxsize=256)
+def _nearest_pixels(old: int, new: int, interpolation: str) -> Tensor:
+    """For each of the new pixels of a side, which of the old ones its centre lies in: int64 [new]."""
+    if interpolation == "nearest":  # torch looks where pixels begin, and rounds in float32
+        numbers = torch.arange(old, dtype=torch.float32).view(1, 1, old, 1)
+        return functional.resize(numbers, [new, 1], InterpolationMode.NEAREST).flatten().long()
+    return torch.from_numpy(centres(old, new))
 
 
 def aspects(words: Words, ratio: tuple[float, float]) -> np.ndarray:

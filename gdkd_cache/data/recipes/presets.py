@@ -13,6 +13,7 @@ from gdkd_cache.data.recipes.geometry import HorizontalFlip, RandomCrop, RandomR
 from gdkd_cache.data.recipes.policies import AutoAugment, RandAugment
 from gdkd_cache.data.recipes.recipe import Recipe, mix_from_json, step_from_json
 from gdkd_cache.data.recipes.registry import RECIPES, STEPS
+from gdkd_cache.data.recipes.scaling import ResizeTo, ScaleCrop
 from gdkd_cache.data.recipes.step import Step
 from gdkd_cache.data.source import is_text
 from gdkd_cache.errors import CacheError, UsageError, first_line
@@ -129,6 +130,31 @@ class ImageNetEval(_Decoded):
 
     def steps(self, side: int) -> tuple[Step, ...]:
         return (ResizeCenterCrop(size=self.size, resize=self.resize or round(self.size * 256 / 224)),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResizedTo(Preset):
+    """Images as rectangles of one size."""
+
+    height: int = option(512, "Of the views, in pixels.", least=1, most=LARGEST_SIDE)
+    width: int = option(1024, "Likewise.", least=1, most=LARGEST_SIDE)
+
+    def steps(self, side: int) -> tuple[Step, ...]:
+        return (ResizeTo(height=self.height, width=self.width),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaleCropFlip(ResizedTo):
+    """Random scales, crops and flips, as for Cityscapes; whole images (`none`) are what networks are evaluated on."""
+
+    scale: tuple[float, float] = option((0.5, 2.0), "Range of the factor.", least=0.01, most=100)
+    class_share: float = option(
+        1.0, "The largest share of a crop's labelled pixels that one class may have, where it can be.", above=0, most=1
+    )
+
+    def steps(self, side: int) -> tuple[Step, ...]:
+        crop = ScaleCrop(height=self.height, width=self.width, scale=self.scale, class_share=self.class_share)
+        return crop, HorizontalFlip()
 
 
 def open_recipe(spec: str, height: int, width: int) -> Recipe:

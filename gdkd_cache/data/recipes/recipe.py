@@ -13,6 +13,7 @@ from gdkd_cache.data.recipes.compat import COMPAT
 from gdkd_cache.data.recipes.geometry import Resampling, Resize
 from gdkd_cache.data.recipes.mixing import Mix
 from gdkd_cache.data.recipes.registry import STEPS
+from gdkd_cache.data.recipes.scaling import ResizeTo
 from gdkd_cache.data.recipes.step import MAX_DRAWS, NEAREST, Step
 from gdkd_cache.errors import CacheError, MismatchError, UsageError, first_line
 from gdkd_cache.limits import LARGEST_SIDE
@@ -94,11 +95,45 @@ class Recipe:
             UsageError: a step gives something else.
         """
         for step, own in zip(self.steps[steps], words[steps], strict=True):
-            count, images = len(images), step.apply(images, own)
-            if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[:2] != (count, 3):
-                found = f"{images.dtype} {list(images.shape)}"
-                raise UsageError(f"step {step.name} gives {found}; it must give uint8 [{count}, 3, height, width]")
+            images = _applied(step, images, own)
         return images
+
+    def apply_both(
+        self, images: Tensor, masks: Tensor, words: list[Words], steps: slice = slice(None)
+    ) -> tuple[Tensor, Tensor]:
+        """`apply` to images, and the same to their masks, int16 [n, height, width].
+
+        Raises:
+            UsageError: as `apply`, or a step gives masks of another size.
+        """
+        for step, drawn in zip(self.steps[steps], words[steps], strict=True):
+            own = step.decided(masks, drawn)
+            images, masks = _applied(step, images, own), step.apply_masks(masks, own)
+            if masks.dtype != torch.int16 or masks.shape != (len(images), *images.shape[2:]):
+                expected = f"int16 {[len(images), *images.shape[2:]]}"
+                raise UsageError(
+                    f"step {step.name} gives masks {masks.dtype} {list(masks.shape)}; they must be {expected}"
+                )
+        return images, masks
+
+    def check_targets(self, have_masks: bool) -> None:
+        """Check that it is for images that have masks, or have none.
+
+        Raises:
+            UsageError: it mixes, decodes smaller, or a step says nothing of masks, and there are some; or a step needs
+                them, and there are none. It names what.
+        """
+        if have_masks and (self.mix is not None or self.decode_side is not None):
+            which = "mix" if self.mix is not None else "decode_side"
+            raise UsageError(f"recipe {self.name} has {which}, which is not for images with masks; leave it out")
+        for step in self.steps:
+            if have_masks and not step.takes_masks:
+                raise UsageError(
+                    f"recipe {self.name}: step {step.name} does not say what becomes of masks (`apply_masks`, or "
+                    "`leaves_masks`); leave it out"
+                )
+            if step.needs_masks and not have_masks:
+                raise UsageError(f"recipe {self.name}: step {step.name} looks at masks, and these images have none")
 
     @property
     def integral(self) -> bool:
@@ -114,6 +149,8 @@ class Recipe:
 
     def evaluation(self, view_size: tuple[int, int]) -> str:
         """The spec of a recipe without augmentation, for networks that are trained on these views."""
+        if any(isinstance(step, ResizeTo) for step in self.steps):
+            return f"resize-to:height={view_size[0]},width={view_size[1]}"
         resampled = [step for step in self.steps if isinstance(step, Resampling)]
         if not resampled:
             return "none"
@@ -192,6 +229,15 @@ class Recipe:
         except Exception as error:  # of JSON of any form, in which numbers may have any size
             reason = first_line(error)
             raise CacheError(f"the manifest's recipe cannot be read: {reason}; it may need a newer version") from None
+
+
+def _applied(step: Step, images: Tensor, words: Words) -> Tensor:
+    """What a step makes of images, checked."""
+    count, images = len(images), step.apply(images, words)
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[:2] != (count, 3):
+        found = f"{images.dtype} {list(images.shape)}"
+        raise UsageError(f"step {step.name} gives {found}; it must give uint8 [{count}, 3, height, width]")
+    return images
 
 
 def _comparable(stored: dict[str, Any]) -> dict[str, Any]:

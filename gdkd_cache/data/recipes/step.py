@@ -32,6 +32,8 @@ class Step(ABC):
     """Whether pixels come from integers and indexing alone, so that every device gives the same."""
     sizing: ClassVar[bool] = False
     """Whether images of any size come out in one size."""
+    leaves_masks: ClassVar[bool] = False
+    """Whether every pixel stays where it is, so that masks stay what they are."""
 
     def __post_init__(self) -> None:
         check_fields(self, self.name)
@@ -60,6 +62,34 @@ class Step(ABC):
         Returns:
             uint8 [n, 3, height', width'].
         """
+
+    def apply_masks(self, masks: Tensor, words: Words) -> Tensor:
+        """What becomes of the masks of images: each pixel is of the class of what is seen there, or `IGNORE`.
+
+        Args:
+            masks: int16 [n, height, width], of the size of the images that come to this step; perhaps not ours to
+                change.
+            words: as for `apply`.
+
+        Returns:
+            int16 [n, height', width'], of the size of the images that `apply` gives.
+        """
+        assert self.leaves_masks
+        return masks
+
+    @property
+    def takes_masks(self) -> bool:
+        """Whether it says what becomes of masks."""
+        return self.leaves_masks or type(self).apply_masks is not Step.apply_masks
+
+    @property
+    def needs_masks(self) -> bool:
+        """Whether it is only for images that have masks."""
+        return False
+
+    def decided(self, masks: Tensor, words: Words) -> Words:
+        """The words that `apply` and `apply_masks` are given, where masks have a say in what is drawn."""
+        return words
 
     def place(self, words: Words, sizes: np.ndarray) -> np.ndarray | None:
         """Where a draw looks, in whole numbers that are the same on every machine; None for a step that looks nowhere.

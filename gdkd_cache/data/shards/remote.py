@@ -164,6 +164,11 @@ class RemoteShardSource(ShardSource):
         self.remote.want(self.shard_of(row))
         return super().decode(row, side)
 
+    def mask(self, row: int) -> np.ndarray:
+        """As `ShardSource.mask`, and likewise."""
+        self.remote.want(self.shard_of(row))
+        return super().mask(row)
+
     def __reduce__(self) -> tuple[Any, ...]:
         # Of nothing in this module, so that workers do not load obstore.
         return object.__new__, (ShardSource,), {name: value for name, value in vars(self).items() if name != "remote"}

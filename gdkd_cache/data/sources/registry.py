@@ -29,12 +29,27 @@ SOURCES: Registry[Callable[..., Any]] = Registry(
             "imagefolder:PATH:train=FOLDER,test=FOLDER",
             "imagefolder:PATH",
         ),
+        "camvid": Entry(
+            f"{_HERE}.camvid:open_camvid", "CamVid as SegNet has it: train/ and trainannot/", "camvid:PATH"
+        ),
+        "cityscapes": Entry(
+            f"{_HERE}.cityscapes:open_cityscapes", "Cityscapes' folders leftImg8bit and gtFine", "cityscapes:PATH"
+        ),
+        "ade20k": Entry(f"{_HERE}.ade20k:open_ade20k", "the folder ADEChallengeData2016", "ade20k:PATH"),
+        "voc": Entry(f"{_HERE}.voc:open_voc", "Pascal VOC's masks of classes, such as the folder VOC2012", "voc:PATH"),
+        "segfolder": Entry(
+            f"{_HERE}.segfolder:open_segfolder",
+            "PATH/images/SPLIT with PATH/masks/SPLIT, classes.txt naming the ids in masks; the ignored one as in "
+            "segfolder:PATH:ignore=255",
+            "segfolder:PATH",
+        ),
         "hf": Entry(
             f"{_HERE}.hf:open_hf", "a Hugging Face image dataset on disk: parquet files, or save_to_disk's", "hf:PATH"
         ),
         "wds": Entry(
             f"{_HERE}.wds:open_wds",
-            "WebDataset shards, such as wds:data/train-{000..009}.tar or wds:s3://BUCKET/train-{000..009}.tar",
+            "WebDataset shards, such as wds:data/train-{000..009}.tar or wds:s3://BUCKET/train-{000..009}.tar; with "
+            "masks (.mask.png) as in wds:train.tar:classes=11,ignore=11",
             "wds:PATTERN",
         ),
     },

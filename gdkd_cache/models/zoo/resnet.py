@@ -14,16 +14,19 @@ from torch import Tensor, nn
 from gdkd_cache.models.zoo.staged import Staged, initialise
 
 
-class _Basic(nn.Module):
-    """Two 3x3 convolutions past a shortcut, which is kept as `shortcut` says."""
+class Basic(nn.Module):
+    """Two 3x3 convolutions of some dilations past a shortcut, which is kept as `shortcut` says."""
 
     expansion = 1
 
-    def __init__(self, channels_in: int, width: int, stride: int, shortcut: str) -> None:
+    def __init__(
+        self, channels_in: int, width: int, stride: int, shortcut: str, dilations: tuple[int, int] = (1, 1)
+    ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels_in, width, 3, stride, padding=1, bias=False)
+        first, second = dilations
+        self.conv1 = nn.Conv2d(channels_in, width, 3, stride, padding=first, dilation=first, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=second, dilation=second, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
         self._shortcut = shortcut
         self.add_module(shortcut, _shortcut(channels_in, width, stride))
@@ -34,16 +37,18 @@ class _Basic(nn.Module):
         return F.relu(y + getattr(self, self._shortcut)(x), inplace=True)
 
 
-class _Bottleneck(nn.Module):
-    """A 3x3 convolution between two of 1x1, past a shortcut, which is kept as `shortcut` says."""
+class Bottleneck(nn.Module):
+    """A 3x3 convolution, of the first dilation, between two of 1x1, past a shortcut, kept as `shortcut` says."""
 
     expansion = 4
 
-    def __init__(self, channels_in: int, width: int, stride: int, shortcut: str) -> None:
+    def __init__(
+        self, channels_in: int, width: int, stride: int, shortcut: str, dilations: tuple[int, int] = (1, 1)
+    ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels_in, width, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, padding=dilations[0], dilation=dilations[0], bias=False)
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(4 * width)
@@ -68,7 +73,7 @@ class ResNet(Staged):
     """A stem and stages of residual blocks, the first stage at the images' resolution.
 
     Args:
-        block: `_Basic` or `_Bottleneck`.
+        block: `Basic` or `Bottleneck`.
         blocks: of each stage.
         widths: channels of the stem and of the stages, before a block's expansion.
         names: of a block's shortcut and of the classifier, as the public networks have them.
@@ -77,7 +82,7 @@ class ResNet(Staged):
 
     def __init__(
         self,
-        block: type[_Basic] | type[_Bottleneck],
+        block: type[Basic] | type[Bottleneck],
         blocks: Sequence[int],
         widths: Sequence[int],
         names: tuple[str, str],
@@ -119,7 +124,7 @@ class CifarResNet(ResNet):
     """
 
     def __init__(self, depth: int, widths: tuple[int, int, int, int], num_classes: int) -> None:
-        super().__init__(_Basic, [(depth - 2) // 6] * 3, widths, ("downsample", "fc"), num_classes)
+        super().__init__(Basic, [(depth - 2) // 6] * 3, widths, ("downsample", "fc"), num_classes)
 
     @property
     def older_names(self) -> dict[str, str]:
@@ -148,5 +153,5 @@ resnet32x4 = partial(CifarResNet, 32, _WIDE)
 
 _FOUR = (64, 64, 128, 256, 512)
 _FOUR_NAMES = ("shortcut", "linear")
-ResNet18 = partial(ResNet, _Basic, (2, 2, 2, 2), _FOUR, _FOUR_NAMES)
-ResNet50 = partial(ResNet, _Bottleneck, (3, 4, 6, 3), _FOUR, _FOUR_NAMES)
+ResNet18 = partial(ResNet, Basic, (2, 2, 2, 2), _FOUR, _FOUR_NAMES)
+ResNet50 = partial(ResNet, Bottleneck, (3, 4, 6, 3), _FOUR, _FOUR_NAMES)

@@ -62,6 +62,25 @@ _CURVES = (
         ticks=".0%",
     ),
     _Curve(
+        metric="mean_iou",
+        name="runs-mean-iou",
+        title="Mean IoU over the epochs",
+        reading="Intersection over union of pixels on held-out images after each epoch, the mean over classes; higher "
+        "is better.",
+        axis="mean IoU",
+        format=".1%",
+        ticks=".0%",
+    ),
+    _Curve(
+        metric="pixel_accuracy",
+        name="runs-pixel-accuracy",
+        title="Pixel accuracy over the epochs",
+        reading="How often a pixel's likeliest class is right, on held-out images after each epoch; higher is better.",
+        axis="pixel accuracy",
+        format=".1%",
+        ticks=".0%",
+    ),
+    _Curve(
         metric="loss",
         name="runs-training-loss",
         title="Training loss",
@@ -150,7 +169,8 @@ def _results(inputs: Inputs, groups: Sequence[Sequence[Run]], names: Sequence[st
     return Table(
         name="runs-results",
         title="Results",
-        reading="Top-1 accuracy after the last epoch, and after the best one, which is chosen on the images that it is "
+        reading="Top-1 accuracy, with masks mean IoU, after the last epoch, and after the best one, which is chosen on "
+        "the images that it is "
         "measured on, so it flatters: means over seeds, ± their standard deviation. MiB is the largest memory of a "
         "process.",
         columns=[columns[number] for number in told],
@@ -167,7 +187,7 @@ def _result(digest: str, group: Sequence[Run], name: str) -> tuple[Cell, ...]:
         known = [one for run in group if (one := value(run)) is not None]
         return max(known) / 2**20 if known else None
 
-    last = Spread.of(run.last_accuracy for run in group)
+    last = Spread.of(run.last_score for run in group)
     assert last is not None
     digests = group[0].cache_digests
     of = "none, or not said" if not digests else "this one" if digests == (digest,) else "another"
@@ -179,7 +199,7 @@ def _result(digest: str, group: Sequence[Run], name: str) -> tuple[Cell, ...]:
         max(run.epochs for run in group),
         float(last.mean),
         None if last.deviation is None else float(last.deviation),
-        mean(lambda run: run.best_accuracy),
+        mean(lambda run: run.best_score),
         mean(lambda run: _last(run, "calibration_error")),
         mean(lambda run: _last(run, "agreement")),
         mean(lambda run: run.images_per_second),

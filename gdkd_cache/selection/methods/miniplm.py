@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from gdkd_cache.errors import UsageError
 from gdkd_cache.selection.base import Selection, Views, largest
 
 
@@ -20,6 +21,8 @@ class MiniPLM(Selection):
 
     def choose(self, views: Views, reference: Views | None, number: int) -> np.ndarray:
         assert reference is not None
+        if unlabelled := views.cache.manifest.identity.data.unlabelled:
+            raise UsageError(f"{unlabelled} rows of {views.cache.path} have no label, and miniplm needs one of each")
         ours, theirs = (self._likelihood(one) for one in (views, reference))
         there = {key: row for row, key in enumerate(reference.cache.keys)}
         return largest(ours - theirs[[there[key] for key in views.cache.keys]], number)

@@ -19,6 +19,7 @@ from gdkd_cache.store.layout import (
     TABLES,
     encode_keys,
     row_layouts,
+    stored_labels,
 )
 from gdkd_cache.store.manifest import BUILD_NAME, MANIFEST_LIMIT, MANIFEST_NAME
 from gdkd_cache.store.reader import CacheReader
@@ -73,7 +74,7 @@ def write_sidecars(
         found = SidecarSet.from_bytes(objects.read(SIDECARS_NAME, MANIFEST_LIMIT))
         if found.manifest.digest != reader.manifest.digest or found.sidecars.keys() != shards.keys():
             raise MismatchError(f"{folder} holds sidecars of another cache, or of other shards; name another folder")
-    shared = {LABELS: reader.labels}
+    shared = {LABELS: stored_labels(identity, reader.labels)}
     if SOURCE_PROBE in row_layouts(identity):
         shared[SOURCE_PROBE] = reader.source_probes()
     checks = reader.source_checks()

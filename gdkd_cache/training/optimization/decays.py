@@ -1,6 +1,7 @@
 """The schedules, each with its settings; what they compute is torch's."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import (
@@ -49,13 +50,27 @@ class Linear(_Least):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Polynomial(Schedule):
-    """The learning rate times (1 - t / epochs) to a power."""
+class Polynomial(_Least):
+    """A power of what is left, from the learning rate to the least: least + (lr - least) (1 - t / epochs)^power."""
 
     power: float = option(1.0, "the power", above=0, most=100)
 
     def scheduler(self, optimizer: Optimizer, epochs: int, calls: int) -> LRScheduler:
+        if least := self.below(optimizer):
+            return _PolynomialAbove(optimizer, epochs * calls, self.power, least)
         return PolynomialLR(optimizer, epochs * calls, self.power)
+
+
+class _PolynomialAbove(PolynomialLR):
+    """torch's, of what the learning rate has above a least one."""
+
+    def __init__(self, optimizer: Optimizer, total_iters: int, power: float, least: float) -> None:
+        self.least = least
+        super().__init__(optimizer, total_iters, power)
+
+    def get_lr(self) -> list[Any]:
+        now = (group["lr"] for group in self.optimizer.param_groups)
+        return [after + self.least * (1 - after / lr) for lr, after in zip(now, super().get_lr(), strict=True)]
 
 
 @dataclass(frozen=True, kw_only=True)

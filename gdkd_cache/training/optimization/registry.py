@@ -16,7 +16,7 @@ SCHEDULES: "Registry[type[Schedule]]" = Registry(
         "step": Entry(f"{_DECAYS}:Step", "a part of it after each so many epochs"),
         "multistep": Entry(f"{_DECAYS}:MultiStep", "a part of it after each of some epochs", "multistep:at=E/E/..."),
         "linear": Entry(f"{_DECAYS}:Linear", "a line, to 0 or the least at the end"),
-        "polynomial": Entry(f"{_DECAYS}:Polynomial", "(1 - done) to a power"),
+        "polynomial": Entry(f"{_DECAYS}:Polynomial", "(1 - done) to a power, to 0 or the least at the end"),
         "one-cycle": Entry(f"{_DECAYS}:OneCycle", "a rise, then a long fall; momentum runs the other way"),
     },
     base="gdkd_cache.training.optimization.schedules:Schedule",

@@ -11,6 +11,7 @@ import torchvision
 
 from gdkd_cache.cache.cache import Cache
 from gdkd_cache.cache.ensemble import Ensemble
+from gdkd_cache.cache.signal import Signal
 from gdkd_cache.data.source import FullSource
 from gdkd_cache.errors import MismatchError
 from gdkd_cache.fields import option_of
@@ -28,8 +29,9 @@ def training_facts(
     cache: Cache | Ensemble | None,
     views: Views | None,
     teacher: Callable[..., object] | None,
+    signal: Signal | None = None,
 ) -> dict[str, Any]:
-    """All that decides what a training gives, as plain JSON: options, data, caches.
+    """All that decides what a training gives, as plain JSON: options, data, caches, a signal.
 
     Options that change where and how fast it runs, not what it gives, are left out.
     """
@@ -47,6 +49,7 @@ def training_facts(
         if views is None
         else {"recipe": _recipe_named(views), "seed": views.seed, "number": views.num_views},
         "teacher": _teacher_facts(teacher),
+        **({} if signal is None else {"signal": {"checksum": signal.checksum}}),
     }
     return json.loads(json.dumps(facts, default=str))
 

@@ -15,12 +15,13 @@ from gdkd_cache.errors import CacheError, UsageError, first_line
 from gdkd_cache.files import read_bounded
 from gdkd_cache.schema import check_json, short
 from gdkd_cache.training.records.layout import CONFIG, METRICS
+from gdkd_cache.training.records.scores import SCORES, score_of
 from gdkd_cache.training.records.tables import read_toml
 
 _METRICS_BYTES = 2**26
 _EPOCH = {
     "epoch": int,
-    "accuracy": float,
+    **{f"{score}?": float for score in SCORES},
     "agreement?": float,
     "images_per_second?": float,
     "memory_bytes?": float,
@@ -43,7 +44,7 @@ _RUN = {
 }
 _MOST_BYTES = 2**60
 _MOST = {
-    "accuracy": 1,
+    **dict.fromkeys(SCORES, 1),
     "agreement": 1,
     "images_per_second": 10**12,
     "memory_bytes": _MOST_BYTES,
@@ -62,10 +63,11 @@ class Run:
         path: its folder.
         settings: what it was run with, by `table.name`; None for a training that left no `run.toml`.
         cache_digests, bytes_per_view: of the caches that it read; None where it says nothing of them.
-        lines: of its metrics, one an epoch: `epoch`, `accuracy` and what else `_EPOCH` names are of these kinds and in
+        lines: of its metrics, one an epoch: `epoch`, the score and what else `_EPOCH` names are of these kinds and in
             their ranges; all else is anything that JSON can be.
         epochs: how many are done.
-        best_accuracy, last_accuracy: top-1 in [0, 1] on what was evaluated after each epoch.
+        score: what epochs are compared by, a name of `SCORES`.
+        best_score, last_score: that, in [0, 1], on what was evaluated after each epoch.
         last_agreement: with the teacher, of the last epoch's views, in [0, 1]; None of a training without one.
         images_per_second: over all epochs; None where it was not written.
         memory_bytes, device_memory_bytes: the peak of the process and of the GPU, likewise.
@@ -77,8 +79,9 @@ class Run:
     bytes_per_view: int | float | None
     lines: tuple[Mapping[str, Any], ...]
     epochs: int
-    best_accuracy: int | float
-    last_accuracy: int | float
+    score: str
+    best_score: int | float
+    last_score: int | float
     last_agreement: int | float | None
     images_per_second: int | float | None
     memory_bytes: int | None
@@ -130,7 +133,8 @@ def read_run(path: Path) -> Run:
     settings = digests = num_bytes = None
     if (path / CONFIG).exists():
         settings, digests, num_bytes = _settings(path / CONFIG)
-    accuracies = [line["accuracy"] for line in lines]
+    score = score_of(lines[0])
+    scores = [line[score] for line in lines]
     speeds = [line["images_per_second"] for line in lines if line.get("images_per_second", 0) > 0]
     return Run(
         path=path,
@@ -139,8 +143,9 @@ def read_run(path: Path) -> Run:
         bytes_per_view=num_bytes,
         lines=tuple(lines),
         epochs=len(lines),
-        best_accuracy=max(accuracies),
-        last_accuracy=accuracies[-1],
+        score=score,
+        best_score=max(scores),
+        last_score=scores[-1],
         last_agreement=lines[-1].get("agreement"),
         images_per_second=statistics.harmonic_mean(speeds) if speeds else None,  # epochs have equally many images
         memory_bytes=_largest(lines, "memory_bytes"),
@@ -201,6 +206,8 @@ def _metrics(path: Path) -> list[dict[str, Any]]:
             check_json("epoch", lines[-1], _EPOCH)
             for name, most in _MOST.items():
                 _require_range(name, lines[-1].get(name, 0), most)
+            if score_of(lines[-1]) != (score := score_of(lines[0])):
+                raise ValueError(f"it has no {score}, as earlier epochs have")
     if not lines:
         raise UsageError(f"run {path.parent} has no epoch yet: {path.name} is empty")
     return lines

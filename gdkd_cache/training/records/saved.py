@@ -15,10 +15,12 @@ from gdkd_cache.errors import MismatchError, first_line, is_out_of_memory
 from gdkd_cache.limits import LARGEST_BATCH, MOST_EPOCHS, MOST_WORKERS
 from gdkd_cache.schema import short
 from gdkd_cache.training.optimization.schedules import load_schedule_state, schedule_state
+from gdkd_cache.training.records.scores import score_of
 from gdkd_cache.training.state import State
 
 _KEY = "gdkd_cache_state"
 _FORMAT = 1
+_DISAGREEMENT = "disagreement"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +72,8 @@ def state_bytes(
                 tensors[f"optimizer.{number}.{name}"] = value
             else:
                 kept.setdefault(str(number), {})[name] = value
+    if state.disagreement is not None:
+        tensors[_DISAGREEMENT] = state.disagreement.table
     tensors |= {f"generator.{rank}": value for rank, value in enumerate(generators)}
     # Copies of their own: two names of one tensor are two there, in one order in memory.
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
@@ -137,7 +141,7 @@ def _check(progress: Mapping[str, Any]) -> None:
         raise ValueError(f"it has {len(progress['lines'])} lines of metrics, of {progress['epoch']} epochs")
     for line in map(json.loads, progress["lines"]):
         json.dumps(line, allow_nan=False)
-        if not (line["images_per_second"] > 0 and 0 <= line["accuracy"] <= 1 and type(line["epoch"]) is int):
+        if not (line["images_per_second"] > 0 and 0 <= line[score_of(line)] <= 1 and type(line["epoch"]) is int):
             raise ValueError(f"it has metrics of {short(line)}")
 
 
@@ -164,6 +168,11 @@ def restore(state: State, stored: Stored, path: Path, rank: int, device: torch.d
             zeros = {name: [0.0] * len(totals[name]) for name in ("norms", "gradients") if name in totals}
             totals = {"images": 0, "sums": dict.fromkeys(totals["sums"], 0.0), **zeros}
         state.take_over(totals, device)
+        if state.disagreement is not None:
+            table = stored.tensors[_DISAGREEMENT]
+            if table.shape != state.disagreement.table.shape or table.dtype != torch.float32:
+                raise ValueError(f"its disagreement is {table.dtype} {list(table.shape)}")
+            state.disagreement.table.copy_(table)
         set_generator(stored.tensors.get(f"generator.{rank}"), device)
         state.unproved = path
     except Exception as error:
