@@ -19,6 +19,7 @@ from gdkd_cache.data.source import ArraySource
 from gdkd_cache.errors import CacheError, MismatchError, UsageError
 from gdkd_cache.objects.record import ObjectRecord
 from gdkd_cache.schema import from_json
+from gdkd_cache.store.arrays import shards_fit
 from gdkd_cache.store.cells import ONE_CELL, Cells
 from gdkd_cache.store.facts import CodecFacts
 from gdkd_cache.store.layout import encode_metadata, encode_rows, encode_shard, row_layouts, view_layouts
@@ -175,3 +176,13 @@ def test_outputs_of_a_manifest(digits_cache: Path, outputs: list[str]) -> None:
     forged = Manifest(replace(manifest.identity, cells=cells), manifest.objects)
     with pytest.raises(CacheError, match="several names"):
         Manifest.from_bytes(forged.to_bytes())
+
+
+def test_shards_of_rows_of_cells() -> None:
+    """Rows of many cells have fewer in a shard, always as many as a cache may have."""
+    assert ONE_CELL.shard_rows(131072) == 131072
+    for height in (1, 2, 9, 16, 33, 64, 1024):
+        cells = Cells(height=height, width=26, outputs=("main", "aux"))
+        rows = cells.shard_rows(131072)
+        assert shards_fit(rows)
+        assert rows * cells.number <= 2**24

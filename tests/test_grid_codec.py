@@ -198,7 +198,7 @@ def test_errors_met(fidelity: float) -> None:
     assert choice.codec.name == "grid"
     assert [*choice.fidelity.gradient_error] == [f"{gc.loss(_LOSS)}", f"{gc.loss(_LOSS)} [aux]"]
     assert all(0.8 * fidelity < error <= fidelity for error in choice.fidelity.gradient_error.values())
-    other, _ = measure(choice.codec, _logits(12, 2), _labels(), calibration.request.losses, outputs=_OUTPUTS)
+    other, _ = measure(choice.codec, _logits(12, 2), _labels(12), calibration.request.losses, outputs=_OUTPUTS)
     assert all(error <= 1.15 * fidelity for error in other.gradient_error.values())
 
 

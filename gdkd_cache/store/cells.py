@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gdkd_cache.codec.base import Codec, Column, Decoded, References, TopK, coded, given, labels_of_cells
 from gdkd_cache.errors import CacheError
+from gdkd_cache.store.arrays import CHUNK_ROWS
 
 Array = TypeVar("Array", np.ndarray, Tensor)
 
@@ -71,7 +72,10 @@ class Cells:
 
     def shard_rows(self, most: int) -> int:
         """How many rows a shard shall have, at most so many: fewer where a row has many cells."""
-        return min(most, max(_SHARD_CELLS // self.number, 1))
+        rows = max(_SHARD_CELLS // self.number, 1)
+        if rows > CHUNK_ROWS:
+            rows -= rows % CHUNK_ROWS  # of whole chunks
+        return min(most, rows)
 
     def columns(self, codec: Codec) -> dict[str, Column]:
         """The columns of rows, of a codec's.

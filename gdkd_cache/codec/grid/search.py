@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _MARGIN = 0.98  # of the target on held-out rows
 _CLOSE = 0.97
 _STEPS = 7
-_FITTED_ROWS = 48
+_FITTED_ROWS = 32
 _ROUGH_ROWS = 12
 _LEAST = 1 / 1000  # of the logits' deviation: a step
 
