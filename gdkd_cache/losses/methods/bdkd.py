@@ -26,8 +26,8 @@ def bdkd(
         T**2 * (KL(p || q) * (favour if H(q) < H(p) else 1) + KL(q || p) * (1 if H(q) < H(p) else favour)):
 
     a student more sure than the teacher is spread by the forward divergence, one less sure is sharpened by the
-    reverse. The weights are constants to the gradient. The paper trains the teacher as well, from the same divergences;
-    here the teacher stands, as a cache's does, and this is the student's part.
+    reverse. How much more is a setting here. The weights are constants to the gradient. The paper trains the teacher as
+    well, from the same divergences; here the teacher stands, as a cache's does, and this is the student's part.
 
     Args:
         student: [..., class].

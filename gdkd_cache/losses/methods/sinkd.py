@@ -27,7 +27,7 @@ def sinkd(
     sum_ij P_ij D_ij over the number of rows. All rows that are given together are coupled: it takes rows**2 * classes.
 
     As in the paper's method and the authors' code (github.com/2018cx/SinKD, loss.py), the gradient goes through the
-    iterations. That code takes the sum over the rows, times 0.002; neither multiplies by T**2, nor does this. The plan
+    iterations. That code takes the sum over the rows, times 0.001; neither multiplies by T**2, nor does this. The plan
     is kept as logarithms, so that no blur makes it 0.
 
     Args:
