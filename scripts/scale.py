@@ -23,6 +23,7 @@ from scaling.large import tell_large
 from scaling.measure import BATCH, in_processes, measured
 from scaling.model import Case, Constants, Hardware, predict
 
+from gdkd_cache.codec.calibration import calibration_rows
 from gdkd_cache.terminal import say, say_table
 
 CASES = (
@@ -48,6 +49,8 @@ def check(constants: Constants) -> None:
             for processes in (1, 2, 4):
                 shards = 8 * views
                 predicted = images * views * cost + shards * 6 * constants.write
+                shown = constants.alone[kind] + constants.forward[kind]
+                predicted += calibration_rows(images, 10) * (shown + constants.calibrate)
                 predicted += constants.start + (processes - 1) * constants.follow
                 out = Path(folder) / f"{kind}-{processes}.zarr"
                 shard_rows = images // 8 // BATCH * BATCH
