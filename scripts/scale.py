@@ -70,19 +70,20 @@ def check(constants: Constants) -> None:
 
 def tell(constants: Constants, arguments: argparse.Namespace) -> None:
     """The tables."""
+    facts = {name: getattr(arguments, name) for name in ("cores", "teacher_rate", "latency", "request_rate")}
     for case in CASES:
-        rows = []
-        for gpus in GPUS:
-            on = Hardware(
-                gpus=gpus,
-                cores=arguments.cores,
-                teacher_rate=arguments.teacher_rate,
-                latency=arguments.latency,
-                request_rate=arguments.request_rate,
+        predictions = {gpus: predict(case, Hardware(gpus=gpus, **facts), constants) for gpus in GPUS}
+        rows = [
+            (
+                str(gpus),
+                f"{one.hours:,.1f}",
+                f"{one.requests:.1f}",
+                one.bottleneck,
+                ", ".join(f"{part} {hours:.2g}" for part, hours in one.parts.items()),
             )
-            found = predict(case, on, constants)
-            rows.append((str(gpus), f"{found.hours:,.1f}", f"{found.requests:.1f}", found.bottleneck,
-                         ", ".join(f"{part} {hours:.2g}" for part, hours in found.parts.items())))  # fmt: skip
+            for gpus, one in predictions.items()
+        ]
+        found = predictions[GPUS[0]]
         say(f"{case.name}: {found.num_bytes / 1e9:,.1f} GB in {found.objects:,} objects; manifest "
             f"{found.manifest_bytes / 1e6:.1f} MB{'' if found.fits else ', more than a reader takes'}; a reader takes "
             f"{found.reader_bytes / 1e9:,.1f} GB and {found.open_seconds:,.0f} s to begin")  # fmt: skip
