@@ -23,6 +23,7 @@ from scaling.large import tell_large
 from scaling.measure import BATCH, in_processes, measured
 from scaling.model import Case, Constants, Hardware, predict
 
+from gdkd_cache.codec.calibration import calibration_rows
 from gdkd_cache.terminal import say, say_table
 
 CASES = (
@@ -48,6 +49,8 @@ def check(constants: Constants) -> None:
             for processes in (1, 2, 4):
                 shards = 8 * views
                 predicted = images * views * cost + shards * 6 * constants.write
+                shown = constants.alone[kind] + constants.forward[kind]
+                predicted += calibration_rows(images, 10) * (shown + constants.calibrate)
                 predicted += constants.start + (processes - 1) * constants.follow
                 out = Path(folder) / f"{kind}-{processes}.zarr"
                 shard_rows = images // 8 // BATCH * BATCH
@@ -67,19 +70,20 @@ def check(constants: Constants) -> None:
 
 def tell(constants: Constants, arguments: argparse.Namespace) -> None:
     """The tables."""
+    facts = {name: getattr(arguments, name) for name in ("cores", "teacher_rate", "latency", "request_rate")}
     for case in CASES:
-        rows = []
-        for gpus in GPUS:
-            on = Hardware(
-                gpus=gpus,
-                cores=arguments.cores,
-                teacher_rate=arguments.teacher_rate,
-                latency=arguments.latency,
-                request_rate=arguments.request_rate,
+        predictions = {gpus: predict(case, Hardware(gpus=gpus, **facts), constants) for gpus in GPUS}
+        rows = [
+            (
+                str(gpus),
+                f"{one.hours:,.1f}",
+                f"{one.requests:.1f}",
+                one.bottleneck,
+                ", ".join(f"{part} {hours:.2g}" for part, hours in one.parts.items()),
             )
-            found = predict(case, on, constants)
-            rows.append((str(gpus), f"{found.hours:,.1f}", f"{found.requests:.1f}", found.bottleneck,
-                         ", ".join(f"{part} {hours:.2g}" for part, hours in found.parts.items())))  # fmt: skip
+            for gpus, one in predictions.items()
+        ]
+        found = predictions[GPUS[0]]
         say(f"{case.name}: {found.num_bytes / 1e9:,.1f} GB in {found.objects:,} objects; manifest "
             f"{found.manifest_bytes / 1e6:.1f} MB{'' if found.fits else ', more than a reader takes'}; a reader takes "
             f"{found.reader_bytes / 1e9:,.1f} GB and {found.open_seconds:,.0f} s to begin")  # fmt: skip

@@ -7,6 +7,8 @@ import tempfile
 import time
 import tracemalloc
 from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -36,7 +38,12 @@ _SCRIPTS = Path(__file__).parents[1]
 
 def images(kind: str, rows: int) -> FullSource:
     """So many of a kind, of 10 classes."""
-    return small_images(rows, 10) if kind == "small" else photographs(None, rows)
+    if kind == "small":
+        return small_images(rows, 10)
+    few = photographs(None, BATCH)  # which take long to make
+    turns = rows // BATCH
+    keys = [f"{turn}/{key}" for turn in range(turns) for key in few.keys]
+    return replace(few, files=[*few.files] * turns, labels=np.tile(few.labels, turns), keys=keys)
 
 
 def build_some(kind: str, rows: int, views: int, out: Path, shard_rows: int) -> None:
@@ -81,10 +88,10 @@ def _seconds(call: Callable[[], object]) -> float:
     return float(np.median(times))
 
 
-def _rendering(kind: str) -> float:
+def _rendering(kind: str, num_views: int) -> float:
     source = images(kind, BATCH)
     renderer = ViewRenderer(source, open_recipe(KINDS[kind][0], 32, 32), 0, probe_rows=np.zeros(BATCH, bool))
-    views = (0,) if kind == "small" else tuple(range(VIEWS_AT_ONCE))
+    views = tuple(range(num_views))
     (request,) = requests_for(views, np.arange(BATCH), BATCH)
     return _seconds(lambda: renderer[request]) / BATCH / len(views)
 
@@ -129,7 +136,9 @@ def _requests(folder: Path) -> float:
             return call
 
         names = ("size", "sizes", "read", "record", "stamp", "write", "create", "holds")
-        with patch.multiple(Folder, **{name: counted(name) for name in names}):
+        with ExitStack() as patched:
+            for name in names:
+                patched.enter_context(patch.object(Folder, name, counted(name)))
             build_some("small", shards * BATCH, 1, folder / f"asked-{shards}.zarr", BATCH)
         asked.append(count)
     return (asked[1] - asked[0]) / 4
@@ -164,6 +173,15 @@ def _loading(folder: Path) -> float:
     return (seconds[1] - seconds[0]) / (2**18 - 2**14)
 
 
+def _calibrating(folder: Path, shown: float, stored: float) -> float:
+    """Seconds of a row more that a codec is fitted to, which is shown and, with what it is built of, shown again."""
+    seconds = []
+    for rows in (BATCH, 4096):
+        turns = [in_processes(1, "small", rows, 1, folder / f"fit-{rows}-{turn}.zarr", rows)[0] for turn in range(2)]
+        seconds.append(min(turns))
+    return (seconds[1] - seconds[0]) / (4096 - BATCH) - 2 * shown - stored
+
+
 def _manifest(folder: Path, objects: int = 50_000) -> tuple[float, float]:
     """Seconds and bytes of an object more in a manifest."""
     identity = open_cache(folder / "1000.zarr").manifest.identity
@@ -176,7 +194,7 @@ def measured() -> Constants:
     """All of them."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        render = {kind: _rendering(kind) for kind in KINDS}
+        render = {kind: _rendering(kind, 1 if kind == "small" else VIEWS_AT_ONCE) for kind in KINDS}
         forward = {kind: _teaching(kind, folder) for kind in ("small", "photo64")}
         stored = {str(number): _storing(number, folder) for number in (10, 100, 1000)}
         (folder / "one").mkdir()
@@ -189,6 +207,8 @@ def measured() -> Constants:
         piece = bytes(2**24)
         return Constants(
             render=render,
+            alone={kind: _rendering(kind, 1) for kind in KINDS},
+            calibrate=_calibrating(folder, render["small"] + forward["small"], sum(stored["10"])),
             forward=forward,
             encode={number: encode for number, (encode, _) in stored.items()},
             pack={number: packing for number, (_, packing) in stored.items()},

@@ -23,6 +23,8 @@ class Constants:
     Attributes:
         render: of a view, by kind of image: `small` (32 in memory, crop-flip), `photo64` and `photo224` (JPEG,
             eight views of one decoding).
+        alone: of a view, where no other shares its decoding.
+        calibrate: of a row that a codec is fitted to, besides its rendering and teaching.
         forward: of a view by cnn-s, of `small` and `photo64`.
         encode: of a view's logits by the codec, for 10, 100 and 1000 classes; on a CPU.
         pack: of a view's columns, compressed and checksummed, likewise.
@@ -37,6 +39,8 @@ class Constants:
     """
 
     render: dict[str, float]
+    alone: dict[str, float]
+    calibrate: float
     forward: dict[str, float]
     encode: dict[str, float]
     pack: dict[str, float]
