@@ -24,6 +24,7 @@ from gdkd_cache.data.recipes.mixing import Mix
 from gdkd_cache.data.recipes.recipe import Recipe
 from gdkd_cache.data.source import ArraySource
 from gdkd_cache.data.sources.names import worded
+from gdkd_cache.data.targets import ClassTargets
 from gdkd_cache.data.views import ViewRenderer, ViewRequest
 from gdkd_cache.errors import CacheError, MismatchError, UsageError
 from gdkd_cache.models.network import Network
@@ -78,6 +79,7 @@ def test_mixed_views_name_both_labels(tmp_path: Path, digits: ArraySource, teach
             (batch,) = ViewRenderer(digits, _recipe(cache), 0)[ViewRequest((view.view,), np.array([position]))]
             ((own, share), (other, rest)) = view.mixed
             assert own == row.label
+            assert isinstance(batch.targets, ClassTargets)
             assert batch.targets.shares is not None
             assert batch.targets.partner_labels is not None
             assert share == batch.targets.shares[0]

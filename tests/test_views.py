@@ -190,6 +190,7 @@ def test_partners() -> None:
 @pytest.mark.parametrize("method", ["mixup", "cutmix"])
 def test_labels_are_mixed_as_the_pixels_are(in_memory: ArraySource, method: str) -> None:
     batch = _mixed(in_memory, Mix(mixup_alpha=1.0) if method == "mixup" else Mix(cutmix_alpha=1.0))
+    assert isinstance(batch.targets, ClassTargets)
     assert batch.targets.shares is not None
     assert batch.targets.partner_labels is not None
     other = partners(5, 1, hash_keys(in_memory.keys))

@@ -1,4 +1,4 @@
-"""`gdkd-cache models`, `losses`, `methods`, `schedules`, `codecs`, `recipes`, `steps`: what can be named."""
+"""`gdkd-cache models`, `sources`, `losses`, `methods`, `schedules`, `codecs`, `recipes`, `steps`: what can be named."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,6 +7,7 @@ import click
 
 from gdkd_cache.codec.registry import CODECS
 from gdkd_cache.data.recipes.registry import RECIPES, STEPS
+from gdkd_cache.data.sources.registry import SOURCES
 from gdkd_cache.fields import describe_fields
 from gdkd_cache.losses.registry import LOSSES
 from gdkd_cache.models.registry import MODELS
@@ -52,6 +53,20 @@ def models() -> None:
       gdkd-cache models | grep vgg
     """
     say_table(("model", "what it is"), list(MODELS.summaries().items()))
+
+
+@click.command(short_help="List the data that can be read.")
+def sources() -> None:
+    """List the images that --data can name, with a class or a mask each.
+
+    A source of your own is package.module:name, a function or class that gives one.
+
+    \b
+    Examples:
+      gdkd-cache sources
+      gdkd-cache sources | grep mask
+    """
+    say_table(("--data", "what it is"), list(SOURCES.summaries().items()))
 
 
 losses = _listing(

@@ -35,6 +35,7 @@ _COMMANDS = (
     "convert:convert",
     "merge:merge",
     "listing:models",
+    "listing:sources",
     "listing:losses",
     "listing:methods",
     "listing:schedules",

@@ -28,16 +28,14 @@ PLACE_HELP = (
     "AZURE_STORAGE_ACCOUNT_KEY; HF_TOKEN, or the login of hf auth login; or from the machine's own role."
 )
 
-_SUMMARIES = "; ".join(f"{form} ({summary})" for form, summary in sources.SOURCES.summaries().items())
+_SOURCES = f"{', '.join(sources.SOURCES.summaries())} (`gdkd-cache sources` says what each reads)"
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
     """The images."""
 
-    data: str = option(
-        help=f"The images: {_SUMMARIES}; or package.module:name for a source of your own.", metavar="SPEC"
-    )
+    data: str = option(help=f"The images: {_SOURCES}, or package.module:name for a source of your own.", metavar="SPEC")
     stream: bool = option(
         False,
         "Leave images of wds shards where they lie until they are needed; training then shuffles shard by shard.",
@@ -120,7 +118,7 @@ class KnownDataOptions(CachedDataOptions):
     """The images of a cache, for commands that do without, too."""
 
     data: str | None = option(  # pyright: ignore[reportIncompatibleVariableOverride, reportGeneralTypeIssues]
-        None, f"The images that the cache was built from: {_SUMMARIES}.", metavar="SPEC"
+        None, f"The images that the cache was built from: {_SOURCES}.", metavar="SPEC"
     )
 
     def opened(self) -> "FullSource | None":
