@@ -35,6 +35,7 @@ from gdkd_cache.data.shards.ahead import ShardsAhead
 from gdkd_cache.data.shards.remote import RemoteShardSource
 from gdkd_cache.data.shards.source import ShardSource
 from gdkd_cache.data.source import ArraySource, EncodedSource, Source
+from gdkd_cache.data.targets import ClassTargets
 from gdkd_cache.data.views import ViewRenderer, ViewRequest
 from gdkd_cache.errors import SourceError, StoreError, UsageError
 
@@ -346,10 +347,9 @@ def test_what_is_refused(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPat
     mixed, rows = open_recipe(str(tmp_path / "mix.toml"), 8, 8), np.arange(9)
     with pytest.raises(UsageError, match="give --local-copy DIR"):
         ViewRenderer(_streamed(url), mixed, 0)
-    assert (
-        ViewRenderer(_streamed(url, local_copy=tmp_path), mixed, 0)[ViewRequest((0,), rows)][0].targets.shares
-        is not None
-    )
+    targets = ViewRenderer(_streamed(url, local_copy=tmp_path), mixed, 0)[ViewRequest((0,), rows)][0].targets
+    assert isinstance(targets, ClassTargets)
+    assert targets.shares is not None
     source = _streamed(url)
     monkeypatch.setattr(os, "getpid", lambda: -1)
     with pytest.raises(StoreError, match=r"Train-0\.tar: used in a forked process"):
