@@ -118,7 +118,7 @@ _IMAGES = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
         ({"image": pa.array([None] * 3, _IMAGES)}, "has no bytes of an image; embed"),
         ({"image": pa.array(["a.png"] * 3)}, "has none for the image column to be taken"),
         ({"label": pa.array([0, None, 1])}, "a label is missing"),
-        ({"label": pa.array([0, 1, -1])}, "has label -1"),
+        ({"label": pa.array([0, 1, -2])}, "has label -2"),
         ({"label": pa.array([0, 1, 3])}, "has label 3"),
         ({"label": pa.array(["a", "b", "c"])}, "has none for the label column to be taken"),
         ({"features": {"label": 3}}, "says of its columns what datasets does not write"),

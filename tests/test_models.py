@@ -61,7 +61,7 @@ def test_unknown_models(name: str) -> None:
         ("os:sep", "model 'os:sep' cannot be called"),
         ("broken_models:net", "'broken_models:net' cannot be imported: ZeroDivisionError: division by zero"),
         ("own_models:fails", "model 'own_models:fails' cannot be built: KeyError: 'x'"),
-        ("torchvision:resnet18\n", "torchvision has no classifier 'resnet18\\n'"),
+        ("torchvision:resnet18\n", "torchvision has no classifier, or dense network, 'resnet18\\n'"),
     ],
 )
 def test_callables_that_are_no_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: str, said: str) -> None:

@@ -28,9 +28,9 @@ from gdkd_cache import open_cache
 from gdkd_cache.data.source import ArraySource
 from gdkd_cache.errors import MismatchError, ModelError, UsageError
 from gdkd_cache.models.weights import load_card
-from gdkd_cache.training import loop
 from gdkd_cache.training import train as training
 from gdkd_cache.training.batches import Batch
+from gdkd_cache.training.class_evaluation import ClassEvaluation
 from gdkd_cache.training.records import saved
 from gdkd_cache.training.state import State
 from gdkd_cache.training.step import Stepper
@@ -297,7 +297,8 @@ def test_only_one_training_in_a_folder(tmp_path: Path, digits: ArraySource, digi
         return True
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(loop, "_told", lambda evaluation: {"accuracy": 0.5, "refused": float(second())})
+        told = {"accuracy": 0.5}
+        patched.setattr(ClassEvaluation, "told", lambda evaluation: told | {"refused": float(second())})
         train(replace(options, epochs=1), digits, digits_test)
     assert json.loads((tmp_path / "s/metrics.jsonl").read_text())["refused"] == 1.0
 

@@ -50,7 +50,9 @@ def _encoded(files: list[bytes]) -> EncodedSource:
 def _recipes(size: int) -> Iterator[Recipe]:
     """Every preset, and a recipe of what no preset has."""
     for name in RECIPES:
-        options = f":size={size}" if name.startswith(("imagenet", "resize")) else ""
+        sized = name.startswith("imagenet") or name == "resize"
+        rectangular = f":height={size},width={size}" if name in ("scale-crop", "resize-to") else ""
+        options = f":size={size}" if sized else rectangular
         yield open_recipe(name + options, 32, 32)
     mix = Mix(mixup_alpha=0.8, cutmix_alpha=1.0)
     yield Recipe("mixed", (RandomResizedCrop(size), HorizontalFlip()), mix)

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 import torch
@@ -22,7 +22,6 @@ from gdkd_cache.data.views import ViewRenderer, ViewRequest, image_size
 from gdkd_cache.errors import UsageError
 from gdkd_cache.losses.base import Loss, loss_from_json
 from gdkd_cache.losses.registry import LOSSES
-from gdkd_cache.models.network import Network
 from gdkd_cache.store.cells import ONE_CELL, Cells
 from gdkd_cache.training.batches import Batches, cached_batches, rendered_batches
 from gdkd_cache.training.disagreement import Disagreement
@@ -30,6 +29,18 @@ from gdkd_cache.training.distributed import rank_and_size
 from gdkd_cache.training.options import DISAGREEMENT, TrainOptions
 
 _LOG = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class LiveTeacher(Protocol):
+    """What a `Network` offers a training; its own module is a teacher's, and stays out of a training without one."""
+
+    @property
+    def cells(self) -> Cells: ...
+
+    def tried(self, num_classes: int, size: tuple[int, int], *, dense: bool = False) -> "LiveTeacher": ...
+
+    def logits(self, pixels: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +175,7 @@ def from_views(
     distillation: Loss | None,
     source: FullSource,
     views: Views,
-    teacher: Network | Callable[[Tensor], Tensor] | None,
+    teacher: LiveTeacher | Callable[[Tensor], Tensor] | None,
     loading: Loading,
 ) -> Feed:
     recipe = views.recipe if isinstance(views.recipe, Recipe) else open_recipe(views.recipe, *image_size(source))
@@ -179,7 +190,7 @@ def from_views(
     if options.views is not None:
         chosen = parse_views(options.views)
     cells = ONE_CELL
-    if isinstance(teacher, Network):
+    if isinstance(teacher, LiveTeacher):
         teacher = teacher.tried(len(source.classes), size, dense=source.has_masks)
         cells, teacher = teacher.cells, teacher.logits
     elif teacher is not None and source.has_masks:

@@ -22,7 +22,6 @@ from gdkd_cache.errors import MismatchError, UsageError
 from gdkd_cache.models.beginning import Beginning
 from gdkd_cache.models.build import build_model
 from gdkd_cache.models.card import ModelCard
-from gdkd_cache.models.network import Network
 from gdkd_cache.models.statements import public_name
 from gdkd_cache.models.trial import try_student
 from gdkd_cache.schema import short
@@ -30,7 +29,7 @@ from gdkd_cache.threads import in_threads
 from gdkd_cache.training.amounts import parse_interval
 from gdkd_cache.training.distributed import broadcast_bytes, parallel, process_group, rank_and_size
 from gdkd_cache.training.evaluate import Evaluator
-from gdkd_cache.training.feeds import Loading, Views, from_cache, from_views
+from gdkd_cache.training.feeds import LiveTeacher, Loading, Views, from_cache, from_views
 from gdkd_cache.training.loop import Training, TrainResult, result_of
 from gdkd_cache.training.mask_task import MaskTask
 from gdkd_cache.training.measured import measured
@@ -61,7 +60,7 @@ def train(
     strict_replay: bool = False,
     recipe: Recipe | None = None,
     views: Views | None = None,
-    teacher: Network | Callable[[Tensor], Tensor] | None = None,
+    teacher: LiveTeacher | Callable[[Tensor], Tensor] | None = None,
     command: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> TrainResult:
     """Train a network, fresh or from `init`; writes checkpoints and one JSON line of metrics an epoch as it goes.
@@ -114,7 +113,7 @@ def train(
         views = views or Views()
     signal = _signal(options, cache)
     task = task.given(signal)
-    live = teacher.logits if isinstance(teacher, Network) else teacher
+    live = teacher.logits if isinstance(teacher, LiveTeacher) else teacher
     facts = training_facts(options, source, eval_source, cache, views, live, signal)
     with process_group(device), ExitStack() as stack:
         rank, world_size = rank_and_size()
