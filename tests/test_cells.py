@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
+from gdkd_cache_cli.main import main
 
 import gdkd_cache as gc
 from gdkd_cache import open_cache, pack
@@ -186,3 +188,20 @@ def test_shards_of_rows_of_cells() -> None:
         rows = cells.shard_rows(131072)
         assert shards_fit(rows)
         assert rows * cells.number <= 2**24
+
+
+def test_the_command_packs_cells(tmp_path: Path) -> None:
+    logits = np.random.default_rng(0).normal(size=(2, 6, 2, 3, 4, 5)).astype(np.float32)
+    np.save(tmp_path / "cells.npy", logits)
+    np.save(tmp_path / "one.npy", logits[:, :, 0])
+    given = ["--codec", "dense:dtype=float32", "--for", "gdkd:k=2"]
+    for name, outputs in (("cells", ["--outputs", "main,aux"]), ("one", [])):
+        out = tmp_path / f"{name}.zarr"
+        result = CliRunner().invoke(main, ["pack", str(tmp_path / f"{name}.npy"), str(out), *given, *outputs])
+        assert result.exit_code == 0, result.output
+        view = open_cache(out).view(1)
+        np.testing.assert_array_equal(view.logits(range(6)).numpy(), logits[1] if outputs else logits[1, :, 0])
+    result = CliRunner().invoke(main, ["pack", str(tmp_path / "cells.npy"), str(tmp_path / "no.zarr"), *given])
+    assert result.exit_code == 2
+    assert "with outputs named [row, output, height, width, class]" in result.output
+    assert not (tmp_path / "no.zarr").exists()

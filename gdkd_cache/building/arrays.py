@@ -32,10 +32,14 @@ _VERSIONS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_
 
 @dataclass(frozen=True, kw_only=True)
 class PackInput:
-    """Arrays read from files: logits [view, row, class], labels [row], keys, and whether the labels are guesses."""
+    """Arrays read from files: logits [view, row, class], labels [row], keys, and whether the labels are guesses.
+
+    Of rows of several cells logits are [view, row, *grid, class], as `pack` takes them, and labels [row, height, width]
+    or None.
+    """
 
     logits: np.ndarray
-    labels: np.ndarray
+    labels: np.ndarray | None
     keys: list[str]
     guessed_labels: bool
 
@@ -45,9 +49,10 @@ def read_logits(logits: Path, labels: Path | None, keys: Path | None) -> PackInp
 
     Args:
         logits: .npy of [view, row, class], or .npz with `teacher` or `logits`, and maybe `label` or `labels`; its other
-            arrays are not read.
+            arrays are not read. Of a dense network [view, row, height, width, class], of several outputs of one
+            [view, row, output, height, width, class].
         labels: .npy of [row], or .npz with `label` or `labels`; None takes the other .npz's, or the top-1 classes of
-            view 0.
+            view 0; of a dense network there are none then.
         keys: one key a line; None takes the row numbers.
 
     Raises:
@@ -58,21 +63,26 @@ def read_logits(logits: Path, labels: Path | None, keys: Path | None) -> PackInp
     array = _read(logits, "logits", _LOGITS)
     if array is None:
         raise SourceError(f"logits {logits} hold no array {' or '.join(_LOGITS)}; name yours so")
-    if array.ndim != 3 or array.dtype.kind != "f" or not array.size:
-        raise SourceError(f"{logits} holds {array.dtype} {list(array.shape)}; it needs floats [view, row, class]")
+    if array.ndim not in (3, 5, 6) or array.dtype.kind != "f" or not array.size:
+        raise SourceError(
+            f"{logits} holds {array.dtype} {list(array.shape)}; it needs floats [view, row, class], or of a dense "
+            "network [view, row, height, width, class] or [view, row, output, height, width, class]"
+        )
     if labels is not None:
         found = _read(labels, "labels", _LABELS)
         if found is None:
             raise SourceError(f"labels {labels} hold no array {' or '.join(_LABELS)}; name yours so")
     else:
         found = _read(logits, "labels", _LABELS, only_named=True)
-    with np.errstate(over="ignore", invalid="ignore"):
-        guessed = _likeliest(array[0]) if found is None else found
+    is_guessed = found is None and array.ndim == 3
+    if is_guessed:
+        with np.errstate(over="ignore", invalid="ignore"):
+            found = _likeliest(array[0])
     return PackInput(
         logits=array,
-        labels=guessed,
+        labels=found,
         keys=[str(row) for row in range(array.shape[1])] if keys is None else _read_keys(keys, array.shape[1]),
-        guessed_labels=found is None,
+        guessed_labels=is_guessed,
     )
 
 
