@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gdkd_cache.cache.references import ReferenceRows
 from gdkd_cache.codec.base import Codec, References
-from gdkd_cache.codec.fidelity import ENCODE_ROWS
+from gdkd_cache.codec.fidelity import encoded_at_once
 from gdkd_cache.data.targets import Targets
 from gdkd_cache.data.views import VIEWS_AT_ONCE, ViewBatch, ViewRequest
 from gdkd_cache.store.cells import ONE_CELL, Cells
@@ -125,7 +125,7 @@ class Encoder:
             size_view: the view whose shards bring the sizes of the images; None for none.
         """
         self._codec, self._commit, self._make, self._size_view = codec, commit, references, size_view
-        self._cells, self._rows_at_once = cells, max(ENCODE_ROWS // cells.number, 1)
+        self._cells, self._rows_at_once = cells, encoded_at_once(cells.grid, codec.num_classes)
         self._predicted: tuple[int, ReferenceRows] | None = None  # of one shard at a time
         self._executor = one_worker("encode-and-write")
         self._waiting: deque[Future[Any]] = deque()

@@ -15,7 +15,7 @@ from gdkd_cache.building.figures import Tally
 from gdkd_cache.building.sampling import Sampling
 from gdkd_cache.cache.references import ReferenceRows
 from gdkd_cache.codec.calibration import Calibration
-from gdkd_cache.codec.fidelity import ENCODE_ROWS
+from gdkd_cache.codec.fidelity import encoded_at_once
 from gdkd_cache.codec.registry import AUTO
 from gdkd_cache.codec.request import CodecRequest
 from gdkd_cache.data.nearness import Nearness
@@ -99,7 +99,7 @@ def pack(
         raise UsageError(f"{len(names)} class names for logits of {num_classes} classes; both must be equal")
     if (unreadable := next((name for name in names if not is_text(name)), None)) is not None:
         raise UsageError(f"class name {unreadable!r} is no text in UTF-8")
-    content, at_once = hashlib.sha256(), max(ENCODE_ROWS // cells.number, 1)
+    content, at_once = hashlib.sha256(), encoded_at_once(cells.grid, num_classes)
     with progress("check", len(views) * num_rows, "rows") as advance:
         for number, view in enumerate(views):
             for rows in _slices(at_once, num_rows):

@@ -12,7 +12,7 @@ from numcodecs import Zstd
 from torch import Tensor
 
 from gdkd_cache.codec.base import Codec, CodecOptions, coded, labels_of_cells
-from gdkd_cache.codec.fidelity import ENCODE_ROWS, Fidelity, measure
+from gdkd_cache.codec.fidelity import Fidelity, encoded_at_once, measure
 from gdkd_cache.codec.registry import CODECS
 from gdkd_cache.codec.request import CodecRequest
 from gdkd_cache.codec.views import SampledViews
@@ -229,7 +229,7 @@ class Calibration:
         logits, labels = self._measured_on(codec)
         if self.grid and not codec.whole_rows:
             logits, labels = logits.flatten(0, 1), labels_of_cells(labels, tuple(logits.shape[1:2]))
-        return _first((logits, labels), max(ENCODE_ROWS // prod(logits.shape[1:-1]), 1))
+        return _first((logits, labels), encoded_at_once(logits.shape[1:-1], logits.shape[-1]))
 
     def cells_of(self, codec: Codec) -> int:
         """How many of what a codec sees as a row one row of the cache is."""

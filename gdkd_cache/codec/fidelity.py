@@ -13,8 +13,17 @@ from gdkd_cache.codec.base import Codec, Decoded, References, exact_top, given, 
 from gdkd_cache.losses.base import Loss
 from gdkd_cache.losses.partition import standardize
 
-ENCODE_ROWS = 2048
-"""Rows encoded at once where nothing else cuts them."""
+_ENCODE_ROWS, _ENCODE_VALUES = 2048, 2**23
+
+
+def encoded_at_once(grid: Sequence[int], num_classes: int) -> int:
+    """How many rows are encoded at once where nothing else cuts them: 2048, or as many as have 2^23 logits.
+
+    Args:
+        grid: the axes of a row's cells.
+        num_classes: of the logits.
+    """
+    return max(min(_ENCODE_ROWS, _ENCODE_VALUES // (prod(grid) * num_classes)), 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +90,8 @@ def gradient_error(
 def encode_rows(
     codec: Codec, logits: Tensor, labels: Tensor, references: References | None = None
 ) -> dict[str, Tensor]:
-    """Encode any number of rows, `ENCODE_ROWS` at a time, or as many as have so many cells."""
-    rows = max(ENCODE_ROWS // prod(logits.shape[1:-1]), 1)
+    """Encode any number of rows, some at a time."""
+    rows = encoded_at_once(logits.shape[1:-1], logits.shape[-1])
     pieces = [logits.split(rows), labels.split(rows)]
     if references is not None:
         split = [part.split(rows) for part in references]
