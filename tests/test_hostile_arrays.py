@@ -71,6 +71,7 @@ def test_what_is_not_needed_is_not_read(tmp_path: Path) -> None:
     path.write_bytes(_npz(teacher=_LOGITS, label=_LABELS, notes=np.array([{}], dtype=object)))
     read = read_logits(path, None, None)
     assert np.array_equal(read.logits, _LOGITS)
+    assert read.labels is not None
     assert np.array_equal(read.labels, _LABELS)
     path.write_bytes(_npz(teacher=_LOGITS, labels=np.array([{}], dtype=object)))
     refused(lambda: read_logits(path, None, None), "labels .*a.npz is no .npy or .npz of numbers", SourceError)
