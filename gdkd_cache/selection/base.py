@@ -11,12 +11,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gdkd_cache.cache.cache import Cache
+from gdkd_cache.errors import UsageError
 from gdkd_cache.fields import check_fields, option, parse_fields
 from gdkd_cache.limits import LARGEST_FACTOR, LEAST_TEMPERATURE
 from gdkd_cache.progress import Advance
 from gdkd_cache.selection.registry import SELECTIONS
 
 _VALUES_AT_ONCE = 2**22
+_MOST_BYTES = 2**32
 
 
 class Views:
@@ -82,6 +84,19 @@ def largest(scores: Float[np.ndarray, " row"], number: int) -> Int[np.ndarray, "
 def entropies(log_probabilities: Float[Tensor, "row class"]) -> Float[Tensor, " row"]:
     """-sum p log p, in nats."""
     return torch.special.entr(log_probabilities.exp()).sum(-1)
+
+
+def require_memory(size: int) -> None:
+    """Refuse what would hold the probabilities of all rows, where these take more than 4 GiB.
+
+    Raises:
+        UsageError: it says how many bytes.
+    """
+    if size > _MOST_BYTES:
+        raise UsageError(
+            f"the probabilities of all rows take {size / 2**30:.3g} GiB of memory, and at most {_MOST_BYTES / 2**30:g} "
+            "are allowed: select from a cache of a --subset, or take --method entropy or miniplm, which hold none"
+        )
 
 
 def parse_selection(spec: str) -> Selection:

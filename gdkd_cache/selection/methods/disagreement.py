@@ -6,10 +6,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from gdkd_cache.errors import UsageError
-from gdkd_cache.selection.base import Selection, Views, entropies, largest
-
-_MOST_BYTES = 2**32
+from gdkd_cache.selection.base import Selection, Views, entropies, largest, require_memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,16 +27,3 @@ class Disagreement(Selection):
             own[part] += entropies(said).numpy() / len(views.numbers)
         joint = np.concatenate([entropies(block.double().log()).numpy() for block in mean.split(4096)])
         return largest(joint - own, number)
-
-
-def require_memory(size: int) -> None:
-    """Refuse what would hold the probabilities of all rows, where these take more than 4 GiB.
-
-    Raises:
-        UsageError: it says how many bytes.
-    """
-    if size > _MOST_BYTES:
-        raise UsageError(
-            f"the probabilities of all rows take {size / 2**30:.3g} GiB of memory, and at most {_MOST_BYTES / 2**30:g} "
-            "are allowed: select from a cache of a --subset, or take --method entropy or miniplm, which hold none"
-        )

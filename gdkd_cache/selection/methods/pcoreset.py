@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from gdkd_cache.selection.base import Selection, Views, largest
-from gdkd_cache.selection.methods.disagreement import require_memory
+from gdkd_cache.selection.base import Selection, Views, largest, require_memory
 
 
 @dataclass(frozen=True, kw_only=True)
