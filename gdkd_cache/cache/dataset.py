@@ -132,21 +132,17 @@ class CachedDataset:
         self,
         views: Mapping[int, list[View]],
         requests: Sequence[ViewRequest],
-        row_views: np.ndarray,
+        row_views: np.ndarray | None,
         device: str | torch.device,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Of each request logits [batch, *grid, class] and top classes [batch, *grid, k]: of a cache, or the mean."""
         most = max(min(_BLOCK_ROWS, _BLOCK_LOGITS // (self._num_classes * self.cells.number)), 1)
         for block in _blocks([request.rows for request in requests], most):
             rows, sizes = np.concatenate(block), [len(rows) for rows in block]
-            numbers, batches = row_views[rows], []
+            batches = []
             for cache in range(len(self._caches)):
-                parts = [
-                    views[number][cache].decode(self.cache_rows[rows[at]], device, temperature=self._temperature)
-                    for number, at in by_view(numbers).items()
-                ]
-                logits = put_back([logits for logits, _ in parts], numbers)
-                top = put_back([top.classes for _, top in parts], numbers)
+                own = {number: held[cache] for number, held in views.items()}
+                logits, top = self._decoded(own, rows, row_views, device)
                 batches.append(zip(logits.split(sizes), top.split(sizes), strict=True))
             if len(batches) == 1:
                 yield from batches[0]
@@ -155,6 +151,22 @@ class CachedDataset:
             for batch in zip(*batches, strict=True):
                 logits = mean_logits([logits for logits, _ in batch], self._weights, self._temperature)
                 yield logits, top_classes(logits, min(classes.shape[-1] for _, classes in batch))
+
+    def _decoded(
+        self, views: Mapping[int, View], rows: np.ndarray, row_views: np.ndarray | None, device: str | torch.device
+    ) -> tuple[Tensor, Tensor]:
+        """Logits and top classes of some rows of the source, of one cache."""
+        if row_views is None:
+            (view,) = views.values()
+            logits, top = view.decode(self.cache_rows[rows], device, temperature=self._temperature)
+            return logits, top.classes
+        numbers = row_views[rows]
+        parts = [
+            views[number].decode(self.cache_rows[rows[at]], device, temperature=self._temperature)
+            for number, at in by_view(numbers).items()
+        ]
+        logits = put_back([logits for logits, _ in parts], numbers)
+        return logits, put_back([top.classes for _, top in parts], numbers)
 
     def _loader(self, num_workers: int, device: torch.device) -> ViewLoader:
         key = (num_workers, str(device))
@@ -273,22 +285,23 @@ class CachedDataset:
         device: torch.device,
     ) -> Iterator[LoadedBatch]:
         """The batches that were requested, all of one epoch."""
+        loader = self._loader(num_workers, device)
         if row_views is None:
-            number = self._held.number(epoch)
-            views, row_views = {number: self._held.of_epoch(epoch)}, np.full(len(self), number)
+            views = {self._held.number(epoch): self._held.of_epoch(epoch)}
+            batches = loader.stream(requests)
         else:
             views = self._held.all()
-        rounded: list[np.ndarray] = []
-        numbers = [row_views[request.rows] for request in requests]
-        asked = itertools.chain.from_iterable(map(requests_by_view, requests, numbers))
-        batches = batches_of(self._loader(num_workers, device).stream(asked), numbers)
+            numbers = [row_views[request.rows] for request in requests]
+            asked = itertools.chain.from_iterable(map(requests_by_view, requests, numbers))
+            batches = batches_of(loader.stream(asked), numbers)
         said = self._said(views, requests, row_views, device)
+        rounded: list[np.ndarray] = []
         try:
-            for batch, own, (logits, top) in zip(batches, numbers, said, strict=True):
+            for batch, (logits, top) in zip(batches, said, strict=True):
                 rows = self.cache_rows[batch.rows]
                 pixels = batch.pixels.to(device, non_blocking=True)
                 images = pixels if normalize is None else normalize_pixels(pixels, *normalize)
-                view = int(own[0]) if (own == own[0]).all() else torch.from_numpy(own)
+                view = batch.view if row_views is None else _shown(row_views[batch.rows])
                 teacher = TeacherBatch(logits, top, torch.from_numpy(rows), view)
                 targets = batch.targets.for_cross_entropy(self._num_classes)
                 if batch.rounded is not None:
@@ -302,6 +315,11 @@ class CachedDataset:
         if rounded.any() and not self._rounding_told:
             self._rounding_told = True
             _LOG.warning("%s", rounding_line(int(rounded.sum()), len(rounded)))
+
+
+def _shown(numbers: np.ndarray) -> int | Tensor:
+    """The view of all rows of a batch or, where they are of several, int64 [batch]."""
+    return int(numbers[0]) if (numbers == numbers[0]).all() else torch.from_numpy(numbers)
 
 
 def _blocks(batches: Sequence[np.ndarray], most: int) -> Iterator[list[np.ndarray]]:
